@@ -1,0 +1,1 @@
+"""FlowAR: scale-wise autoregressive image generation meets flow matching."""

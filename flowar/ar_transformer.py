@@ -1,0 +1,99 @@
+"""The autoregressive transformer: class label and coarser latents in, one condition per position out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flowar import ops
+from flowar.attention import KVCache, SelfAttention, rotation_table
+from flowar.config import FlowARConfig
+from flowar.layers import GEGLU, Constants, RMSNorm
+
+
+class ARBlock(nn.Module):
+    """Attention and GEGLU, modulated by the class: one set of six vectors per image."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.attn = SelfAttention(width, heads, qkv_bias=True, dropout=dropout)
+        self.mlp = GEGLU(width)
+        self.modulation = nn.Linear(width, 6 * width)
+
+    def forward(self, x: Tensor, modulation: Tensor, attend: Callable[[Tensor], Tensor]) -> Tensor:
+        """x [B, N, D], modulation [B, 1, 6D] to [B, N, D]; `attend` is one of `self.attn`'s two modes."""
+        gate1, gate2, scale1, scale2, shift1, shift2 = modulation.chunk(6, -1)
+        attended = attend(ops.spatial_adaln(x, scale1, shift1))
+        x, h = ops.spatial_adaln_residual(x, gate1, attended, scale2, shift2)
+        return x + gate2 * self.mlp(h)
+
+
+class ARTransformer(nn.Module):
+    """Token 0 is the class; scale k >= 1 enters as the upsampled latents of scale k - 1 (paper, section 3.3)."""
+
+    def __init__(self, config: FlowARConfig) -> None:
+        super().__init__()
+        width, tokens = config.ar_width, config.tokens
+        self.lengths = config.scale_lengths
+        self.class_embedding = nn.Embedding(config.num_classes + 1, width)
+        self.input_proj = nn.Linear(config.latent_channels, width)
+        self.input_positions = nn.Parameter(torch.empty(1, tokens, width))
+        self.input_norm = RMSNorm(width)
+        self.blocks = nn.ModuleList(ARBlock(width, config.ar_heads, config.dropout) for _ in range(config.ar_depth))
+        self.middle_norm = RMSNorm(width)
+        self.middle_proj = nn.Linear(width, width)
+        self.middle_positions = nn.Parameter(torch.empty(1, tokens, width))
+        self.output_norm = RMSNorm(width)
+        self.output_positions = nn.Parameter(torch.empty(1, tokens, width))
+        self.head_dim = width // config.ar_heads
+        self.constants = Constants(rotation=rotation_table(config.grids, self.head_dim))
+
+    def modulations(self, class_labels: Tensor) -> list[Tensor]:
+        """class_labels [B] to the modulation [B, 1, 6D] of every block."""
+        activated = F.silu(self.class_embedding(class_labels))[:, None]
+        return [block.modulation(activated) for block in self.blocks]
+
+    def forward(self, inputs: Tensor, class_labels: Tensor) -> Tensor:
+        """Teacher-forced conditions z [B, S, D] from the AR inputs [B, S-1, c] of all scales and labels [B]."""
+        tokens = torch.cat((self.class_embedding(class_labels)[:, None], self.input_proj(inputs)), 1)  # [B, S, D]
+
+        def attend(block: int, h: Tensor) -> Tensor:
+            return self.blocks[block].attn(h, self.constants.rotation, self.lengths, causal=True)
+
+        return self._run(tokens, self.modulations(class_labels), slice(None), attend)
+
+    def step(
+        self, inputs: Tensor | None, class_labels: Tensor, modulations: Sequence[Tensor], cache: KVCache
+    ) -> Tensor:
+        """Conditions z_k [B, n_k, D] of the next scale, whose keys and values join the cache.
+
+        inputs [B, n_k, c] are the upsampled latents of the scale before; None at the first scale.
+        """
+        tokens = self.class_embedding(class_labels)[:, None] if inputs is None else self.input_proj(inputs)
+        span = slice(cache.offset, cache.offset + tokens.shape[1])
+        rotation = self.constants.rotation[span]
+
+        def attend(block: int, h: Tensor) -> Tensor:
+            return self.blocks[block].attn.cached(h, rotation, cache, block)
+
+        z = self._run(tokens, modulations, span, attend)
+        cache.offset = span.stop
+        return z
+
+    def new_cache(self, batch: int, dtype: torch.dtype) -> KVCache:
+        heads = self.blocks[0].attn.heads
+        return KVCache(len(self.blocks), batch, sum(self.lengths), heads, self.head_dim, self.input_positions.device, dtype)
+
+    def _run(
+        self, tokens: Tensor, modulations: Sequence[Tensor], span: slice, attend: Callable[[int, Tensor], Tensor]
+    ) -> Tensor:
+        x = self.input_norm(tokens + self.input_positions[:, span])
+        for index, (block, modulation) in enumerate(zip(self.blocks, modulations, strict=True)):
+            if index == len(self.blocks) // 2:
+                x = self.middle_proj(self.middle_norm(x)) + self.middle_positions[:, span]
+            x = block(x, modulation, partial(attend, index))
+        return self.output_norm(x) + self.output_positions[:, span]

@@ -1,0 +1,118 @@
+"""Attention: rotary embedding, the two patterns over scales, and the key/value cache of the sampler.
+
+q, k and v are [B, N, H, d]. No pattern needs a mask: tokens of a scale see whole scales, so each scale is one dense
+attention over its own tokens (flow transformer) or over the prefix that ends with them (AR transformer).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flowar import ops
+from flowar.config import Grid
+
+
+def rotation_table(grids: Sequence[Grid], head_dim: int) -> Tensor:
+    """(cos, sin) of the 2-D rotary embedding for the tokens of all `grids`, float32 [S, head_dim / 2, 2].
+
+    The first half of a head turns with the row, the second with the column. Position i of s along an axis is
+    `i * finest / s`, so that every scale spans the coordinates of the finest one.
+    """
+    exponents = torch.arange(0, head_dim // 2, 2, dtype=torch.float64, device="cpu") / (head_dim // 2)
+    frequencies = 10000.0**-exponents  # [d/4]
+    tables = []
+    for grid in grids:
+        rows, columns = (
+            torch.arange(size, dtype=torch.float64, device="cpu")[:, None] * (finest / size) * frequencies
+            for size, finest in zip(grid, grids[-1], strict=True)
+        )
+        angles = torch.cat(
+            (rows[:, None].expand(-1, grid[1], -1), columns[None].expand(grid[0], -1, -1)), -1
+        )  # [h, w, d/2]
+        tables.append(torch.stack((angles.cos(), angles.sin()), -1).flatten(0, 1))
+    return torch.cat(tables).float()
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
+    """Dense softmax attention: q [B, N, H, d], k and v [B, M, H, d] to [B, N, H*d]."""
+    out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), dropout_p=dropout)
+    return out.transpose(1, 2).flatten(2)
+
+
+def scale_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int]) -> Tensor:
+    """Every scale attends to itself: N = sum(lengths)."""
+    if len(lengths) == 1:
+        return attention(q, k, v)
+    parts = zip(*(x.split(list(lengths), 1) for x in (q, k, v)), strict=True)
+    return torch.cat([attention(*part) for part in parts], 1)
+
+
+def scale_causal_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int], dropout: float = 0.0) -> Tensor:
+    """Every scale attends to itself and to all coarser ones: N = sum(lengths)."""
+    outputs, end = [], 0
+    for part in q.split(list(lengths), 1):
+        end += part.shape[1]
+        outputs.append(attention(part, k[:, :end], v[:, :end], dropout))
+    return torch.cat(outputs, 1)
+
+
+class KVCache:
+    """Keys and values of all scales for every AR block, allocated once: [depth, B, S, H, d] each."""
+
+    def __init__(
+        self, depth: int, batch: int, tokens: int, heads: int, head_dim: int, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        shape = (2, depth, batch, tokens, heads, head_dim)
+        self.keys, self.values = torch.empty(shape, device=device, dtype=dtype).unbind()
+        self.offset = 0
+
+
+class SelfAttention(nn.Module):
+    """Packed q, k, v projection, rotary embedding, attention, output projection."""
+
+    def __init__(self, width: int, heads: int, qkv_bias: bool, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout
+        self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, rotation: Tensor, lengths: Sequence[int], causal: bool = False) -> Tensor:
+        """x [B, N, W] holds the scales of `lengths`; `causal`: a scale also sees the coarser ones."""
+        q, k, v = ops.rotary_qkv(self.qkv(x), rotation, self.heads).unbind()
+        if not causal:
+            return self.proj(scale_attention(q, k, v, lengths))
+        dropout = self.dropout if self.training else 0.0
+        return F.dropout(self.proj(scale_causal_attention(q, k, v, lengths, dropout)), dropout)
+
+    def cached(self, x: Tensor, rotation: Tensor, cache: KVCache, block: int) -> Tensor:
+        """The causal attention of one scale's tokens x [B, n, W], given the cache of all coarser scales."""
+        keys, values, end = cache.keys[block], cache.values[block], cache.offset + x.shape[1]
+        q = ops.rotary_qkv_cache(self.qkv(x), rotation, self.heads, keys, values, cache.offset)
+        return self.proj(attention(q, keys[:, :end], values[:, :end]))
+
+
+class CrossAttention(nn.Module):
+    """Rotary q from the flow's tokens, rotary k and plain v from the conditions at the same positions."""
+
+    def __init__(self, width: int, condition_width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q = nn.Linear(width, width, bias=False)
+        self.kv = nn.Linear(condition_width, 2 * width, bias=False)
+        self.proj = nn.Linear(width, width)
+
+    def keys_values(self, z: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor]:
+        """z [B, N, D] to k, v [B, N, H, d]: they do not depend on the time, so one call serves all steps."""
+        k, v = ops.rotary_qkv(self.kv(z), rotation, self.heads, parts=2).unbind()
+        return k, v
+
+    def forward(
+        self, x: Tensor, keys_values: tuple[Tensor, Tensor], rotation: Tensor, lengths: Sequence[int]
+    ) -> Tensor:
+        (q,) = ops.rotary_qkv(self.q(x), rotation, self.heads, parts=1).unbind()
+        return self.proj(scale_attention(q, *keys_values, lengths))

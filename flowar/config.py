@@ -1,0 +1,195 @@
+"""What a FlowAR is made of: one frozen dataclass, and the table of published sizes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Grid = tuple[int, int]
+FlowBlockKind = Literal["attn_mlp", "attn_cross_mlp"]
+UpsampleKind = Literal["published", "bilinear"]
+
+
+@dataclass(frozen=True)
+class FlowARConfig:
+    """Architecture, latent space and default sampling settings of one model.
+
+    Attributes:
+        latent_channels: channels c of the tokenizer's latents.
+        latent_size: finest grid, (height, width); one number means a square.
+        scales: grids from coarse to fine, each a side length or a (height, width) pair; the last equals
+            `latent_size`. Left out, the finest grid is halved (rounding up) down to 1x1.
+        num_classes: classes; the embedding has one more row, the null class of guidance.
+        ar_width, ar_depth, ar_heads: the autoregressive transformer (D, L_ar, H).
+        flow_width, flow_depth, flow_heads: the flow transformer (W, L_f); heads default to W / 64.
+        flow_block: `attn_mlp` (paper, published S) or `attn_cross_mlp` (published L and H).
+        upsample: how a scale becomes the next one's input: `published` (bicubic to the finest grid, then area) or
+            `bilinear`.
+        dropout: in the AR transformer's attention and projections, while training.
+        class_dropout: share of labels replaced by the null class while training.
+        num_inference_steps, guidance_scale, guidance_interval: what `sample` does unless told otherwise.
+        tokenizer: record of the tokenizer the latents came from (`Tokenizer.record()`), or None if unknown.
+        class_names: names of the classes, or empty.
+
+    Raises:
+        ValueError: for any value that no model can have, naming the field, what was expected and what came.
+    """
+
+    latent_channels: int = 16
+    latent_size: int | Sequence[int] = (16, 16)
+    scales: Sequence[int | Sequence[int]] | None = None
+    num_classes: int = 1000
+    ar_width: int = 768
+    ar_depth: int = 12
+    ar_heads: int = 12
+    flow_width: int = 1024
+    flow_depth: int = 2
+    flow_heads: int | None = None
+    flow_block: FlowBlockKind = "attn_mlp"
+    upsample: UpsampleKind = "published"
+    dropout: float = 0.1
+    class_dropout: float = 0.1
+    num_inference_steps: int = 25
+    guidance_scale: float = 4.3
+    guidance_interval: Sequence[float] = (0.0, 0.9)
+    tokenizer: Mapping[str, Any] | None = None
+    class_names: Sequence[str] = field(default_factory=tuple)
+
+    def __post_init__(self) -> None:
+        set_field = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731 - frozen dataclass
+        set_field("latent_size", as_grid("latent_size", self.latent_size))
+        set_field("scales", as_scales(self.scales, self.grid))
+        set_field("guidance_interval", tuple(self.guidance_interval))
+        set_field("class_names", tuple(self.class_names))
+        if self.flow_heads is None:
+            set_field("flow_heads", max(1, self.flow_width // 64))
+        self._validate()
+
+    def _validate(self) -> None:
+        for name in ("latent_channels", "num_classes", "ar_width", "ar_heads", "flow_width", "flow_depth"):
+            require(name, "a positive integer", getattr(self, name), is_count(getattr(self, name)))
+        require("ar_depth", "a positive even integer", self.ar_depth, is_count(self.ar_depth) and self.ar_depth % 2 == 0)
+        for width, heads in (("ar_width", "ar_heads"), ("flow_width", "flow_heads")):
+            total, count = getattr(self, width), getattr(self, heads)
+            # The 2-D rotary embedding rotates pairs of channels in each half of a head.
+            ok = is_count(count) and total % (4 * count) == 0
+            require(heads, f"a divisor of {width} / 4 = {total / 4:g}", count, ok)
+        require("flow_block", "attn_mlp or attn_cross_mlp", self.flow_block, self.flow_block in ("attn_mlp", "attn_cross_mlp"))
+        require("upsample", "published or bilinear", self.upsample, self.upsample in ("published", "bilinear"))
+        for name in ("dropout", "class_dropout"):
+            require(name, "a number in [0, 1)", getattr(self, name), 0 <= getattr(self, name) < 1)
+        named = len(self.class_names)
+        require("class_names", f"{self.num_classes} names or none", f"{named} names", named in (0, self.num_classes))
+
+    @property
+    def grid(self) -> Grid:
+        """Finest grid, (height, width)."""
+        assert isinstance(self.latent_size, tuple)
+        return self.latent_size[0], self.latent_size[1]
+
+    @property
+    def grids(self) -> tuple[Grid, ...]:
+        """Every scale's (height, width), coarse to fine."""
+        assert isinstance(self.scales, tuple)
+        return self.scales
+
+    @property
+    def scale_lengths(self) -> tuple[int, ...]:
+        """Tokens n_k of every scale."""
+        return tuple(height * width for height, width in self.grids)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens S of all scales together."""
+        return sum(self.scale_lengths)
+
+    @property
+    def null_class(self) -> int:
+        return self.num_classes
+
+    @staticmethod
+    def preset(name: str, **changes: Any) -> FlowARConfig:
+        """The configuration called `name` ("S", "B", "L" or "H"), with fields changed by keyword.
+
+        Raises:
+            ValueError: for a name that is not in the table.
+        """
+        if name.upper() not in PRESETS:
+            raise ValueError(f"preset: expected one of {', '.join(PRESETS)}, got {name!r}")
+        return FlowARConfig(**(PRESETS[name.upper()] | changes))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON; `from_dict` restores an equal configuration."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> FlowARConfig:
+        """The configuration of a JSON object.
+
+        Raises:
+            ValueError: for a field that this version does not know, naming it.
+        """
+        unknown = sorted(set(values) - {f.name for f in dataclasses.fields(cls)})
+        if unknown:
+            raise ValueError(f"configuration: unknown fields {', '.join(unknown)}")
+        return cls(**values)
+
+
+# Paper, tables 1 and 8, and the shapes of the published checkpoints; sampling settings of the authors' scripts.
+PRESETS: dict[str, dict[str, Any]] = {
+    "S": {"ar_width": 768, "ar_depth": 12, "ar_heads": 12, "flow_width": 1024, "flow_depth": 2},
+    "B": {"ar_width": 768, "ar_depth": 16, "ar_heads": 12, "flow_width": 1024, "flow_depth": 6},
+    "L": {
+        "ar_width": 1024,
+        "ar_depth": 16,
+        "ar_heads": 16,
+        "flow_width": 1024,
+        "flow_depth": 12,
+        "flow_block": "attn_cross_mlp",
+        "guidance_scale": 2.4,
+    },
+    "H": {
+        "ar_width": 1536,
+        "ar_depth": 30,
+        "ar_heads": 16,
+        "flow_width": 1536,
+        "flow_depth": 12,
+        "flow_block": "attn_cross_mlp",
+        "num_inference_steps": 50,
+        "guidance_scale": 2.4,
+        "guidance_interval": (0.0, 0.7),
+    },
+}
+
+
+def require(name: str, expected: str, got: object, ok: bool) -> None:
+    if not ok:
+        raise ValueError(f"{name}: expected {expected}, got {got}")
+
+
+def is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def as_grid(name: str, size: int | Sequence[int]) -> Grid:
+    """(height, width) from a side length or a pair."""
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    require(name, "a positive side length or a (height, width) pair", size, len(sides) == 2 and all(map(is_count, sides)))
+    return sides[0], sides[1]
+
+
+def as_scales(scales: Sequence[int | Sequence[int]] | None, finest: Grid) -> tuple[Grid, ...]:
+    """Grids coarse to fine, checked; halved from the finest one (rounding up) when none are given."""
+    if scales is None:
+        halved = [finest]
+        while halved[0] != (1, 1):
+            halved.insert(0, ((halved[0][0] + 1) // 2, (halved[0][1] + 1) // 2))
+        return tuple(halved)
+    grids = tuple(as_grid("scales", scale) for scale in scales)
+    growing = all(a[0] <= b[0] and a[1] <= b[1] and a != b for a, b in zip(grids, grids[1:], strict=False))
+    expected = f"growing grids that end at latent_size {finest[0]}x{finest[1]}"
+    shown = ", ".join(f"{height}x{width}" for height, width in grids) or "none"
+    require("scales", expected, shown, bool(grids) and growing and grids[-1] == finest)
+    return grids

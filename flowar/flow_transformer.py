@@ -1,0 +1,130 @@
+"""The flow transformer: noisy latents of one scale and their conditions in, velocity out.
+
+What a block needs besides x comes in a `BlockContext`, because the sampler knows much of it ahead of time: modulations
+that depend on the time alone are a table over the schedule, cross-attention keys and values are one computation per
+scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flowar import ops
+from flowar.attention import CrossAttention, SelfAttention, rotation_table
+from flowar.config import FlowARConfig
+from flowar.layers import GEGLU, Constants, RMSNorm, TimeEmbedding
+
+
+class BlockContext(NamedTuple):
+    """All that steers one block at one time step."""
+
+    by_position: Tensor  # [B, N, 6W] (attn_mlp) or [B, N, 3W] (attn_cross_mlp), from SiLU(c + τ)
+    by_time: Tensor | None = None  # [B, N or 1, 3W], from SiLU(τ); attn_cross_mlp only
+    keys_values: tuple[Tensor, Tensor] | None = None  # k, v [B, N, H, d] of the conditions; attn_cross_mlp only
+
+
+class AttnMLPBlock(nn.Module):
+    """Spatial-adaLN on attention and GEGLU: six modulation vectors per position (paper, section 3.4)."""
+
+    def __init__(self, width: int, heads: int, condition_width: int) -> None:
+        super().__init__()
+        self.attn = SelfAttention(width, heads, qkv_bias=False)
+        self.mlp = GEGLU(width)
+        self.position_modulation = nn.Linear(width, 6 * width)
+
+    def by_time(self, activated_tau: Tensor) -> None:
+        """No modulation of this block depends on the time alone."""
+
+    def keys_values(self, z: Tensor, rotation: Tensor) -> None:
+        """No cross-attention in this block."""
+
+    def forward(self, x: Tensor, context: BlockContext, rotation: Tensor, lengths: Sequence[int]) -> Tensor:
+        gate1, gate2, scale1, scale2, shift1, shift2 = context.by_position.chunk(6, -1)
+        attended = self.attn(ops.spatial_adaln(x, scale1, shift1), rotation, lengths)
+        x, h = ops.spatial_adaln_residual(x, gate1, attended, scale2, shift2)
+        return x + gate2 * self.mlp(h)
+
+
+class AttnCrossMLPBlock(nn.Module):
+    """Attention modulated by the time, cross-attention to the conditions, GEGLU modulated per position."""
+
+    def __init__(self, width: int, heads: int, condition_width: int) -> None:
+        super().__init__()
+        self.attn = SelfAttention(width, heads, qkv_bias=False)
+        self.cross_norm = RMSNorm(width)
+        self.condition_norm = RMSNorm(condition_width)
+        self.cross = CrossAttention(width, condition_width, heads)
+        self.mlp = GEGLU(width)
+        self.time_modulation = nn.Linear(width, 3 * width)
+        self.position_modulation = nn.Linear(width, 3 * width)
+
+    def by_time(self, activated_tau: Tensor) -> Tensor:
+        return self.time_modulation(activated_tau)
+
+    def keys_values(self, z: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor]:
+        return self.cross.keys_values(self.condition_norm(z), rotation)
+
+    def forward(self, x: Tensor, context: BlockContext, rotation: Tensor, lengths: Sequence[int]) -> Tensor:
+        assert context.by_time is not None and context.keys_values is not None
+        gate1, scale1, shift1 = context.by_time.chunk(3, -1)
+        gate2, scale2, shift2 = context.by_position.chunk(3, -1)
+        x = x + gate1 * self.attn(ops.spatial_adaln(x, scale1, shift1), rotation, lengths)
+        x = x + self.cross(self.cross_norm(x), context.keys_values, rotation, lengths)
+        return x + gate2 * self.mlp(ops.spatial_adaln(x, scale2, shift2))
+
+
+BLOCKS = {"attn_mlp": AttnMLPBlock, "attn_cross_mlp": AttnCrossMLPBlock}
+
+
+class FlowTransformer(nn.Module):
+    """Velocity of the latents of one scale, or of several scales side by side that do not see each other."""
+
+    def __init__(self, config: FlowARConfig) -> None:
+        super().__init__()
+        width, heads = config.flow_width, config.flow_heads
+        assert heads is not None
+        self.lengths = config.scale_lengths
+        self.time_embed = TimeEmbedding(width)
+        self.condition_embed = nn.Linear(config.ar_width, width)
+        self.input_proj = nn.Linear(config.latent_channels, width)
+        block = BLOCKS[config.flow_block]
+        self.blocks = nn.ModuleList(block(width, heads, config.ar_width) for _ in range(config.flow_depth))
+        self.output_modulation = nn.Linear(width, 2 * width)
+        self.output_proj = nn.Linear(width, config.latent_channels)
+        self.constants = Constants(rotation=rotation_table(config.grids, width // heads))
+
+    def rotation(self, scales: Sequence[int]) -> Tensor:
+        """The rotary table of consecutive scales, [sum of their lengths, d/2, 2]."""
+        return self.constants.rotation[sum(self.lengths[: scales[0]]) : sum(self.lengths[: scales[-1] + 1])]
+
+    def forward(self, x_t: Tensor, t: Tensor, z: Tensor, scales: Sequence[int]) -> Tensor:
+        """x_t [B, N, c], t [B, len(scales)], z [B, N, D] to the velocity [B, N, c]; N tokens of consecutive scales."""
+        lengths, rotation = [self.lengths[k] for k in scales], self.rotation(scales)
+        tau = self.time_embed(t)  # [B, K, W]
+        if len(scales) > 1:
+            tau = tau.repeat_interleave(tau.new_tensor(lengths).long(), 1, output_size=x_t.shape[1])  # [B, N, W]
+        steer, activated_tau = ops.silu_add(self.condition_embed(z), tau), F.silu(tau)
+        contexts = (
+            BlockContext(block.position_modulation(steer), block.by_time(activated_tau), block.keys_values(z, rotation))
+            for block in self.blocks
+        )
+        return self.run(x_t, contexts, self.output_modulation(steer), rotation, lengths)
+
+    def run(
+        self,
+        x_t: Tensor,
+        contexts: Iterable[BlockContext],
+        output_modulation: Tensor,
+        rotation: Tensor,
+        lengths: Sequence[int],
+    ) -> Tensor:
+        """The blocks under given contexts, then the modulated output layer: [B, N, c]."""
+        x = self.input_proj(x_t)  # [B, N, W]
+        for block, context in zip(self.blocks, contexts, strict=True):
+            x = block(x, context, rotation, lengths)
+        shift, scale = output_modulation.chunk(2, -1)
+        return self.output_proj(ops.spatial_adaln(x, scale, shift))

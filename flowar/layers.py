@@ -1,0 +1,65 @@
+"""The small parts that both transformers share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from flowar import ops
+
+RMS_EPS = 1e-6
+
+
+class RMSNorm(nn.Module):
+    """RMS norm with a learned weight: statistics in float32, cast back, then the weight."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.reference.normalize(x, "rms", RMS_EPS) * self.weight
+
+
+class GEGLU(nn.Module):
+    """`fc2(gelu(a) * b)` where a and b are the two halves of `fc1(x)`; hidden width 8/3 of the model's."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        hidden = int(width * 8 / 3)
+        self.fc1 = nn.Linear(width, 2 * hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(ops.geglu(self.fc1(x)))
+
+
+class TimeEmbedding(nn.Module):
+    """τ: sinusoids of floor(1000 t), 128 cosines then 128 sines, through a two-layer MLP."""
+
+    FREQUENCIES = 128
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(2 * self.FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, t: Tensor) -> Tensor:
+        """t [...] in [0, 1] to τ [..., W]."""
+        exponents = torch.arange(self.FREQUENCIES, device=t.device, dtype=torch.float32) / self.FREQUENCIES
+        angles = (1000 * t.float()).floor()[..., None] * torch.exp(-math.log(10000) * exponents)
+        return self.mlp(torch.cat((angles.cos(), angles.sin()), -1).to(self.mlp[0].weight.dtype))
+
+
+class Constants(nn.Module):
+    """Precomputed float32 tables: they follow the model between devices and keep their precision under `model.half()`."""
+
+    def __init__(self, **tables: Tensor) -> None:
+        super().__init__()
+        for name, table in tables.items():
+            self.register_buffer(name, table, persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Constants:
+        return super()._apply(lambda table: table.to(fn(table).device), recurse)

@@ -1,0 +1,197 @@
+"""FlowAR: class labels to latents, coarse to fine.
+
+    class label ─┐
+    latents of scale k-1 ──upsample──> AR transformer ──> conditions z_k
+    noise ──ODE over t: 1 -> 0, velocity = flow transformer(x_t, t, z_k)──> latents of scale k
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from flowar.ar_transformer import ARTransformer
+from flowar.config import FlowARConfig
+from flowar.flow_transformer import FlowTransformer
+from flowar.initialization import initialize
+from flowar.latent_pyramid import LatentPyramid
+from flowar.noise import scale_noise
+from flowar.progress import step_progress
+from flowar.schedule import Schedule
+
+
+class Loss(NamedTuple):
+    """The training loss (scalar) and the mean squared velocity error of every scale [K]."""
+
+    loss: Tensor
+    per_scale: Tensor
+
+
+class FlowAR(nn.Module):
+    """Scale-wise autoregression with flow matching (arXiv 2412.15205).
+
+    Shapes: B images, K scales of n_k tokens, S tokens in all, c latent channels, D the AR width.
+    """
+
+    def __init__(self, config: FlowARConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.pyramid = LatentPyramid(config)
+        self.ar_transformer = ARTransformer(config)
+        self.flow_transformer = FlowTransformer(config)
+        initialize(self)
+        self._plans: dict[Any, Any] = {}
+
+    def conditions(self, latents: Tensor, class_labels: Tensor) -> Tensor:
+        """Teacher-forced conditions z [B, S, D] from latents [B, c, h, w] and class_labels [B] (null class allowed)."""
+        _, inputs = self.pyramid(latents)
+        return self.ar_transformer(inputs, self.check_labels(class_labels, null_class=True))
+
+    def velocity(self, x_t: Tensor, t: Tensor, z_k: Tensor) -> Tensor:
+        """Velocity [B, n, c] of one scale at x_t [B, n, c], times t [B], conditions z_k [B, n, D].
+
+        The scale is the one that has n tokens.
+
+        Raises:
+            ValueError: if no scale has n tokens.
+        """
+        lengths = self.config.scale_lengths
+        if x_t.shape[1] not in lengths:
+            raise ValueError(f"x_t: expected [B, n, c] with n one of {lengths}, got {list(x_t.shape)}")
+        return self.flow_transformer(x_t, t[:, None], z_k, [lengths.index(x_t.shape[1])])
+
+    def loss(
+        self, latents: Tensor, class_labels: Tensor, noise: Tensor | None = None, times: Tensor | None = None
+    ) -> Loss:
+        """Flow-matching loss over all scales, each weighted by n_k / n_last (paper, section 3.4).
+
+        Args:
+            latents: [B, c, h, w], normalised by the tokenizer.
+            class_labels: [B]; while training, a share `class_dropout` is replaced by the null class.
+            noise: [B, S, c]; drawn if left out.
+            times: [K, B] in [0, 1], one per scale and image; drawn if left out.
+        """
+        targets, inputs = self.pyramid(latents)  # [B, S, c], [B, S-1, c]
+        noise = torch.randn_like(targets) if noise is None else noise
+        times = torch.rand(len(self.config.grids), len(latents), device=latents.device) if times is None else times
+        z = self.ar_transformer(inputs, self.drop_labels(self.check_labels(class_labels, null_class=True)))  # [B, S, D]
+
+        lengths = torch.tensor(self.config.scale_lengths, device=latents.device)
+        t = times.T.repeat_interleave(lengths, 1, output_size=self.config.tokens)[..., None]  # [B, S, 1]
+        x_t = (1 - t) * targets + t * noise
+        velocity = self.flow_transformer(x_t, times.T, z, range(len(lengths)))
+
+        squared = (velocity.float() - (noise - targets)).square().mean((0, 2))  # [S]
+        per_scale = torch.stack([part.mean() for part in squared.split(list(self.config.scale_lengths))])
+        return Loss((per_scale * lengths / lengths[-1]).sum(), per_scale)
+
+    def sample(
+        self,
+        class_labels: Tensor | Sequence[int] | int,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        guidance_interval: Sequence[float] | None = None,
+        *,
+        schedule: Schedule | None = None,
+        seed: int | Sequence[int] = 0,
+        noise: Sequence[Tensor] | None = None,
+        naive: bool = False,
+        dtype: torch.dtype | None = None,
+        progress: bool | None = None,
+        on_scale: Callable[[int, Tensor], None] | None = None,
+    ) -> Tensor:
+        """Generate latents [B, c, h, w], float32.
+
+        Args:
+            class_labels: [B], or one label for one image.
+            num_inference_steps, guidance_scale, guidance_interval: the model's own preset if left out.
+            schedule: one object instead of these three.
+            seed: one for the batch, or one per image.
+            noise: list over scales of [B, n_k, c] instead of a seed.
+            naive: run the published algorithm without any saving.
+            dtype: of the networks; the state is float32 always. Default: the parameters' own.
+            progress: show a bar; by default only on a terminal.
+            on_scale: called with (k, latents of scale k as tokens [B, n_k, c]) after every scale.
+
+        Raises:
+            ValueError: for labels, schedule, seeds or noise that do not fit, naming what was expected and what came.
+        """
+        labels = self.check_labels(class_labels)
+        schedule = schedule or self.schedule(num_inference_steps, guidance_scale, guidance_interval)
+        dtype = dtype or self.ar_transformer.input_positions.dtype
+        noise = self._noise(labels, seed, noise)
+        with step_progress(len(noise) * (len(schedule.times) - 1), progress) as on_step:
+            arguments = (labels, schedule, noise)
+            callbacks = (on_step, on_scale or (lambda k, tokens: None))
+            if naive:
+                from flowar.naive import sample_naive
+
+                tokens = sample_naive(self, *arguments, dtype, *callbacks)
+            else:
+                tokens = self._plan(dtype).sample(*arguments, *callbacks)
+        return self.pyramid.to_grid(tokens, len(noise) - 1).clone()
+
+    def schedule(
+        self,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        guidance_interval: Sequence[float] | None = None,
+    ) -> Schedule:
+        """The model's own sampling preset, with parts replaced."""
+        config = self.config
+        return Schedule.published(
+            config.num_inference_steps if num_inference_steps is None else num_inference_steps,
+            config.guidance_scale if guidance_scale is None else guidance_scale,
+            config.guidance_interval if guidance_interval is None else guidance_interval,
+        )
+
+    def check_labels(self, class_labels: Tensor | Sequence[int] | int, null_class: bool = False) -> Tensor:
+        """Labels as int64 [B] on the model's device.
+
+        Raises:
+            ValueError: unless they are integers in [0, num_classes), at least one of them; `null_class` allows
+                num_classes too.
+        """
+        device = self.ar_transformer.input_positions.device
+        labels = torch.atleast_1d(torch.as_tensor(class_labels))
+        last = self.config.num_classes - (0 if null_class else 1)
+        expected = f"integers from 0 to {last}"
+        if labels.numel() == 0 or labels.dim() != 1:
+            raise ValueError(f"class_labels: expected [B] with B >= 1, got shape {list(labels.shape)}")
+        if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+            raise ValueError(f"class_labels: expected {expected}, got dtype {labels.dtype}")
+        labels = labels.to(device, torch.int64)
+        low, high = labels.min().item(), labels.max().item()
+        if low < 0 or high > last:
+            raise ValueError(f"class_labels: expected {expected}, got {low if low < 0 else high}")
+        return labels
+
+    def drop_labels(self, class_labels: Tensor) -> Tensor:
+        """While training, replace a share `class_dropout` of the labels by the null class."""
+        if not self.training or self.config.class_dropout == 0:
+            return class_labels
+        dropped = torch.rand(class_labels.shape, device=class_labels.device) < self.config.class_dropout
+        return class_labels.masked_fill(dropped, self.config.null_class)
+
+    def _noise(self, labels: Tensor, seed: int | Sequence[int], noise: Sequence[Tensor] | None) -> list[Tensor]:
+        lengths, channels = self.config.scale_lengths, self.config.latent_channels
+        if noise is None:
+            return scale_noise(seed, len(labels), lengths, channels, labels.device)
+        expected = [[len(labels), n, channels] for n in lengths]
+        shapes = [list(part.shape) for part in noise]
+        if shapes != expected:
+            raise ValueError(f"noise: expected tensors of shapes {expected}, got {shapes}")
+        return [part.to(labels.device, torch.float32) for part in noise]
+
+    def _plan(self, dtype: torch.dtype) -> Any:
+        """The inference plan for `dtype`, packed again whenever a parameter has changed or moved."""
+        from flowar.engine import InferencePlan
+
+        parameters = [*self.parameters()]
+        state = [(p.data_ptr(), p._version) for p in parameters]
+        if dtype not in self._plans or self._plans[dtype][0] != state:
+            self._plans[dtype] = (state, InferencePlan(self, dtype))
+        return self._plans[dtype][1]

@@ -1,0 +1,52 @@
+"""The published sampling algorithm, without any saving: the reference of the tests and the baseline of benchmarks.
+
+Both halves of guidance are computed at every step of every scale, and whatever depends on the class, the time or the
+conditions alone is computed again each time it is needed, in plain PyTorch. Low precision is autocast, as the authors
+run it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from flowar import ops
+from flowar.flow_solver import euler
+from flowar.model import FlowAR
+from flowar.schedule import Schedule
+
+
+@torch.inference_mode()
+def sample_naive(
+    model: FlowAR,
+    class_labels: Tensor,
+    schedule: Schedule,
+    noise: Sequence[Tensor],
+    dtype: torch.dtype,
+    on_step: Callable[[], None],
+    on_scale: Callable[[int, Tensor], None],
+) -> Tensor:
+    """Tokens of the last scale [B, n, c] float32; arguments as `FlowAR.sample` has checked them."""
+    ar, flow, config = model.ar_transformer, model.flow_transformer, model.config
+    labels = torch.cat((class_labels, torch.full_like(class_labels, config.null_class)))
+    autocast = torch.autocast(class_labels.device.type, dtype, enabled=dtype != torch.float32)
+    with ops.use_reference(), autocast:
+        cache = ar.new_cache(len(labels), dtype)
+        tokens: Tensor | None = None
+        for k, state in enumerate(noise):
+            inputs = None if tokens is None else model.pyramid.upsample(tokens, k).repeat(2, 1, 1)
+            z = ar.step(inputs, labels, ar.modulations(labels), cache)
+            state = state.clone()
+
+            def velocity(i: int, state: Tensor = state, z: Tensor = z, k: int = k) -> Tensor:
+                on_step()
+                t = state.new_full((len(z), 1), schedule.times[i])
+                return flow(state.repeat(2, 1, 1), t, z, [k])
+
+            weights = schedule.guidance_weights(k, len(noise))
+            tokens = euler(velocity, state, schedule.times, weights)
+            on_scale(k, tokens)
+    assert tokens is not None
+    return tokens

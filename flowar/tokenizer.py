@@ -1,0 +1,177 @@
+"""Tokenizers: images to normalised latents and back. Any autoencoder with a grid of latents will do.
+
+Images are [B, image_channels, H, W] in [-1, 1]; latents [B, channels, H / stride, W / stride], each channel normalised
+to mean 0 and variance 1 over the training images.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from flowar.conv_autoencoder import ConvAutoencoder
+from flowar.files import write_aside
+
+
+class Tokenizer(nn.Module):
+    """Base of all tokenizers: normalisation, shape checks and the record that a model keeps of its tokenizer.
+
+    A subclass names its `kind`, implements `_posterior` and `_decode`, and lists in `options` what its constructor
+    needs besides the attributes below.
+
+    Attributes:
+        image_channels: 1 for grey, 3 for RGB.
+        channels, stride: of the latents.
+        mean, std: [channels], of raw latents over the training images.
+    """
+
+    kind: ClassVar[str]
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        image_channels: int,
+        channels: int,
+        stride: int,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__()
+        self.image_channels, self.channels, self.stride = image_channels, channels, stride
+        self.set_normalization(mean or [0.0] * channels, std or [1.0] * channels)
+
+    def set_normalization(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Use these statistics of raw latents, one value a channel.
+
+        Raises:
+            ValueError: unless there is one mean and one positive std for every channel.
+        """
+        if len(mean) != self.channels or len(std) != self.channels or min(std) <= 0:
+            expected = f"{self.channels} means and {self.channels} positive standard deviations"
+            raise ValueError(f"tokenizer normalisation: expected {expected}, got mean {mean}, std {std}")
+        for name, values in (("mean", mean), ("std", std)):
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32), persistent=False)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Further constructor arguments, as plain data."""
+        return {}
+
+    def record(self) -> dict[str, Any]:
+        """Plain data that identifies this tokenizer and rebuilds it (its weights apart)."""
+        shape = {"image_channels": self.image_channels, "channels": self.channels, "stride": self.stride}
+        normalization = {name: [round(value, 6) for value in getattr(self, name).tolist()] for name in ("mean", "std")}
+        weights = {"weights": self.fingerprint()} if any(True for _ in self.parameters()) else {}
+        return {"kind": self.kind} | shape | normalization | self.options | weights
+
+    def fingerprint(self) -> str:
+        """The first 16 hex digits of SHA-256 over all weights."""
+        digest = hashlib.sha256()
+        for name, weight in sorted(self.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(weight.detach().cpu().float().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    @torch.no_grad()
+    def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the normalised latents, each [B, c, h, w]; std 0 if there is no noise.
+
+        Raises:
+            ValueError: for images of another number of channels, or sides that `stride` does not divide.
+        """
+        height, width = images.shape[-2:]
+        if images.dim() != 4 or images.shape[1] != self.image_channels or height % self.stride or width % self.stride:
+            expected = f"[B, {self.image_channels}, H, W] with H and W multiples of {self.stride}"
+            raise ValueError(f"images: expected {expected}, got {list(images.shape)}")
+        mean, std = self._posterior(images)
+        scale = self.std[:, None, None]
+        return (mean - self.mean[:, None, None]) / scale, std / scale
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Normalised latents [B, c, h, w]: the posterior mean."""
+        return self.posterior(images)[0]
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images [B, image_channels, H, W] in [-1, 1] from normalised latents [B, c, h, w].
+
+        Raises:
+            ValueError: for latents of another number of channels.
+        """
+        if latents.dim() != 4 or latents.shape[1] != self.channels:
+            raise ValueError(f"latents: expected [B, {self.channels}, h, w], got {list(latents.shape)}")
+        return self._decode(latents * self.std[:, None, None] + self.mean[:, None, None]).clamp(-1, 1)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `tokenizer.json` (the record) and, if there are weights, `tokenizer.safetensors`."""
+        folder, weights = Path(folder), self.state_dict()
+        if weights:
+            write_aside(folder / "tokenizer.safetensors", lambda aside: save_file(weights, aside))
+        text = json.dumps(self.record(), indent=2) + "\n"
+        write_aside(folder / "tokenizer.json", lambda aside: aside.write_text(text))
+
+    def _posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class PixelTokenizer(Tokenizer):
+    """Space to depth: a latent is a patch of pixels. No weights, nothing lost."""
+
+    kind = "pixel"
+
+    def __init__(self, image_channels: int = 3, stride: int = 4, channels: int | None = None, **normalization: Any) -> None:
+        expected = image_channels * stride**2
+        if channels not in (None, expected):
+            raise ValueError(f"pixel tokenizer: expected {expected} channels at stride {stride}, got {channels}")
+        super().__init__(image_channels, expected, stride, **normalization)
+
+    def _posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        latents = F.pixel_unshuffle(images, self.stride)
+        return latents, torch.zeros_like(latents)
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        return F.pixel_shuffle(latents, self.stride)
+
+
+class ConvTokenizer(Tokenizer):
+    """The small autoencoder of `conv_autoencoder.py`; `flowar train-tokenizer` trains it."""
+
+    kind = "conv"
+
+    def __init__(
+        self,
+        image_channels: int = 3,
+        channels: int = 8,
+        widths: Sequence[int] = (16, 48, 96),
+        stride: int | None = None,
+        **normalization: Any,
+    ) -> None:
+        expected = 2 ** (len(widths) - 1)
+        if stride not in (None, expected):
+            raise ValueError(f"conv tokenizer: expected stride {expected} with widths {tuple(widths)}, got {stride}")
+        super().__init__(image_channels, channels, expected, **normalization)
+        self.widths = list(widths)
+        self.autoencoder = ConvAutoencoder(image_channels, channels, widths)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"widths": self.widths}
+
+    def _posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_variance = self.autoencoder.moments(images)
+        return mean, (log_variance / 2).exp()
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        return self.autoencoder.decode(latents)
