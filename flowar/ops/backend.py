@@ -2,15 +2,59 @@
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+REBUILD = "rebuild it in this environment with `pip install -e .` (or reinstall flowar)"
+MINIMUM_TORCH = (2, 11)
+
+
+def _installed_without_libraries() -> bool:
+    """True where flowar was installed under FLOWAR_NO_EXT=1: its wheel then says that it holds Python alone."""
+    try:
+        wheel = metadata.distribution("flowar").read_text("WHEEL")
+    except metadata.PackageNotFoundError:
+        return False
+    return "Root-Is-Purelib: true" in (wheel or "")
+
+
+def _load(name: str) -> None:
+    path = Path(__file__).parents[1] / f"{name}.so"
+    try:
+        torch.ops.load_library(str(path))
+    except OSError as error:
+        reason = "is missing" if not path.exists() else f"does not load with torch {torch.__version__} ({error})"
+        raise ImportError(f"flowar: the compiled library {path.name} {reason}; {REBUILD}.") from error
+
+
+def _load_libraries() -> bool:
+    """Load the libraries of ops. False where the user asked for none; an ImportError where they cannot be loaded."""
+    if os.environ.get("FLOWAR_NO_EXT") == "1" or _installed_without_libraries():
+        warnings.warn("flowar runs without its compiled ops: plain PyTorch serves them, slowly", stacklevel=2)
+        return False
+    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < MINIMUM_TORCH:
+        raise ImportError(f"flowar: torch {torch.__version__} is too old; `pip install 'torch>=2.11'`, then {REBUILD}.")
+    _load("_C_cpu")
+    if torch.version.cuda and (Path(__file__).parents[1] / "_C_cuda.so").exists():
+        _load("_C_cuda")
+    return True
+
+
+compiled: bool = _load_libraries()
 
 
 class _Choice(threading.local):
-    """Per thread, so that one thread's `use_reference` never changes the numbers of another."""
+    """Per thread, so that `use_reference` in one thread never changes the numbers of another."""
 
-    reference = False
+    reference = not compiled
 
 
 _choice = _Choice()
@@ -30,3 +74,69 @@ def use_reference() -> Iterator[None]:
         yield
     finally:
         _choice.reference = before
+
+
+def implementation() -> str:
+    """What serves an op called now: "reference", or the compiled library and the instruction set of its CPU kernels."""
+    return "reference" if reference_active() else f"compiled ({cpu_isa()})"
+
+
+def cpu_isa(select: str | None = None) -> str:
+    """The instruction set that CPU kernels use: "baseline", "avx2" or "avx512".
+
+    The best one that the processor has is chosen at start-up (or the one named by the environment variable
+    `FLOWAR_ISA`); `select` changes it for the whole process. Raises RuntimeError for one the processor lacks.
+    """
+    if not compiled:
+        raise RuntimeError("flowar runs without its compiled ops")
+    name: str = torch.ops.flowar.cpu_isa.default(select or "")
+    return name
+
+
+def op(name: str) -> Callable[..., Any]:
+    """The compiled op `name`, without the overload lookup of `torch.ops.flowar.name` at every call."""
+    return getattr(torch.ops.flowar, name).default if compiled else _no_op
+
+
+def _no_op(*_: Any) -> Any:
+    raise RuntimeError("flowar runs without its compiled ops")
+
+
+def register_fake(name: str, fake: Callable[..., Any]) -> None:
+    """Tell torch.compile the shapes and dtypes that the op returns."""
+    if compiled:
+        torch.library.register_fake(f"flowar::{name}", fake)
+
+
+def register_autograd(name: str, backward: Callable[..., Any], setup_context: Callable[..., None]) -> None:
+    """Give the op its gradient; `setup_context(ctx, inputs, output)` keeps what `backward(ctx, *grads)` needs."""
+    if compiled:
+        torch.library.register_autograd(f"flowar::{name}", backward, setup_context=setup_context)
+
+
+def promoted(*tensors: torch.Tensor) -> torch.dtype:
+    """The dtype of a result computed from these tensors together."""
+    dtype = tensors[0].dtype
+    for tensor in tensors[1:]:
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    return dtype
+
+
+def reduced(grad: torch.Tensor, shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
+    """The gradient of an argument that was broadcast: summed to its shape, in its dtype."""
+    return grad.sum_to_size(shape).to(dtype)
+
+
+def fake_modulation_gradient(argument: torch.Tensor, x: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
+    """What backward kernels return for `scale` and `gate`: a row per token, or float sums over the tokens."""
+    batch, tokens, channels = (1,) * (3 - x.dim()) + x.shape
+    if argument.dim() < 2 or argument.shape[-2] == 1:
+        return grad.new_empty((batch, 1, channels), dtype=torch.promote_types(grad.dtype, torch.float32))
+    return grad.new_empty((batch, tokens, channels), dtype=argument.dtype)
+
+
+def is_layer_norm(norm: str) -> bool:
+    """Which norm the name means."""
+    if norm not in ("rms", "layer"):
+        raise ValueError(f'norm: expected "rms" or "layer", got {norm!r}')
+    return norm == "layer"

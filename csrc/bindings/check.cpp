@@ -1,0 +1,135 @@
+#include "check.h"
+
+#include <stdexcept>
+
+#include "device.h"
+
+namespace flowar {
+namespace {
+
+std::string describe(const std::vector<int64_t>& sizes) {
+  std::string text = "[";
+  for (size_t i = 0; i < sizes.size(); ++i) text += (i ? ", " : "") + std::to_string(sizes[i]);
+  return text + "]";
+}
+
+ScalarType scalar_type(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat64:
+      return ScalarType::Double;
+    case DType::kBFloat16:
+      return ScalarType::BFloat16;
+    case DType::kFloat16:
+      return ScalarType::Half;
+    case DType::kFloat32:
+      break;
+  }
+  return ScalarType::Float;
+}
+
+bool channels_adjacent(const Tensor& x) { return x.size(x.dim() - 1) <= 1 || x.stride(x.dim() - 1) == 1; }
+
+// Strides of [batch, tokens], 0 for a dimension that x lacks or has once.
+template <typename Void>
+Tokens<Void> view(const Tensor& x, Void* data, DType dtype) {
+  const int64_t dim = x.dim();
+  const auto stride = [&](int64_t d) { return d >= 0 && x.size(d) != 1 ? x.stride(d) : 0; };
+  return {data, stride(dim - 3), stride(dim - 2), dtype};
+}
+
+}  // namespace
+
+DType promote(std::initializer_list<DType> dtypes) {
+  DType common = *dtypes.begin();
+  for (const DType dtype : dtypes) {
+    if (dtype == DType::kFloat64) return dtype;
+    if (dtype != common) common = DType::kFloat32;
+  }
+  return common;
+}
+
+Tensor empty(const std::vector<int64_t>& sizes, DType dtype, const Tensor& like) {
+  std::vector<int64_t> strides(sizes.size());
+  int64_t stride = 1;
+  for (size_t i = sizes.size(); i-- > 0; stride *= std::max<int64_t>(sizes[i], 1)) strides[i] = stride;
+  const int32_t type = torch::stable::detail::to<int32_t>(torch::stable::detail::from(scalar_type(dtype)));
+  int32_t device_type;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  AtenTensorHandle handle;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(),
+                                                         strides.data(), type, device_type, like.get_device_index(),
+                                                         &handle));
+  return Tensor(handle);
+}
+
+std::vector<int64_t> sizes_of(const Tensor& x) {
+  const auto sizes = x.sizes();
+  return {sizes.begin(), sizes.end()};
+}
+
+Output contiguous_output(const Tensor& x, const Shape& shape, DType dtype) {
+  return {x.data_ptr(), shape.tokens * shape.channels, shape.channels, dtype};
+}
+
+void Arguments::require(bool condition, const char* argument, const std::string& expected,
+                        const std::string& got) const {
+  if (condition) return;
+  throw std::runtime_error(std::string("flowar::") + op_ + ": " + argument + ": expected " + expected + ", got " + got);
+}
+
+void Arguments::require(bool condition, const char* argument, const std::string& expected, const Tensor& got) const {
+  if (!condition) require(false, argument, expected, describe(sizes_of(got)));
+}
+
+void Arguments::require_device(const char* argument, const Tensor& x) const {
+  if (!on_backend(x)) require(false, argument, std::string("a tensor on ") + kBackendName, "one on another device");
+}
+
+DType Arguments::dtype(const char* argument, const Tensor& x) const {
+  switch (x.scalar_type()) {
+    case ScalarType::Float:
+      return DType::kFloat32;
+    case ScalarType::Double:
+      return DType::kFloat64;
+    case ScalarType::BFloat16:
+      return DType::kBFloat16;
+    case ScalarType::Half:
+      return DType::kFloat16;
+    default:
+      require(false, argument, "a floating dtype of 16, 32 or 64 bits", "another dtype");
+  }
+  return DType::kFloat32;
+}
+
+Shape Arguments::shape(const char* argument, Tensor& x) const {
+  const int64_t dim = x.dim();
+  require(dim > 0, argument, "at least one dimension", x);
+  if (dim > 3) x = torch::stable::reshape(x, std::vector<int64_t>{-1, x.size(dim - 2), x.size(dim - 1)});
+  const auto size = [&](int64_t d) { return d >= 0 ? x.size(d) : 1; };
+  return {size(x.dim() - 3), size(x.dim() - 2), size(x.dim() - 1)};
+}
+
+Input Arguments::input(const char* argument, Tensor& x, const Shape& to) const {
+  require_device(argument, x);
+  const Shape from = shape(argument, x);
+  const auto fits = [](int64_t have, int64_t want) { return have == want || have == 1; };
+  require(fits(from.batch, to.batch) && fits(from.tokens, to.tokens) && fits(from.channels, to.channels), argument,
+          "a shape that broadcasts to " + describe({to.batch, to.tokens, to.channels}), x);
+  if (from.channels != to.channels) {
+    Tensor wide = empty({from.batch, from.tokens, to.channels}, dtype(argument, x), x);
+    x = torch::stable::copy_(wide, x);
+  }
+  if (!channels_adjacent(x)) x = torch::stable::contiguous(x);
+  return view<const void>(x, x.data_ptr(), dtype(argument, x));
+}
+
+Output Arguments::output(const char* argument, const Tensor& x, const Shape& shape) const {
+  require_device(argument, x);
+  require(sizes_of(x) == std::vector<int64_t>{shape.batch, shape.tokens, shape.channels}, argument,
+          "shape " + describe({shape.batch, shape.tokens, shape.channels}), x);
+  require(channels_adjacent(x), argument, "a last dimension of stride 1",
+          "stride " + std::to_string(x.stride(x.dim() - 1)));
+  return view<void>(x, x.data_ptr(), dtype(argument, x));
+}
+
+}  // namespace flowar

@@ -1,0 +1,57 @@
+// The one place where CPU and CUDA builds of a binding differ: which backend it registers, and how kernels are run.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <algorithm>
+#include <cstdint>
+
+#ifdef USE_CUDA
+#  include <cuda_runtime_api.h>
+#  include <torch/csrc/stable/accelerator.h>
+
+#  define FLOWAR_BACKEND CUDA
+#  define FLOWAR_RUN(name, params, like, rows, unit, work) \
+    flowar::run_cuda(like, rows, [&](cudaStream_t stream) { return name##_cuda(params, rows, stream); })
+#else
+#  define FLOWAR_BACKEND CPU
+#  define FLOWAR_RUN(name, params, like, rows, unit, work) \
+    flowar::run_cpu(rows, unit, work, [&](int64_t begin, int64_t end) { name##_cpu(params, begin, end); })
+#endif
+
+namespace flowar {
+
+#ifdef USE_CUDA
+
+constexpr const char* kBackendName = "a CUDA device";
+inline bool on_backend(const torch::stable::Tensor& x) { return x.is_cuda(); }
+
+// Launches on the device and current stream of `like`.
+template <typename Launch>
+void run_cuda(const torch::stable::Tensor& like, int64_t rows, const Launch& launch) {
+  if (rows == 0) return;
+  const torch::stable::accelerator::DeviceGuard guard(like.get_device_index());
+  void* stream = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(like.get_device_index(), &stream));
+  STD_CUDA_CHECK(launch(static_cast<cudaStream_t>(stream)));
+}
+
+#else
+
+constexpr const char* kBackendName = "the CPU";
+inline bool on_backend(const torch::stable::Tensor& x) { return x.is_cpu(); }
+
+// Splits the rows among torch's threads, `unit` adjacent rows staying together; `work` is the elements of a row.
+template <typename Kernel>
+void run_cpu(int64_t rows, int64_t unit, int64_t work, const Kernel& kernel) {
+  if (rows == 0) return;
+  constexpr int64_t kGrain = 32768;  // elements below which another thread costs more than it saves
+  const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, unit * work));
+  torch::stable::parallel_for(0, rows / unit, grain,
+                              [&](int64_t begin, int64_t end) { kernel(begin * unit, end * unit); });
+}
+
+#endif
+
+}  // namespace flowar

@@ -1,0 +1,33 @@
+// Gradients of modulation arguments (scale, gate), which may broadcast along the tokens.
+#pragma once
+
+#include <initializer_list>
+
+#include "check.h"
+
+namespace flowar {
+
+// Allocates the gradient of `argument`: one row per token, or, where the argument has stride 0 along the tokens, one
+// row per batch entry for the kernel to sum in, in the kernel's own precision. Python sums what broadcasts along the
+// batch and casts to the argument's dtype.
+inline Tensor modulation_gradient(const Input& argument, const Shape& shape, DType compute, const Tensor& like,
+                                  Output& view) {
+  const bool summed = argument.token_stride == 0;
+  const DType dtype = summed ? (compute == DType::kFloat64 ? compute : DType::kFloat32) : argument.dtype;
+  const Shape grad_shape{shape.batch, summed ? 1 : shape.tokens, shape.channels};
+  Tensor grad = empty({grad_shape.batch, grad_shape.tokens, grad_shape.channels}, dtype, like);
+  if (shape.tokens == 0) torch::stable::zero_(grad);
+  view = contiguous_output(grad, grad_shape, dtype);
+  if (summed) view.token_stride = 0;
+  return grad;
+}
+
+// How many adjacent rows one thread must take, so that sums over tokens stay within a thread.
+inline int64_t gradient_unit(const Shape& shape, std::initializer_list<Output> gradients) {
+  for (const Output& gradient : gradients) {
+    if (gradient.token_stride == 0) return std::max<int64_t>(shape.tokens, 1);
+  }
+  return 1;
+}
+
+}  // namespace flowar

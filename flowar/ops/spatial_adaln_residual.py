@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowar.ops import backend, reference
+
+_forward = backend.op("spatial_adaln_residual")
+_backward = backend.op("spatial_adaln_residual_backward")
+
+
+def spatial_adaln_residual(
+    x: Tensor, gate: Tensor, branch: Tensor, scale: Tensor, shift: Tensor, norm: str = "rms", eps: float = 1e-6
+) -> tuple[Tensor, Tensor]:
+    """`x' = x + gate * branch` and `norm(x') * (1 + scale) + shift`. Equivalent to `reference.spatial_adaln_residual`.
+
+    Args:
+        x: [B, N, C], floating. Strided views are read in place as long as their last dimension is contiguous.
+        gate, branch, scale, shift: broadcast to x, any floating dtype (bfloat16 beside a float32 x, as under
+            autocast); read in place: chunks of one packed GEMM output, or broadcast along tokens or batch.
+        norm: "rms" or "layer", without weights.
+        eps: added to the mean square.
+
+    Returns:
+        Two contiguous tensors of the shape of x: x' of the promoted dtype of x, gate and branch, and the modulated norm
+        of the promoted dtype of all. Computed in float32 (float64 for float64), each rounded once.
+
+    Raises:
+        ValueError: unknown `norm`.
+        RuntimeError: an argument does not broadcast to x, or is not floating.
+    """
+    if backend.reference_active():
+        return reference.spatial_adaln_residual(x, gate, branch, scale, shift, norm, eps)
+    total, out = _forward(x, gate, branch, scale, shift, backend.is_layer_norm(norm), eps)
+    return total, out
+
+
+def _fake(
+    x: Tensor, gate: Tensor, branch: Tensor, scale: Tensor, shift: Tensor, layer_norm: bool, eps: float
+) -> tuple[Tensor, Tensor]:
+    total = x.new_empty(x.shape, dtype=backend.promoted(x, gate, branch))
+    return total, x.new_empty(x.shape, dtype=backend.promoted(total, scale, shift))
+
+
+def _fake_backward(
+    grad_sum: Tensor,
+    grad_out: Tensor,
+    total: Tensor,
+    gate: Tensor,
+    branch: Tensor,
+    scale: Tensor,
+    layer_norm: bool,
+    eps: float,
+) -> tuple[Tensor, ...]:
+    gradients = (backend.fake_modulation_gradient(each, total, grad_out) for each in (gate, branch, scale))
+    return total.new_empty(total.shape), *gradients
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    x, gate, branch, scale, shift, ctx.layer_norm, ctx.eps = inputs
+    ctx.save_for_backward(output[0], gate, branch, scale)
+    ctx.x_dtype = x.dtype
+    ctx.shift = shift.shape, shift.dtype
+
+
+def _autograd(ctx: Any, grad_sum: Tensor, grad_out: Tensor) -> tuple[Tensor | None, ...]:
+    total, gate, branch, scale = ctx.saved_tensors
+    gradients = _backward(grad_sum, grad_out, total, gate, branch, scale, ctx.layer_norm, ctx.eps)
+    grad_x, *modulation = gradients
+    reduced = (backend.reduced(grad, of.shape, of.dtype) for grad, of in zip(modulation, (gate, branch, scale)))
+    return grad_x.to(ctx.x_dtype), *reduced, backend.reduced(grad_out, *ctx.shift), None, None
+
+
+backend.register_fake("spatial_adaln_residual", _fake)
+backend.register_fake("spatial_adaln_residual_backward", _fake_backward)
+backend.register_autograd("spatial_adaln_residual", _autograd, _setup_context)

@@ -1,0 +1,122 @@
+"""Builds the ops. Everything else about the package is in pyproject.toml.
+
+FLOWAR_NO_EXT=1      builds nothing: flowar/ops/reference.py then serves the ops
+FLOWAR_BUILD_CUDA=0  leaves the CUDA library out; 1 makes a missing CUDA toolkit an error. Otherwise it is built where
+                     a toolkit is found, with or without a GPU or a CUDA build of torch
+TORCH_CUDA_ARCH_LIST, MAX_JOBS, CUDA_HOME as for any torch extension
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+from setuptools import Extension, setup
+
+ROOT = Path(__file__).parent
+MINIMUM_TORCH = (2, 11)
+CXX_FLAGS = ["-O3", "-g0", "-fvisibility=hidden", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math"]
+NVCC_FLAGS = ["-O3", "-Xcompiler=-fvisibility=hidden"]
+
+
+def import_torch():
+    """The torch of the environment that the package goes to, even where pip's build isolation hides it."""
+    try:
+        import torch
+    except ImportError:
+        sys.path += [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
+        try:
+            import torch
+        except ImportError as error:
+            raise SystemExit(
+                f"flowar: torch could not be imported ({error}). Install torch>=2.11 first, then flowar again, with "
+                "--no-build-isolation if torch is out of reach of this build; or set FLOWAR_NO_EXT=1."
+            ) from error
+    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < MINIMUM_TORCH:
+        raise SystemExit(f"flowar: torch {torch.__version__} is too old, torch>=2.11 is needed.")
+    return torch
+
+
+def sources(*patterns: str) -> list[str]:
+    return sorted(str(path.relative_to(ROOT)) for pattern in patterns for path in ROOT.glob(f"csrc/{pattern}"))
+
+
+def cuda_home() -> Path | None:
+    """The CUDA toolkit: the folder that holds the headers, since nvcc on PATH may be a script that lives elsewhere."""
+    wanted = os.environ.get("FLOWAR_BUILD_CUDA")
+    nvcc = shutil.which("nvcc")
+    folders = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), nvcc and Path(nvcc).resolve().parents[1]]
+    folders += ["/usr/local/cuda", *sorted(Path("/usr/local").glob("cuda-*"), reverse=True)]
+    for folder in [] if wanted == "0" else filter(None, folders):
+        if Path(folder, "include/cuda_runtime.h").exists() and Path(folder, "bin/nvcc").exists():
+            return Path(folder)
+    if wanted == "1":
+        raise SystemExit("flowar: FLOWAR_BUILD_CUDA=1, but no CUDA toolkit was found. Set CUDA_HOME to its folder.")
+    return None
+
+
+def stub_torch_cuda(folder: Path) -> Path:
+    """An empty libtorch_cuda.so to link against where torch is a CPU build; a CUDA torch brings the real one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    command = ["gcc", "-shared", "-Wl,-soname,libtorch_cuda.so", "-xc", os.devnull, "-o", folder / "libtorch_cuda.so"]
+    subprocess.run(command, check=True)
+    return folder
+
+
+def stable_extension(name: str, files: list[str], torch, **more) -> Extension:
+    """A library of ops on LibTorch's stable ABI: no Python in it, and it serves every torch >= 2.11."""
+    from torch.utils.cpp_extension import include_paths
+
+    torch_lib = str(Path(torch.__file__).parent / "lib")
+    return Extension(
+        f"flowar.{name}",
+        files,
+        include_dirs=include_paths() + more.pop("include_dirs", []),
+        library_dirs=[torch_lib, *more.pop("library_dirs", [])],
+        libraries=["torch_cpu", *more.pop("libraries", [])],
+        define_macros=[("TORCH_TARGET_VERSION", "0x020b000000000000"), *more.pop("define_macros", [])],
+        extra_compile_args={"cxx": CXX_FLAGS, "nvcc": NVCC_FLAGS},
+        **more,
+    )
+
+
+def extensions() -> tuple[list[Extension], dict[str, type]]:
+    torch = import_torch()
+    import pybind11
+    from torch.utils import cpp_extension
+
+    class Build(cpp_extension.BuildExtension):
+        def get_ext_filename(self, fullname: str) -> str:
+            """Libraries of ops have no Python in them: `_C_cpu.so`, without a Python version in the name."""
+            if fullname.split(".")[-1].startswith("_C_"):
+                return str(Path(*fullname.split("."))) + ".so"
+            return super().get_ext_filename(fullname)
+
+    home, architectures = cuda_home(), ""
+    built = [stable_extension("_C_cpu", sources("ops.cpp", "bindings/*.cpp", "kernels/cpu/*.cpp"), torch)]
+    if home and sources("kernels/cuda/*.cu"):
+        architectures = os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "8.0;9.0;10.0;12.0+PTX")
+        cpp_extension.CUDA_HOME = str(home)
+        library_dirs = [str(home / "lib64")]
+        if torch.version.cuda is None:
+            cpp_extension._check_cuda_version = lambda *_: None  # compares with the CUDA version torch was built with
+            library_dirs.append(str(stub_torch_cuda(ROOT / "build/stub")))
+        kernels = sources("kernels/cuda/*.cu")
+        files = kernels + sources("bindings/check.cpp", *(f"bindings/{Path(file).stem}.cpp" for file in kernels))
+        more = {"include_dirs": [str(home / "include")], "library_dirs": library_dirs}
+        more |= {"libraries": ["torch_cuda", "cudart"], "define_macros": [("USE_CUDA", None)]}
+        built.append(stable_extension("_C_cuda", files, torch, extra_link_args=["-Wl,--no-as-needed"], **more))
+    info = {"FLOWAR_TORCH_VERSION": torch.__version__, "FLOWAR_CUDA_ARCHITECTURES": architectures}
+    macros = [(key, f'"{value}"') for key, value in info.items()]
+    info_options = {"include_dirs": [pybind11.get_include()], "extra_compile_args": ["-g0", "-fvisibility=hidden"]}
+    built.append(Extension("flowar._build_info", ["csrc/build_info.cpp"], define_macros=macros, **info_options))
+    return built, {"build_ext": Build}
+
+
+os.environ.setdefault("MAX_JOBS", str(min(os.cpu_count() or 1, 16)))
+ext_modules, cmdclass = ([], {}) if os.environ.get("FLOWAR_NO_EXT") == "1" else extensions()
+setup(ext_modules=ext_modules, cmdclass=cmdclass)
