@@ -1,0 +1,1 @@
+"""One module a subcommand: a dataclass `Options`, and `run(options)`."""

@@ -1,0 +1,42 @@
+"""`flowar calibrate-tokenizer`: per-channel statistics of a tokenizer's latents."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+@dataclass
+class Options:
+    """Measure mean and standard deviation of a tokenizer's latents, per channel, and save the normalised tokenizer.
+
+    Attributes:
+        tokenizer: folder of a tokenizer, "pixel:STRIDE", or a diffusers autoencoder (folder or Hub id).
+        data: Fashion-MNIST's idx files, or one subfolder of images a class.
+        output: folder to write the calibrated tokenizer to.
+        image_size, image_channels: images of a folder are scaled and cropped to a square of this side.
+        split: of idx files.
+        max_images: images to measure; the first ones in order.
+    """
+
+    tokenizer: str
+    data: str
+    output: Path
+    image_size: int = 256
+    image_channels: int = 3
+    split: str = "train"
+    max_images: int = 50_000
+
+
+def run(options: Options) -> None:
+    """Measure, write the tokenizer folder and print the statistics."""
+    from flowar.training.data import open_images
+    from flowar.training.tokenizer_training import calibrate
+    from flowar.training.tokenizers import CALIBRATION_BATCH, tokenizer_for_training
+
+    source = open_images(options.data, options.split, options.image_size, options.image_channels)
+    tokenizer = tokenizer_for_training(options.tokenizer, source)
+    calibrate(tokenizer, islice(source.batches(CALIBRATION_BATCH), -(-options.max_images // CALIBRATION_BATCH)))
+    tokenizer.save_pretrained(options.output)
+    for name in ("mean", "std"):
+        print(f"{name}: {', '.join(f'{value:.4f}' for value in getattr(tokenizer, name).tolist())}")

@@ -1,0 +1,43 @@
+"""`flowar train-tokenizer`: the small convolutional autoencoder, trained on your images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from flowar.training.tokenizer_training import TokenizerTrainingConfig, train_tokenizer
+
+READ_BATCH = 256
+
+
+@dataclass
+class Options:
+    """Train the small convolutional tokenizer on a folder of images.
+
+    Attributes:
+        data: Fashion-MNIST's idx files, or one subfolder of images a class.
+        output: folder to write the tokenizer to.
+        image_size, image_channels: images of a folder are scaled and cropped to a square of this side.
+        split: of idx files.
+        training: see `TokenizerTrainingConfig`.
+    """
+
+    data: str
+    output: Path
+    image_size: int = 32
+    image_channels: int = 3
+    split: str = "train"
+    training: TokenizerTrainingConfig = field(default_factory=TokenizerTrainingConfig)
+
+
+def run(options: Options) -> None:
+    """Train, write the tokenizer folder and say where it is."""
+    import torch
+
+    from flowar.training.data import open_images
+
+    source = open_images(options.data, options.split, options.image_size, options.image_channels)
+    images = torch.cat([*source.batches(READ_BATCH)])
+    tokenizer = train_tokenizer(images, options.training)
+    tokenizer.save_pretrained(options.output)
+    print(f"tokenizer {tokenizer.record()['weights']} in {options.output}")

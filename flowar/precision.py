@@ -1,0 +1,34 @@
+"""Which precision the hardware is good at."""
+
+from __future__ import annotations
+
+import torch
+
+
+def native_bfloat16(device: torch.device) -> bool:
+    """Whether `device` multiplies bfloat16 faster than float32: Ampere GPUs and later, CPUs with AVX512-BF16 or AMX."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return False
+
+
+def default_device(name: str = "auto") -> torch.device:
+    """The device called `name`; "auto" is the GPU if there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def parse_dtype(name: str | None) -> torch.dtype | None:
+    """float32, bfloat16 or float16 by name; None stays None.
+
+    Raises:
+        ValueError: for any other name.
+    """
+    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name is not None and name not in dtypes:
+        raise ValueError(f"dtype: expected one of {', '.join(dtypes)}, got {name}")
+    return None if name is None else dtypes[name]
