@@ -38,6 +38,12 @@ STABLE_TORCH_LIBRARY(flowar, m) {
   m.def("geglu_backward(Tensor grad, Tensor packed) -> Tensor");
   m.def("silu_add(Tensor a, Tensor b) -> Tensor");
   m.def("silu_add_backward(Tensor grad, Tensor a, Tensor b) -> Tensor");
+  m.def("latent_resample(Tensor tokens, Tensor rows, Tensor columns) -> Tensor");
+  m.def("latent_pyramid(Tensor latents, Tensor[] rows, Tensor[] columns) -> Tensor");
+  m.def(
+      "velocity_step(Tensor(a!) state, Tensor velocity, float dt, float guidance_weight, Tensor(b!)? next_input) -> "
+      "()");
+  m.def("counter_normal(Tensor seeds, int stream, int count) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(flowar, CompositeExplicitAutograd, m) { m.impl("cpu_isa", TORCH_BOX(&cpu_isa)); }

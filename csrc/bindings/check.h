@@ -53,8 +53,9 @@ class Arguments {
   // x, which must have exactly this shape and adjacent channels, as a view to write to.
   Output output(const char* argument, const Tensor& x, const Shape& shape) const;
 
- private:
   void require_device(const char* argument, const Tensor& x) const;
+
+ private:
   const char* op_;
 };
 

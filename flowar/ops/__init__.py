@@ -2,12 +2,15 @@
 
 from flowar.ops import reference
 from flowar.ops.backend import cpu_isa, implementation, reference_active, use_reference
+from flowar.ops.counter_normal import counter_normal
 from flowar.ops.geglu import geglu
-from flowar.ops.reference import counter_normal, latent_pyramid, latent_resample, velocity_step
+from flowar.ops.latent_pyramid import latent_pyramid
+from flowar.ops.latent_resample import latent_resample
 from flowar.ops.rotary_qkv import rotary_qkv, rotary_qkv_cache
 from flowar.ops.silu_add import silu_add
 from flowar.ops.spatial_adaln import spatial_adaln
 from flowar.ops.spatial_adaln_residual import spatial_adaln_residual
+from flowar.ops.velocity_step import velocity_step
 
 __all__ = [
     "counter_normal",

@@ -7,7 +7,9 @@
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <type_traits>
 
+#include "../tensor.h"
 #include "isa.h"
 
 #if defined(__clang__)

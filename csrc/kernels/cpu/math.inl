@@ -65,6 +65,40 @@ FLOWAR_ELEMENT Normal<double> normal(double x) {
   return {0.39894228040143267794 * std::exp(-0.5 * x * x), 0.5 * std::erfc(-0.70710678118654752440 * x)};
 }
 
+// ln x for normal x > 0, to 1e-14: x = 2^e m with m in [sqrt(1/2), sqrt(2)), ln m = 2 artanh((m - 1) / (m + 1)).
+FLOWAR_ELEMENT double log(double x) {
+  const uint64_t bits = bits_as<uint64_t>(x);
+  const uint64_t above = (bits & 0xfffffffffffffu) > 0x6a09e667f3bcdu;  // mantissa above sqrt(2)
+  const uint64_t exponent = (bits >> 52) + above;
+  const double m = bits_as<double>((bits & 0xfffffffffffffu) | ((0x3ffu - above) << 52));
+  const double e = bits_as<double>(exponent | 0x4330000000000000u) - (0x1p52 + 1023);
+  const double s = (m - 1) / (m + 1), s2 = s * s;
+  double series = 1.0 / 17;
+  for (int odd = 15; odd > 0; odd -= 2) series = series * s2 + 1.0 / odd;
+  return e * 0.69314718055994530942 + 2 * s * series;
+}
+
+// The cosine and sine of 2 pi u, 0 <= u <= 1, to 1e-14: a quarter turn nearest to u, and Taylor series of the rest.
+struct Turn {
+  double cosine;
+  double sine;
+};
+FLOWAR_ELEMENT Turn turned(double u) {
+  constexpr double kRound = 0x1.8p52;  // adding it leaves the quarter in the low mantissa bits
+  const double shifted = 4 * u + kRound;
+  const uint64_t quarter = bits_as<uint64_t>(shifted);
+  const double r = (4 * u - (shifted - kRound)) * 1.57079632679489661923, r2 = r * r;
+  double sine = 1, cosine = 1;
+  for (int k = 16; k > 0; k -= 2) {
+    sine = 1 - sine * (r2 * (1.0 / (k * (k + 1))));
+    cosine = 1 - cosine * (r2 * (1.0 / (k * (k - 1))));
+  }
+  sine *= r;
+  const bool swap = quarter & 1;
+  const double signed_cosine = swap ? -sine : cosine, signed_sine = swap ? cosine : sine;
+  return quarter & 2 ? Turn{-signed_cosine, -signed_sine} : Turn{signed_cosine, signed_sine};
+}
+
 // bfloat16 is the upper half of a float; narrowing rounds to nearest even and keeps NaN a NaN.
 FLOWAR_ELEMENT float widen_bfloat16(uint16_t x) { return bits_as<float>(static_cast<uint32_t>(x) << 16); }
 FLOWAR_ELEMENT uint16_t narrow_bfloat16(float x) {

@@ -96,4 +96,11 @@ static void write(const Output& x, const Row& row, int64_t channel, int64_t coun
   }
 }
 
+// A row that is at hand in T already, copied to x in its dtype.
+template <typename T>
+static void copy(const Output& x, const Row& row, int64_t channel, int64_t count, const T* values) {
+  if (x.dtype == dtype_of<T>()) std::copy_n(values, count, target<T>(x, row, channel, nullptr));
+  write(x, row, channel, count, values);
+}
+
 }  // namespace flowar::FLOWAR_ISA

@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from flowar.ops import backend, reference
+
+_forward = backend.op("counter_normal")
+
+
+def counter_normal(seeds: Tensor, stream: int, count: int) -> Tensor:
+    """Standard normals, a pure function of (seed, stream, index). Equivalent to `reference.counter_normal`.
+
+    Args:
+        seeds: [B] int64.
+        stream: 0 .. 2**32 - 1; independent numbers for each.
+        count: how many numbers per seed, at most 2**34.
+
+    Returns:
+        [B, count] float32, the same on every device up to the last place.
+
+    Raises:
+        RuntimeError: seeds that are not one-dimensional int64, or `stream` or `count` out of range.
+    """
+    if backend.reference_active():
+        return reference.counter_normal(seeds, stream, count)
+    result: Tensor = _forward(seeds, stream, count)
+    return result
+
+
+def _fake(seeds: Tensor, stream: int, count: int) -> Tensor:
+    return seeds.new_empty((seeds.shape[0], count), dtype=torch.float32)
+
+
+backend.register_fake("counter_normal", _fake)
