@@ -49,7 +49,7 @@ class ARTransformer(nn.Module):
         self.middle_positions = nn.Parameter(torch.empty(1, tokens, width))
         self.output_norm = RMSNorm(width)
         self.output_positions = nn.Parameter(torch.empty(1, tokens, width))
-        self.head_dim = width // config.ar_heads
+        self.heads, self.head_dim = config.ar_heads, width // config.ar_heads
         self.constants = Constants(rotation=rotation_table(config.grids, self.head_dim))
 
     def modulations(self, class_labels: Tensor) -> list[Tensor]:
@@ -85,8 +85,8 @@ class ARTransformer(nn.Module):
         return z
 
     def new_cache(self, batch: int, dtype: torch.dtype) -> KVCache:
-        heads = self.blocks[0].attn.heads
-        return KVCache(len(self.blocks), batch, sum(self.lengths), heads, self.head_dim, self.input_positions.device, dtype)
+        device, tokens = self.input_positions.device, sum(self.lengths)
+        return KVCache(len(self.blocks), batch, tokens, self.heads, self.head_dim, device, dtype)
 
     def _run(
         self, tokens: Tensor, modulations: Sequence[Tensor], span: slice, attend: Callable[[int, Tensor], Tensor]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import logging
 import sys
@@ -52,7 +53,8 @@ def parse_options(name: str, options: type, arguments: Sequence[str]) -> Any:
     parser = ArgumentParser(prog=f"flowar {name}", description=COMMANDS[name])
     parser.add_argument("--config", action="config", help="YAML file with options; those on the command line win")
     parser.add_class_arguments(options, None)
-    return options(**vars(parser.instantiate_classes(parser.parse_args(arguments)).clone(with_meta=False)))
+    values = vars(parser.instantiate_classes(parser.parse_args(arguments)))
+    return options(**{field.name: values[field.name] for field in dataclasses.fields(options)})
 
 
 def fail(message: str) -> None:

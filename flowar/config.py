@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from itertools import pairwise
+from typing import Any, Literal, get_args
+
+from flowar.schedule import Schedule
 
 Grid = tuple[int, int]
 FlowBlockKind = Literal["attn_mlp", "attn_cross_mlp"]
@@ -19,8 +23,8 @@ class FlowARConfig:
     Attributes:
         latent_channels: channels c of the tokenizer's latents.
         latent_size: finest grid, (height, width); one number means a square.
-        scales: grids from coarse to fine, each a side length or a (height, width) pair; the last equals
-            `latent_size`. Left out, the finest grid is halved (rounding up) down to 1x1.
+        scales: grids from coarse to fine, each a side length or a (height, width) pair; the first is 1x1, the last
+            equals `latent_size`. Left out, the finest grid is halved (rounding up) down to 1x1.
         num_classes: classes; the embedding has one more row, the null class of guidance.
         ar_width, ar_depth, ar_heads: the autoregressive transformer (D, L_ar, H).
         flow_width, flow_depth, flow_heads: the flow transformer (W, L_f); heads default to W / 64.
@@ -61,27 +65,36 @@ class FlowARConfig:
         set_field = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731 - frozen dataclass
         set_field("latent_size", as_grid("latent_size", self.latent_size))
         set_field("scales", as_scales(self.scales, self.grid))
-        set_field("guidance_interval", tuple(self.guidance_interval))
-        set_field("class_names", tuple(self.class_names))
-        if self.flow_heads is None:
+        set_field("guidance_interval", as_tuple("guidance_interval", self.guidance_interval))
+        set_field("class_names", as_tuple("class_names", self.class_names))
+        if self.flow_heads is None and is_count(self.flow_width):
             set_field("flow_heads", max(1, self.flow_width // 64))
         self._validate()
 
     def _validate(self) -> None:
         for name in ("latent_channels", "num_classes", "ar_width", "ar_heads", "flow_width", "flow_depth"):
             require(name, "a positive integer", getattr(self, name), is_count(getattr(self, name)))
-        require("ar_depth", "a positive even integer", self.ar_depth, is_count(self.ar_depth) and self.ar_depth % 2 == 0)
+        even = is_count(self.ar_depth) and self.ar_depth % 2 == 0
+        require("ar_depth", "a positive even integer", self.ar_depth, even)
         for width, heads in (("ar_width", "ar_heads"), ("flow_width", "flow_heads")):
             total, count = getattr(self, width), getattr(self, heads)
             # The 2-D rotary embedding rotates pairs of channels in each half of a head.
             ok = is_count(count) and total % (4 * count) == 0
             require(heads, f"a divisor of {width} / 4 = {total / 4:g}", count, ok)
-        require("flow_block", "attn_mlp or attn_cross_mlp", self.flow_block, self.flow_block in ("attn_mlp", "attn_cross_mlp"))
-        require("upsample", "published or bilinear", self.upsample, self.upsample in ("published", "bilinear"))
+        for name, kind in (("flow_block", FlowBlockKind), ("upsample", UpsampleKind)):
+            value = getattr(self, name)
+            require(name, " or ".join(get_args(kind)), value, value in get_args(kind))
         for name in ("dropout", "class_dropout"):
-            require(name, "a number in [0, 1)", getattr(self, name), 0 <= getattr(self, name) < 1)
+            value = getattr(self, name)
+            require(name, "a number in [0, 1)", value, is_number(value) and 0 <= value < 1)
         named = len(self.class_names)
         require("class_names", f"{self.num_classes} names or none", f"{named} names", named in (0, self.num_classes))
+        numbers = (self.guidance_scale, *self.guidance_interval)
+        require("guidance_scale, guidance_interval", "numbers", numbers, all(map(is_number, numbers)))
+        Schedule.published(self.num_inference_steps, self.guidance_scale, self.guidance_interval)
+        channels = dict(self.tokenizer or {}).get("channels", self.latent_channels)
+        fits = channels == self.latent_channels
+        require("latent_channels", f"{channels}, as the tokenizer has", self.latent_channels, fits)
 
     @property
     def grid(self) -> Grid:
@@ -116,7 +129,7 @@ class FlowARConfig:
         Raises:
             ValueError: for a name that is not in the table.
         """
-        if name.upper() not in PRESETS:
+        if not isinstance(name, str) or name.upper() not in PRESETS:
             raise ValueError(f"preset: expected one of {', '.join(PRESETS)}, got {name!r}")
         return FlowARConfig(**(PRESETS[name.upper()] | changes))
 
@@ -173,10 +186,20 @@ def is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
+def is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def as_tuple(name: str, values: Sequence[Any]) -> tuple[Any, ...]:
+    require(name, "a list", repr(values), isinstance(values, Sequence) and not isinstance(values, str))
+    return tuple(values)
+
+
 def as_grid(name: str, size: int | Sequence[int]) -> Grid:
     """(height, width) from a side length or a pair."""
-    sides = (size, size) if isinstance(size, int) else tuple(size)
-    require(name, "a positive side length or a (height, width) pair", size, len(sides) == 2 and all(map(is_count, sides)))
+    sides = tuple(size) if isinstance(size, Sequence) else (size, size)
+    valid = len(sides) == 2 and all(map(is_count, sides))
+    require(name, "a positive side length or a (height, width) pair", repr(size), valid)
     return sides[0], sides[1]
 
 
@@ -187,9 +210,10 @@ def as_scales(scales: Sequence[int | Sequence[int]] | None, finest: Grid) -> tup
         while halved[0] != (1, 1):
             halved.insert(0, ((halved[0][0] + 1) // 2, (halved[0][1] + 1) // 2))
         return tuple(halved)
-    grids = tuple(as_grid("scales", scale) for scale in scales)
-    growing = all(a[0] <= b[0] and a[1] <= b[1] and a != b for a, b in zip(grids, grids[1:], strict=False))
-    expected = f"growing grids that end at latent_size {finest[0]}x{finest[1]}"
+    grids = tuple(as_grid("scales", scale) for scale in as_tuple("scales", scales))
+    growing = all(a[0] <= b[0] and a[1] <= b[1] and a != b for a, b in pairwise(grids))
+    expected = f"growing grids from 1x1 to latent_size {finest[0]}x{finest[1]}"
     shown = ", ".join(f"{height}x{width}" for height, width in grids) or "none"
-    require("scales", expected, shown, bool(grids) and growing and grids[-1] == finest)
+    # The first scale is the class token alone.
+    require("scales", expected, shown, bool(grids) and growing and grids[0] == (1, 1) and grids[-1] == finest)
     return grids

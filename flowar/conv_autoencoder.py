@@ -7,6 +7,7 @@ package needs a decoder that installs with it: this one has half a million param
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -38,7 +39,7 @@ class ConvAutoencoder(nn.Module):
     def __init__(self, image_channels: int, latent_channels: int, widths: Sequence[int]) -> None:
         super().__init__()
         encoder: list[nn.Module] = [nn.Conv2d(image_channels, widths[0], 3, padding=1), ResidualBlock(widths[0])]
-        for fine, coarse in zip(widths[:-1], widths[1:], strict=True):
+        for fine, coarse in pairwise(widths):
             encoder += [nn.Conv2d(fine, coarse, 3, stride=2, padding=1), ResidualBlock(coarse)]
         encoder += [nn.GroupNorm(8, widths[-1]), nn.SiLU(), nn.Conv2d(widths[-1], 2 * latent_channels, 3, padding=1)]
         decoder: list[nn.Module] = [nn.Conv2d(latent_channels, widths[-1], 3, padding=1), ResidualBlock(widths[-1])]

@@ -1,10 +1,14 @@
-"""Writing files so that a failure leaves what was there before."""
+"""Reading and writing small files; a write that fails leaves what was there before."""
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
+
+from flowar.errors import CheckpointError, first_line
 
 
 def write_aside(path: Path, write: Callable[[Path], object]) -> None:
@@ -22,3 +26,24 @@ def write_aside(path: Path, write: Callable[[Path], object]) -> None:
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write an indented JSON object, aside first."""
+    text = json.dumps(values, indent=2) + "\n"
+    write_aside(path, lambda aside: aside.write_text(text))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object of a file.
+
+    Raises:
+        CheckpointError: if the file is missing, unreadable, or holds something else.
+    """
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: expected a JSON object, but reading it failed: {first_line(error)}") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path}: expected a JSON object, got {type(values).__name__}")
+    return values

@@ -69,7 +69,8 @@ class AttnCrossMLPBlock(nn.Module):
         return self.cross.keys_values(self.condition_norm(z), rotation)
 
     def forward(self, x: Tensor, context: BlockContext, rotation: Tensor, lengths: Sequence[int]) -> Tensor:
-        assert context.by_time is not None and context.keys_values is not None
+        assert context.by_time is not None
+        assert context.keys_values is not None
         gate1, scale1, shift1 = context.by_time.chunk(3, -1)
         gate2, scale2, shift2 = context.by_position.chunk(3, -1)
         x = x + gate1 * self.attn(ops.spatial_adaln(x, scale1, shift1), rotation, lengths)

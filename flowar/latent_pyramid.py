@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -36,7 +38,7 @@ class LatentPyramid(nn.Module):
             finest = config.grid[axis]
             sizes = [grid[axis] for grid in config.grids]
             area = [resampling_matrix("area", finest, size) for size in sizes]
-            for k, (size, new_size) in enumerate(zip(sizes, sizes[1:], strict=False)):
+            for k, (size, new_size) in enumerate(pairwise(sizes)):
                 up = upsampling_matrix(config.upsample, size, new_size, finest)
                 matrices[f"up_{name}_{k + 1}"] = up.float()
                 matrices[f"input_{name}_{k + 1}"] = (up @ area[k]).float()

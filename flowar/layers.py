@@ -54,7 +54,7 @@ class TimeEmbedding(nn.Module):
 
 
 class Constants(nn.Module):
-    """Precomputed float32 tables: they follow the model between devices and keep their precision under `model.half()`."""
+    """Precomputed float32 tables: they follow the model between devices, and stay float32 under `model.half()`."""
 
     def __init__(self, **tables: Tensor) -> None:
         super().__init__()

@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from flowar.ar_transformer import ARTransformer
+from flowar.checkpoint import PretrainedModel
 from flowar.config import FlowARConfig
 from flowar.flow_transformer import FlowTransformer
 from flowar.initialization import initialize
@@ -30,24 +31,27 @@ class Loss(NamedTuple):
     per_scale: Tensor
 
 
-class FlowAR(nn.Module):
+class FlowAR(PretrainedModel):
     """Scale-wise autoregression with flow matching (arXiv 2412.15205).
 
     Shapes: B images, K scales of n_k tokens, S tokens in all, c latent channels, D the AR width.
     """
 
     def __init__(self, config: FlowARConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.pyramid = LatentPyramid(config)
         self.ar_transformer = ARTransformer(config)
         self.flow_transformer = FlowTransformer(config)
         initialize(self)
         self._plans: dict[Any, Any] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies and pickles hold: no inference plans, which are packed again where they are needed."""
+        return self.__dict__ | {"_plans": {}}
+
     def conditions(self, latents: Tensor, class_labels: Tensor) -> Tensor:
         """Teacher-forced conditions z [B, S, D] from latents [B, c, h, w] and class_labels [B] (null class allowed)."""
-        _, inputs = self.pyramid(latents)
+        _, inputs = self.pyramid(self.check_latents(latents))
         return self.ar_transformer(inputs, self.check_labels(class_labels, null_class=True))
 
     def velocity(self, x_t: Tensor, t: Tensor, z_k: Tensor) -> Tensor:
@@ -56,11 +60,14 @@ class FlowAR(nn.Module):
         The scale is the one that has n tokens.
 
         Raises:
-            ValueError: if no scale has n tokens.
+            ValueError: if no scale has n tokens, or the shapes do not fit together.
         """
         lengths = self.config.scale_lengths
-        if x_t.shape[1] not in lengths:
+        if x_t.dim() != 3 or x_t.shape[1] not in lengths:
             raise ValueError(f"x_t: expected [B, n, c] with n one of {lengths}, got {list(x_t.shape)}")
+        check_shape("x_t", x_t, (x_t.shape[0], x_t.shape[1], self.config.latent_channels))
+        check_shape("t", t, x_t.shape[:1])
+        check_shape("z_k", z_k, (*x_t.shape[:2], self.config.ar_width))
         return self.flow_transformer(x_t, t[:, None], z_k, [lengths.index(x_t.shape[1])])
 
     def loss(
@@ -73,10 +80,15 @@ class FlowAR(nn.Module):
             class_labels: [B]; while training, a share `class_dropout` is replaced by the null class.
             noise: [B, S, c]; drawn if left out.
             times: [K, B] in [0, 1], one per scale and image; drawn if left out.
+
+        Raises:
+            ValueError: for latents, labels, noise or times that do not fit.
         """
-        targets, inputs = self.pyramid(latents)  # [B, S, c], [B, S-1, c]
+        targets, inputs = self.pyramid(self.check_latents(latents))  # [B, S, c], [B, S-1, c]
         noise = torch.randn_like(targets) if noise is None else noise
         times = torch.rand(len(self.config.grids), len(latents), device=latents.device) if times is None else times
+        check_shape("noise", noise, targets.shape)
+        check_shape("times", times, (len(self.config.grids), len(latents)))
         z = self.ar_transformer(inputs, self.drop_labels(self.check_labels(class_labels, null_class=True)))  # [B, S, D]
 
         lengths = torch.tensor(self.config.scale_lengths, device=latents.device)
@@ -156,9 +168,12 @@ class FlowAR(nn.Module):
                 num_classes too.
         """
         device = self.ar_transformer.input_positions.device
-        labels = torch.atleast_1d(torch.as_tensor(class_labels))
         last = self.config.num_classes - (0 if null_class else 1)
         expected = f"integers from 0 to {last}"
+        try:
+            labels = torch.atleast_1d(torch.as_tensor(class_labels))
+        except (TypeError, ValueError, RuntimeError) as error:  # what torch raises for words, None or ragged lists
+            raise ValueError(f"class_labels: expected {expected}, got {class_labels!r}") from error
         if labels.numel() == 0 or labels.dim() != 1:
             raise ValueError(f"class_labels: expected [B] with B >= 1, got shape {list(labels.shape)}")
         if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
@@ -168,6 +183,15 @@ class FlowAR(nn.Module):
         if low < 0 or high > last:
             raise ValueError(f"class_labels: expected {expected}, got {low if low < 0 else high}")
         return labels
+
+    def check_latents(self, latents: Tensor) -> Tensor:
+        """`latents` as they are.
+
+        Raises:
+            ValueError: unless they are [B, c, h, w] with this model's c, h and w.
+        """
+        check_shape("latents", latents, (*latents.shape[:1], self.config.latent_channels, *self.config.grid))
+        return latents
 
     def drop_labels(self, class_labels: Tensor) -> Tensor:
         """While training, replace a share `class_dropout` of the labels by the null class."""
@@ -195,3 +219,8 @@ class FlowAR(nn.Module):
         if dtype not in self._plans or self._plans[dtype][0] != state:
             self._plans[dtype] = (state, InferencePlan(self, dtype))
         return self._plans[dtype][1]
+
+
+def check_shape(name: str, tensor: Tensor, expected: Sequence[int]) -> None:
+    if list(tensor.shape) != list(expected):
+        raise ValueError(f"{name}: expected shape {list(expected)}, got {list(tensor.shape)}")

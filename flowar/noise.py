@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import index
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,15 +16,17 @@ def image_seeds(seed: int | Sequence[int], batch: int) -> Tensor:
     """One 64-bit seed per image, int64 [batch]: of image i of one `seed`, or of the first image of each seed.
 
     Raises:
-        ValueError: if several seeds are given and their number is not `batch`.
+        ValueError: unless `seed` is an integer or `batch` integers.
     """
-    if isinstance(seed, int):
-        pairs = [(seed, index) for index in range(batch)]
-    elif len(seed) == batch:
-        pairs = [(int(one), 0) for one in seed]
-    else:
-        raise ValueError(f"seed: expected one integer or {batch} (one per image), got {len(seed)}")
-    return torch.tensor([mix(mix(seed) + index) for seed, index in pairs], dtype=torch.int64)
+    values: Any = seed.tolist() if hasattr(seed, "tolist") else seed  # tensors and arrays
+    expected = f"one integer or {batch} (one per image)"
+    try:
+        pairs = [(values, i) for i in range(batch)] if isinstance(values, int) else [(index(one), 0) for one in values]
+    except TypeError as error:
+        raise ValueError(f"seed: expected {expected}, got {seed!r}") from error
+    if len(pairs) != batch:
+        raise ValueError(f"seed: expected {expected}, got {len(pairs)}")
+    return torch.tensor([mix(mix(seed) + image) for seed, image in pairs], dtype=torch.int64)
 
 
 def mix(value: int) -> int:
@@ -35,7 +39,9 @@ def mix(value: int) -> int:
     return z - 2**64 if z >= 2**63 else z
 
 
-def scale_noise(seed: int | Sequence[int], batch: int, lengths: Sequence[int], channels: int, device: torch.device) -> list[Tensor]:
+def scale_noise(
+    seed: int | Sequence[int], batch: int, lengths: Sequence[int], channels: int, device: torch.device
+) -> list[Tensor]:
     """Standard normal noise [batch, n_k, c] float32 for every scale k."""
     seeds = image_seeds(seed, batch).to(device)
     return [ops.counter_normal(seeds, k, n * channels).view(batch, n, channels) for k, n in enumerate(lengths)]

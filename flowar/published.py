@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-import torch
+from torch import nn
 
 from flowar.config import PRESETS, FlowARConfig
+from flowar.errors import CheckpointError
+from flowar.kl16 import KL16_RECORD
+from flowar.weights import Shape
 
-Shape = Sequence[int]
-
-# Ours to theirs, in order of application. "{encoder|decoder}_blocks" needs the depth: see `published_name`.
+# Ours to theirs, in order of application; `published_names` does what needs the configuration.
 RENAMES = (
     (r"^ar_transformer\.input_positions$", "encoder_pos_embed_learned"),
     (r"^ar_transformer\.middle_positions$", "decoder_pos_embed_learned"),
@@ -33,8 +36,6 @@ RENAMES = (
     (r"\.condition_norm\.", ".norm2_2."),
     (r"\.time_modulation\.", ".ada_lin_attn."),
 )
-# Tensors that the authors' modules registered as buffers: all of them follow from the configuration.
-BUFFERS = re.compile(r"^mask$|\.rope\.freqs$")
 
 
 def published_names(name: str, config: FlowARConfig) -> tuple[str, ...]:
@@ -53,62 +54,93 @@ def published_names(name: str, config: FlowARConfig) -> tuple[str, ...]:
     return (name,)
 
 
-def infer_config(shapes: Mapping[str, Shape]) -> FlowARConfig:
-    """The configuration of a published checkpoint: widths and depths from shapes, the rest from the preset they match.
-
-    Heads are not visible in shapes: a model of a preset's size gets its heads, any other D / 64.
-
-    Raises:
-        ValueError: if a tensor that the configuration is read from is missing, or the grid is not a doubled square.
-    """
-    for needed in ("encoder_pos_embed_learned", "class_emb.weight", "z_proj.weight", "flownet.input_proj.weight"):
-        if needed not in shapes:
-            raise ValueError(f"checkpoint: expected a tensor named {needed}, found none")
-    blocks = [name.split(".")[:3] for name in shapes]
-    tokens = shapes["encoder_pos_embed_learned"][1]
-    sides = [side for side in (2**k for k in range(1, 16)) if (4 * side * side - 1) // 3 == tokens]
-    if not sides:
-        raise ValueError(f"encoder_pos_embed_learned: expected the tokens of scales 1, 2, 4, ..., got {tokens}")
-    sizes = {
-        "ar_width": shapes["class_emb.weight"][1],
-        "ar_depth": len({(b[0], b[1]) for b in blocks if b[0] in ("encoder_blocks", "decoder_blocks")}),
-        "flow_width": shapes["flownet.input_proj.weight"][0],
-        "flow_depth": len({b[2] for b in blocks if b[:2] == ["flownet", "res_blocks"]}),
-        "flow_block": "attn_cross_mlp" if any(".crossattn." in name for name in shapes) else "attn_mlp",
-    }
-    matching = [p for p in PRESETS.values() if all(({"flow_block": "attn_mlp"} | p)[k] == v for k, v in sizes.items())]
-    heads = {"ar_heads": max(1, sizes["ar_width"] // 64)}
-    return FlowARConfig(
-        latent_channels=shapes["z_proj.weight"][1],
-        latent_size=sides[0],
-        num_classes=shapes["class_emb.weight"][0] - 1,
-        **(heads | sizes | (matching[0] if matching else {})),
-    )
-
-
-def check_shapes(found: Mapping[str, Shape], expected: Mapping[str, Shape]) -> None:
-    """Strict comparison of checkpoint tensors with what the model needs.
-
-    Raises:
-        ValueError: naming the first missing, unexpected or misshapen tensor, and how many there are.
-    """
-    problems = [f"missing tensor {name}" for name in expected if name not in found]
-    problems += [f"unexpected tensor {name}" for name in found if name not in expected]
-    problems += [
-        f"tensor {name}: expected shape {list(shape)}, got {list(found[name])}"
-        for name, shape in expected.items()
-        if name in found and list(found[name]) != list(shape)
-    ]
-    if problems:
-        more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
-        raise ValueError(f"checkpoint: {problems[0]}{more}")
-
-
-def published_shapes(model: torch.nn.Module, config: FlowARConfig) -> dict[str, list[int]]:
-    """Every tensor name and shape that the authors' file of this model has, buffers apart."""
-    shapes = {}
-    for name, parameter in model.state_dict().items():
+def published_shapes(model: nn.Module, config: FlowARConfig) -> dict[str, Shape]:
+    """Every tensor that the authors' file of this model must hold."""
+    shapes: dict[str, Shape] = {}
+    for name, parameter in model.named_parameters():
         names = published_names(name, config)
         for published in names:
             shapes[published] = [parameter.shape[0] // len(names), *parameter.shape[1:]]
     return shapes
+
+
+def published_buffers(config: FlowARConfig) -> dict[str, Shape]:
+    """The tables that the authors' modules keep as buffers; they follow from the configuration."""
+    assert config.flow_heads is not None
+    ar_freqs, flow_freqs = config.ar_width // config.ar_heads // 4, config.flow_width // config.flow_heads // 4
+    half = config.ar_depth // 2
+    attentions = ["attn", "crossattn"] if config.flow_block == "attn_cross_mlp" else ["attn"]
+    shapes: dict[str, Shape] = {"mask": [1, 1, config.tokens, config.tokens]}
+    shapes |= {
+        f"{stage}_blocks.{i}.attn.rope.freqs": [ar_freqs] for stage in ("encoder", "decoder") for i in range(half)
+    }
+    shapes |= {
+        f"flownet.res_blocks.{i}.{attention}.rope.freqs": [flow_freqs]
+        for i in range(config.flow_depth)
+        for attention in attentions
+    }
+    return shapes
+
+
+def infer_config(shapes: Mapping[str, Shape]) -> FlowARConfig:
+    """The configuration of a published checkpoint, sampling settings from the preset of the same size.
+
+    Every number is read from several tensors and the most frequent answer wins, so that one damaged tensor is found by
+    the comparison with the model's shapes, under its own name.
+
+    Raises:
+        CheckpointError: if what the configuration is read from is missing, or the grid is not a doubled square.
+    """
+    sizes: dict[str, Any] = {
+        "ar_width": vote(shapes, r"(z_proj|decoder_embed)\.bias|(z_proj_ln|encoder_norm|decoder_norm)\.weight", 0),
+        "ar_depth": depth(shapes, r"encoder_blocks\.(\d+)\.") + depth(shapes, r"decoder_blocks\.(\d+)\."),
+        "flow_width": vote(shapes, r"flownet\.(cond_embed|input_proj|time_embed\.mlp\.[02])\.bias", 0),
+        "flow_depth": depth(shapes, r"flownet\.res_blocks\.(\d+)\."),
+    }
+    crossing = sum(".crossattn." in name for name in shapes)
+    sizes["flow_block"] = "attn_cross_mlp" if crossing > sizes["flow_depth"] else "attn_mlp"
+    tokens = vote(shapes, r"\w+_pos_embed_learned", 1)
+    sides = [side for side in (2**k for k in range(1, 16)) if (4 * side * side - 1) // 3 == tokens]
+    if not sides:
+        raise CheckpointError(f"checkpoint: expected positions for scales 1, 2, 4, ..., got {tokens}")
+    channels = vote(shapes, r"(z_proj|flownet\.input_proj)\.weight", 1)
+    preset = next((p for p in PRESETS.values() if sizes == {k: ({"flow_block": "attn_mlp"} | p)[k] for k in sizes}), {})
+    return FlowARConfig(
+        **(preset | sizes | heads(shapes, preset, sizes)),
+        latent_channels=channels,
+        latent_size=sides[0],
+        num_classes=vote(shapes, r"class_emb\.weight", 0) - 1,
+        tokenizer=KL16_RECORD if channels == KL16_RECORD["channels"] else None,
+    )
+
+
+def heads(shapes: Mapping[str, Shape], preset: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, int]:
+    """Attention heads: the rotary tables tell (a quarter of a head's channels each); else the preset, else D / 64."""
+    found = {}
+    for network, pattern in (("ar", r"(en|de)coder_blocks\..*\.rope\.freqs"), ("flow", r"flownet\..*\.rope\.freqs")):
+        width = sizes[f"{network}_width"]
+        if any(re.fullmatch(pattern, name) for name in shapes):
+            found[f"{network}_heads"] = width // (4 * vote(shapes, pattern, 0))
+        else:
+            found[f"{network}_heads"] = preset.get(f"{network}_heads", max(1, width // 64))
+    return found
+
+
+def vote(shapes: Mapping[str, Shape], pattern: str, dimension: int) -> int:
+    """The most frequent size of `dimension` among the tensors whose whole name matches `pattern`."""
+    matching = [shape for name, shape in shapes.items() if re.fullmatch(pattern, name)]
+    return most_common((shape[dimension] for shape in matching if len(shape) > dimension), pattern)
+
+
+def depth(shapes: Mapping[str, Shape], pattern: str) -> int:
+    """How many blocks there are: the most frequent number of indices that one tensor of a block comes with."""
+    counts = Counter(name[match.end() :] for name in shapes if (match := re.match(pattern, name)))
+    return most_common(counts.values(), pattern)
+
+
+def most_common(values: Iterable[int], pattern: str) -> int:
+    counted = Counter(value for value in values if value > 0).most_common(1)
+    if not counted:
+        readable = pattern.replace("\\", "")
+        raise CheckpointError(f"checkpoint: expected the tensors of a published model ({readable}), found none")
+    return counted[0][0]

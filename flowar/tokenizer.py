@@ -7,25 +7,29 @@ to mean 0 and variance 1 over the training images.
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from flowar.conv_autoencoder import ConvAutoencoder
-from flowar.files import write_aside
+from flowar.files import write_json
+from flowar.weights import save_tensors
+
+RECORD_FILE, WEIGHTS_FILE = "tokenizer.json", "tokenizer.safetensors"
+
+AnyTokenizer = TypeVar("AnyTokenizer", bound="Tokenizer")
 
 
 class Tokenizer(nn.Module):
     """Base of all tokenizers: normalisation, shape checks and the record that a model keeps of its tokenizer.
 
-    A subclass names its `kind`, implements `_posterior` and `_decode`, and lists in `options` what its constructor
-    needs besides the attributes below.
+    A subclass names its `kind`, implements `_posterior` and `_decode`, and lists in `options` what `from_record` needs
+    besides the attributes below. `tokenizer_loading.py` finds tokenizers by their records.
 
     Attributes:
         image_channels: 1 for grey, 3 for RGB.
@@ -55,22 +59,29 @@ class Tokenizer(nn.Module):
         Raises:
             ValueError: unless there is one mean and one positive std for every channel.
         """
-        if len(mean) != self.channels or len(std) != self.channels or min(std) <= 0:
+        finite = all(map(math.isfinite, [*mean, *std])) and all(value > 0 for value in std)
+        if len(mean) != self.channels or len(std) != self.channels or not finite:
             expected = f"{self.channels} means and {self.channels} positive standard deviations"
-            raise ValueError(f"tokenizer normalisation: expected {expected}, got mean {mean}, std {std}")
+            raise ValueError(f"tokenizer normalisation: expected {expected}, got mean {list(mean)}, std {list(std)}")
+        device = self.mean.device if hasattr(self, "mean") else None
         for name, values in (("mean", mean), ("std", std)):
-            self.register_buffer(name, torch.tensor(values, dtype=torch.float32), persistent=False)
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32, device=device), persistent=False)
+
+    @classmethod
+    def from_record(cls: type[AnyTokenizer], record: Mapping[str, Any]) -> AnyTokenizer:
+        """The tokenizer of a `record`, its weights apart."""
+        return cls(**{key: value for key, value in record.items() if key not in ("kind", "weights")})
 
     @property
     def options(self) -> dict[str, Any]:
-        """Further constructor arguments, as plain data."""
+        """What `from_record` needs besides shape and normalisation, as plain data."""
         return {}
 
     def record(self) -> dict[str, Any]:
         """Plain data that identifies this tokenizer and rebuilds it (its weights apart)."""
         shape = {"image_channels": self.image_channels, "channels": self.channels, "stride": self.stride}
         normalization = {name: [round(value, 6) for value in getattr(self, name).tolist()] for name in ("mean", "std")}
-        weights = {"weights": self.fingerprint()} if any(True for _ in self.parameters()) else {}
+        weights = {"weights": self.fingerprint()} if self.state_dict() else {}
         return {"kind": self.kind} | shape | normalization | self.options | weights
 
     def fingerprint(self) -> str:
@@ -88,8 +99,8 @@ class Tokenizer(nn.Module):
         Raises:
             ValueError: for images of another number of channels, or sides that `stride` does not divide.
         """
-        height, width = images.shape[-2:]
-        if images.dim() != 4 or images.shape[1] != self.image_channels or height % self.stride or width % self.stride:
+        divided = all(side % self.stride == 0 for side in images.shape[2:])
+        if images.dim() != 4 or images.shape[1] != self.image_channels or not divided:
             expected = f"[B, {self.image_channels}, H, W] with H and W multiples of {self.stride}"
             raise ValueError(f"images: expected {expected}, got {list(images.shape)}")
         mean, std = self._posterior(images)
@@ -112,12 +123,15 @@ class Tokenizer(nn.Module):
         return self._decode(latents * self.std[:, None, None] + self.mean[:, None, None]).clamp(-1, 1)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write `tokenizer.json` (the record) and, if there are weights, `tokenizer.safetensors`."""
+        """Write `tokenizer.json` (the record) and, if there are weights, `tokenizer.safetensors`.
+
+        Raises:
+            OSError: if writing fails; files that were there stay as they were.
+        """
         folder, weights = Path(folder), self.state_dict()
         if weights:
-            write_aside(folder / "tokenizer.safetensors", lambda aside: save_file(weights, aside))
-        text = json.dumps(self.record(), indent=2) + "\n"
-        write_aside(folder / "tokenizer.json", lambda aside: aside.write_text(text))
+            save_tensors(folder / WEIGHTS_FILE, weights, {"format": "pt"})
+        write_json(folder / RECORD_FILE, self.record())
 
     def _posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
         raise NotImplementedError
@@ -131,7 +145,9 @@ class PixelTokenizer(Tokenizer):
 
     kind = "pixel"
 
-    def __init__(self, image_channels: int = 3, stride: int = 4, channels: int | None = None, **normalization: Any) -> None:
+    def __init__(
+        self, image_channels: int = 3, stride: int = 4, channels: int | None = None, **normalization: Any
+    ) -> None:
         expected = image_channels * stride**2
         if channels not in (None, expected):
             raise ValueError(f"pixel tokenizer: expected {expected} channels at stride {stride}, got {channels}")

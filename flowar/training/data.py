@@ -13,6 +13,8 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from flowar.errors import DataError
+
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 FASHION_CLASSES = (
     "T-shirt/top",
@@ -26,10 +28,6 @@ FASHION_CLASSES = (
     "Bag",
     "Ankle boot",
 )
-
-
-class DataError(ValueError):
-    """Data that cannot be used; the message names the file, what was expected and what came."""
 
 
 class ImageSource(Protocol):

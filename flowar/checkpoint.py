@@ -1,0 +1,138 @@
+"""Models to and from files: this package's safetensors, and the authors' published checkpoints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from flowar.config import FlowARConfig
+from flowar.errors import CheckpointError
+from flowar.files import read_json, write_json
+from flowar.hub import locate
+from flowar.published import infer_config, published_buffers, published_names, published_shapes
+from flowar.weights import (
+    check_shapes,
+    copy_weights,
+    find_weights,
+    open_safetensors,
+    open_torch_file,
+    safetensors_metadata,
+    save_tensors,
+    shapes_of,
+)
+
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+
+Model = TypeVar("Model", bound="PretrainedModel")
+
+
+class PretrainedModel(nn.Module):
+    """A module that is built from a `FlowARConfig` alone, and can therefore be saved and loaded."""
+
+    def __init__(self, config: FlowARConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Write `config.json` and `model.safetensors`, which holds the configuration in its metadata too.
+
+        Args:
+            folder: made if it does not exist.
+            dtype: of the stored weights; the parameters' own if left out. Loading gives float32 again.
+
+        Raises:
+            OSError: if writing fails; files that were there stay as they were.
+        """
+        folder, config = Path(folder), self.config.to_dict()
+        weights = {name: parameter.detach().to("cpu", dtype) for name, parameter in self.named_parameters()}
+        save_tensors(folder / WEIGHTS_FILE, weights, {"format": "pt", "flowar": json.dumps(config)})
+        write_json(folder / CONFIG_FILE, config)
+
+    @classmethod
+    def from_pretrained(
+        cls: type[Model],
+        source: str | Path,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Model:
+        """The model of a folder, a `.safetensors` file, the Hub ("user/repo"), or one that ships with this package.
+
+        Args:
+            source: what `save_pretrained` wrote, or a name for it.
+            revision, cache_dir: of a Hub download.
+            dtype: of the parameters.
+
+        Raises:
+            CheckpointError: if there is no such model, or its files are unreadable or do not fit together.
+        """
+        path = locate(source, revision, cache_dir)
+        config = read_config(path)
+        weights = path / WEIGHTS_FILE if path.is_dir() else path
+        found = shapes_of(open_safetensors(weights))
+        model = skeleton(cls, config, dtype)
+        check_shapes(found, shapes_of(dict(model.named_parameters())))
+        model.to_empty(device="cpu")
+        copy_weights(model, lambda: open_safetensors(weights))
+        return model
+
+    @classmethod
+    def from_published(
+        cls: type[Model], source: str | Path | Mapping[str, Tensor], dtype: torch.dtype = torch.float32
+    ) -> Model:
+        """The model of one of the authors' checkpoints; its size is read off the tensors.
+
+        A file is mapped into memory and copied piece by piece: loading takes little more memory than the model. A state
+        dict on the meta device gives a model on the meta device.
+
+        Args:
+            source: the `.pth` file, or a state dict with the published names.
+            dtype: of the parameters, whatever the file's is.
+
+        Raises:
+            CheckpointError: for an unreadable file, or a missing, unexpected or misshapen tensor, naming it.
+        """
+
+        def open_tensors() -> dict[str, Tensor]:
+            return find_weights(source) if isinstance(source, Mapping) else open_torch_file(Path(source))
+
+        tensors = open_tensors()
+        found, on_meta = shapes_of(tensors), all(tensor.is_meta for tensor in tensors.values())
+        del tensors  # and with them the mapping of the file
+        config = infer_config(found)
+        model = skeleton(cls, config, dtype)
+        check_shapes(found, published_shapes(model, config), published_buffers(config))
+        if not on_meta:
+            model.to_empty(device="cpu")
+            copy_weights(model, open_tensors, lambda name: published_names(name, config))
+        return model
+
+
+def skeleton(cls: type[Model], config: FlowARConfig, dtype: torch.dtype) -> Model:
+    """A model without memory for its parameters, for inference."""
+    with torch.device("meta"):
+        return cls(config).to(dtype).eval()
+
+
+def read_config(path: Path) -> FlowARConfig:
+    """The configuration in a model's folder, or in the metadata of a single safetensors file.
+
+    Raises:
+        CheckpointError: if it is missing, unreadable, or not one that a model can have.
+    """
+    try:
+        if path.is_dir():
+            return FlowARConfig.from_dict(read_json(path / CONFIG_FILE))
+        metadata = safetensors_metadata(path).get("flowar")
+        if metadata is None:
+            raise CheckpointError(f"{path}: expected a FlowAR configuration in the metadata, found none")
+        return FlowARConfig.from_dict(json.loads(metadata))
+    except CheckpointError:
+        raise
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from error

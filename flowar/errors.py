@@ -1,0 +1,24 @@
+"""Errors that a user can mend. Each message is one line: what was expected, what came."""
+
+from __future__ import annotations
+
+
+class FlowARError(ValueError):
+    """Base of the errors below."""
+
+
+class CheckpointError(FlowARError):
+    """A model or tokenizer that cannot be loaded; the message names the file or the tensor."""
+
+
+class DataError(FlowARError):
+    """Training data that cannot be used; the message names the file."""
+
+
+class MissingPackageError(FlowARError, ImportError):
+    """An optional package is not installed; the message holds the command that installs it."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of another library says, cut to one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,39 @@
+"""Where pretrained models are: a folder, this package's own assets, or the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from flowar.errors import CheckpointError, first_line
+
+ASSETS = Path(__file__).parent / "assets"
+# What this package saves, and the autoencoders of diffusers, alone or as a part of a pipeline.
+FILES = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer.safetensors"]
+FILES += ["diffusion_pytorch_model.safetensors", "vae/config.json", "vae/diffusion_pytorch_model.safetensors"]
+
+
+def locate(source: str | Path, revision: str | None = None, cache_dir: str | Path | None = None) -> Path:
+    """The path that `source` means: an existing file or folder, a shipped model, or a Hub id, which is downloaded.
+
+    Raises:
+        CheckpointError: if it is none of these, or the download fails.
+    """
+    if Path(source).exists():
+        return Path(source)
+    if isinstance(source, str) and (shipped := ASSETS / source) in shipped_models():
+        return shipped
+    names = ", ".join(path.name for path in shipped_models()) or "none"
+    if not isinstance(source, str) or not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source):
+        raise CheckpointError(f"model: expected a folder, a shipped model ({names}) or a Hub id, got {str(source)!r}")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(source, revision=revision, cache_dir=cache_dir, allow_patterns=FILES))
+    except Exception as error:  # the Hub's errors, the network's and the disk's have no common base
+        raise CheckpointError(f"{source}: no such folder, and the Hub has none: {first_line(error)}") from error
+
+
+def shipped_models() -> list[Path]:
+    """Folders of the models that came with the package."""
+    return sorted(path.parent for path in ASSETS.glob("*/config.json"))

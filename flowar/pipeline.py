@@ -1,0 +1,104 @@
+"""From class labels to pictures: a model and its tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from flowar.hub import locate
+from flowar.model import FlowAR
+from flowar.tokenizer import Tokenizer
+from flowar.tokenizer_loading import check_tokenizer, load_tokenizer
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+DECODE_BATCH = 16  # images decoded at once: decoders need far more memory for an image than the model does
+
+
+class PipelineOutput(NamedTuple):
+    """Pictures and the normalised latents [B, c, h, w] they were decoded from."""
+
+    images: list[Image]
+    latents: Tensor
+
+
+class FlowARPipeline:
+    """A model with the tokenizer that it was trained on.
+
+    Raises:
+        FlowARError: if they do not belong together, naming both sides.
+    """
+
+    def __init__(self, model: FlowAR, tokenizer: Tokenizer) -> None:
+        record = dict(model.config.tokenizer or {}) | {"channels": model.config.latent_channels}
+        check_tokenizer(record, tokenizer)
+        self.model = model
+        self.tokenizer = tokenizer
+
+    @staticmethod
+    def from_pretrained(
+        source: str | Path, revision: str | None = None, cache_dir: str | Path | None = None
+    ) -> FlowARPipeline:
+        """The pipeline of a folder, the Hub ("user/repo"), or one that ships with this package ("flowar-fashion").
+
+        Raises:
+            FlowARError: if there is none, or its files are unreadable or do not fit together.
+        """
+        folder = locate(source, revision, cache_dir)
+        return FlowARPipeline(FlowAR.from_pretrained(folder), load_tokenizer(folder))
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Write model and tokenizer into one folder; `dtype` is that of the model's stored weights.
+
+        Raises:
+            OSError: if writing fails; files that were there stay as they were.
+        """
+        self.model.save_pretrained(folder, dtype)
+        self.tokenizer.save_pretrained(folder)
+
+    def to(self, device: torch.device | str) -> FlowARPipeline:
+        """Move both to `device`, in place."""
+        self.model.to(device)
+        self.tokenizer.to(device)
+        return self
+
+    def __call__(self, class_labels: Tensor | Sequence[int] | int, *schedule: Any, **sampling: Any) -> PipelineOutput:
+        """Generate one picture per label. All arguments are those of `FlowAR.sample`.
+
+        Raises:
+            ValueError: as `FlowAR.sample`.
+        """
+        latents = self.model.sample(class_labels, *schedule, **sampling)
+        images = [image for part in latents.split(DECODE_BATCH) for image in to_pil(self.tokenizer.decode(part))]
+        return PipelineOutput(images, latents)
+
+
+def to_pil(images: Tensor) -> list[Image]:
+    """Images [B, 1 or 3, H, W] in [-1, 1] as PIL images of mode L or RGB."""
+    from PIL import Image
+
+    pixels = ((images + 1) * 127.5).round().clamp(0, 255).to("cpu", torch.uint8)
+    arrays = pixels.permute(0, 2, 3, 1).numpy()  # [B, H, W, 1 or 3]
+    return [Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array) for array in arrays]
+
+
+def image_grid(images: Sequence[Image], columns: int) -> Image:
+    """Images of one size, row by row, `columns` to a row.
+
+    Raises:
+        ValueError: without images, or for a number of columns that is not positive.
+    """
+    from PIL import Image
+
+    if not images or columns < 1:
+        raise ValueError(f"image grid: expected images and a positive number of columns, got {len(images)}, {columns}")
+    width, height = images[0].size
+    grid = Image.new(images[0].mode, (columns * width, -(-len(images) // columns) * height))
+    for index, image in enumerate(images):
+        grid.paste(image, (index % columns * width, index // columns * height))
+    return grid
