@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import logging
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
+
+from flowar.errors import FlowARError
 
 EXIT_BAD_INPUT = 2
 
@@ -17,6 +20,7 @@ COMMANDS = {
     "train-tokenizer": "train the small convolutional tokenizer on a folder of images",
     "calibrate-tokenizer": "measure the statistics that normalise a tokenizer's latents",
     "convert": "convert the authors' checkpoint to safetensors",
+    "plot": "draw the curves of a training run",
     "info": "what is installed, what the machine can do, what a model is made of",
 }
 
@@ -41,22 +45,47 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def usage() -> str:
+    """What `flowar --help` prints."""
     width = max(map(len, COMMANDS)) + 2
     lines = [f"  {name:<{width}}{summary}" for name, summary in COMMANDS.items()]
     return "\n".join(["usage: flowar COMMAND [options]", "", *lines, "", "flowar COMMAND --help lists its options."])
 
 
-def parse_options(name: str, options: type, arguments: Sequence[str]) -> Any:
-    """The `options` dataclass from the command line and, with --config, a YAML file."""
-    from jsonargparse import ArgumentParser
+def parse_options(name: str, options: type[Any], arguments: Sequence[str]) -> Any:
+    """The `options` dataclass from the command line and, with --config, a YAML file.
 
-    parser = ArgumentParser(prog=f"flowar {name}", description=COMMANDS[name])
+    Raises:
+        FlowARError: for an unknown option, a missing one, or a value of the wrong type.
+    """
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    program = f"flowar {name}"
+    parser = ArgumentParser(prog=program, usage=f"{program} [options]", description=COMMANDS[name], exit_on_error=False)
     parser.add_argument("--config", action="config", help="YAML file with options; those on the command line win")
-    parser.add_class_arguments(options, None)
-    values = vars(parser.instantiate_classes(parser.parse_args(arguments)))
+    parser.add_class_arguments(options, None, as_group=False)
+    for action in parser._actions:
+        if getattr(action, "_typehint", None) is bool:  # `--naive` alone means `--naive true`
+            action.nargs, action.const = "?", True
+    try:
+        values = vars(parser.instantiate(parser.parse_args(arguments)))
+    except ArgumentError as error:
+        raise FlowARError(f"{one_line(str(error))}; {program} --help lists the options") from error
     return options(**{field.name: values[field.name] for field in dataclasses.fields(options)})
 
 
+def one_line(message: str) -> str:
+    """What jsonargparse says about a wrong value, without its indented lists: the option, its type, what came."""
+    key = re.match(r'Parser key "([^"]+)"', message)
+    expected = re.search(r"Subtypes: \[(.*)\]$|Expected an? (.*)\. Got value", message, re.MULTILINE)
+    value = re.search(r".*(?:Got|Given) value: (.*)\Z", message, re.DOTALL)
+    if not (key and expected and value):
+        return message
+    types = re.sub(r"<class '(\w+)'>", r"\1", expected[1] or expected[2]).replace("NoneType", "nothing")
+    types = re.sub(r"\b(?:typing|collections\.abc)\.", "", types)
+    return f"{key[1]}: expected {types.replace(', nothing', ' or nothing')}, got {value[1]}"
+
+
 def fail(message: str) -> None:
+    """End with `message` on stderr."""
     print(f"flowar: {message}", file=sys.stderr)
     sys.exit(EXIT_BAD_INPUT)

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flowar import ops
 from flowar.ar_transformer import ARTransformer
 from flowar.flow_solver import euler
 from flowar.flow_transformer import BlockContext, FlowTransformer
@@ -52,9 +53,9 @@ class InferencePlan:
         on_step: Callable[[], None],
         on_scale: Callable[[int, Tensor], None],
     ) -> Tensor:
-        """Tokens of the last scale [B, n, c] float32; arguments as `FlowAR.sample` has checked them."""
-        labels = class_labels
-        if schedule.guidance_scale != 1:
+        """Tokens of the last scale [B, n, c], of the noise's dtype; arguments as `FlowAR.sample` has checked them."""
+        labels, scales = class_labels, len(noise)
+        if any(weight != 1 for k in range(scales) for weight in schedule.guidance_weights(k, scales)):
             labels = torch.cat((labels, torch.full_like(labels, self.config.null_class)))
         modulations = self.ar.modulations(labels)
         cache = self.ar.new_cache(len(labels), self.dtype)
@@ -111,7 +112,7 @@ class Steering(Iterator[tuple[list[BlockContext], Tensor]]):
     def _steps(self) -> Iterator[tuple[list[BlockContext], Tensor]]:
         for start, stop in self._chunks():
             rows = self.rows[start]
-            steer = F.silu(self.conditions[:rows] + self.tau[start:stop])  # [T', rows, n, W]
+            steer = torch.stack([ops.silu_add(self.conditions[:rows], tau) for tau in self.tau[start:stop]])
             by_position = [block.position_modulation(steer) for block in self.flow.blocks]
             output_modulation = self.flow.output_modulation(steer)
             for i in range(start, stop):

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import platform
 from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
 
 @dataclass
 class Options:
@@ -19,3 +24,52 @@ class Options:
 
 def run(options: Options) -> None:
     """Print the facts, one a line or as JSON."""
+    facts = machine_facts() | (model_facts(options.model) if options.model else {})
+    if options.json:
+        print(json.dumps(facts, indent=2))
+        return
+    width = max(map(len, facts)) + 2
+    for name, value in facts.items():
+        print(f"{name:<{width}}{value}")
+
+
+def machine_facts() -> dict[str, Any]:
+    """Versions, processors and what the ops run on."""
+    import torch
+
+    from flowar import ops
+    from flowar.precision import default_device, native_bfloat16
+
+    device = default_device()
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else "none"
+    return {
+        "flowar": metadata.version("flowar"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "ops": ops.implementation(),
+        "cpu": torch.cpu.get_capabilities().get("cpu_name", platform.machine()),
+        "cpu threads": torch.get_num_threads(),
+        "gpu": gpu,
+        "native bfloat16": "yes" if native_bfloat16(device) else "no",
+        "optional packages": ", ".join(optional_packages()) or "none",
+    }
+
+
+def optional_packages() -> list[str]:
+    """Those extras that are installed, with their versions."""
+    found = []
+    for name in ("flash-attn", "diffusers", "tensorboard"):
+        try:
+            found.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def model_facts(name: str) -> dict[str, Any]:
+    """Configuration and size of a model."""
+    from flowar.model import FlowAR
+
+    model = FlowAR.from_pretrained(name)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    return {"model": name, "parameters": f"{count / 1e6:.1f} M"} | model.config.to_dict()
