@@ -26,14 +26,20 @@ class FlowARConfig:
         scales: grids from coarse to fine, each a side length or a (height, width) pair; the first is 1x1, the last
             equals `latent_size`. Left out, the finest grid is halved (rounding up) down to 1x1.
         num_classes: classes; the embedding has one more row, the null class of guidance.
-        ar_width, ar_depth, ar_heads: the autoregressive transformer (D, L_ar, H).
-        flow_width, flow_depth, flow_heads: the flow transformer (W, L_f); heads default to W / 64.
+        ar_width: D, of the autoregressive transformer.
+        ar_depth: L_ar, blocks of the autoregressive transformer.
+        ar_heads: H, attention heads of the autoregressive transformer.
+        flow_width: W, of the flow transformer.
+        flow_depth: L_f, blocks of the flow transformer.
+        flow_heads: attention heads of the flow transformer; W / 64 if left out.
         flow_block: `attn_mlp` (paper, published S) or `attn_cross_mlp` (published L and H).
         upsample: how a scale becomes the next one's input: `published` (bicubic to the finest grid, then area) or
             `bilinear`.
         dropout: in the AR transformer's attention and projections, while training.
         class_dropout: share of labels replaced by the null class while training.
-        num_inference_steps, guidance_scale, guidance_interval: what `sample` does unless told otherwise.
+        num_inference_steps: steps that `sample` takes at every scale unless told otherwise.
+        guidance_scale: of `sample` unless told otherwise.
+        guidance_interval: times at which guidance acts in `sample` unless told otherwise.
         tokenizer: record of the tokenizer the latents came from (`Tokenizer.record()`), or None if unknown.
         class_names: names of the classes, or empty.
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+
 @dataclass
 class Options:
     """Measure mean and standard deviation of a tokenizer's latents, per channel, and save the normalised tokenizer.
@@ -14,7 +15,8 @@ class Options:
         tokenizer: folder of a tokenizer, "pixel:STRIDE", or a diffusers autoencoder (folder or Hub id).
         data: Fashion-MNIST's idx files, or one subfolder of images a class.
         output: folder to write the calibrated tokenizer to.
-        image_size, image_channels: images of a folder are scaled and cropped to a square of this side.
+        image_size: images of a folder are scaled and cropped to a square of this side.
+        image_channels: 1 for grey, 3 for RGB; of images in a folder.
         split: of idx files.
         max_images: images to measure; the first ones in order.
     """

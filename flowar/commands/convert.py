@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+
 @dataclass
 class Options:
     """Convert the authors' checkpoint to a folder of config.json and model.safetensors.

@@ -14,18 +14,20 @@ class Options:
 
     Attributes:
         model: shipped name, folder, or Hub id.
-        classes: labels to draw; all classes (the first ten of a large model) if left out.
+        classes: labels to draw, as in 0,3,7; all classes (the first ten of a large model) if left out.
         per_class: images of every class; the grid has a column a class.
         seed: image i of a seed is the same in any batch, on any machine.
         output: the PNG to write.
-        num_inference_steps, guidance_scale, guidance_interval: the model's own preset if left out.
+        num_inference_steps: of the ODE of each scale; the model's own preset if left out.
+        guidance_scale: 1 is none; the model's own preset if left out.
+        guidance_interval: [low, high], the times that guidance acts at; the model's own preset if left out.
         dtype: of the networks: float32, bfloat16 or float16; the checkpoint's own if left out.
         device: "auto" is the GPU if there is one.
         naive: run the published algorithm without any saving.
     """
 
     model: str = "flowar-fashion"
-    classes: list[int] | None = None
+    classes: list[int] | str | None = None
     per_class: int = 8
     seed: int = 0
     output: Path = Path("samples.png")
@@ -46,7 +48,7 @@ def run(options: Options) -> None:
     from flowar.precision import default_device, parse_dtype
 
     pipeline = FlowARPipeline.from_pretrained(options.model).to(default_device(options.device))
-    classes = options.classes or list(range(min(DEFAULT_CLASSES, pipeline.model.config.num_classes)))
+    classes = parse_labels(options.classes, pipeline.model.config.num_classes)
     images = pipeline(
         torch.tensor(classes).repeat(options.per_class),
         num_inference_steps=options.num_inference_steps,
@@ -58,3 +60,17 @@ def run(options: Options) -> None:
     ).images
     write_aside(options.output, lambda aside: image_grid(images, len(classes)).save(aside, "PNG"))
     print(f"{len(images)} images in {options.output}")
+
+
+def parse_labels(classes: list[int] | str | None, num_classes: int) -> list[int]:
+    """Labels from a list or from words like "0,3,7"; without any, the first ten classes.
+
+    Raises:
+        ValueError: for words that are not integers.
+    """
+    if classes is None:
+        return list(range(min(DEFAULT_CLASSES, num_classes)))
+    try:
+        return [int(label) for label in (classes.split(",") if isinstance(classes, str) else classes)]
+    except ValueError as error:
+        raise ValueError(f"classes: expected integers as in 0,3,7, got {classes!r}") from error

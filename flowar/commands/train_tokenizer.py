@@ -17,7 +17,8 @@ class Options:
     Attributes:
         data: Fashion-MNIST's idx files, or one subfolder of images a class.
         output: folder to write the tokenizer to.
-        image_size, image_channels: images of a folder are scaled and cropped to a square of this side.
+        image_size: images of a folder are scaled and cropped to a square of this side.
+        image_channels: 1 for grey, 3 for RGB; of images in a folder.
         split: of idx files.
         training: see `TokenizerTrainingConfig`.
     """

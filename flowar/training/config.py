@@ -16,7 +16,8 @@ class DataConfig:
         folder: Fashion-MNIST's idx files, or one subfolder of images a class.
         split: of idx files, "train" or "t10k".
         tokenizer: folder of a saved tokenizer, "pixel:STRIDE", or a diffusers autoencoder (folder or Hub id).
-        image_size, image_channels: images of a folder are scaled and cropped to a square of this side.
+        image_size: images of a folder are scaled and cropped to a square of this side.
+        image_channels: 1 for grey, 3 for RGB; of images in a folder.
         latents: file that caches the latents; `latents.safetensors` in the run folder if left out.
     """
 
@@ -33,10 +34,14 @@ class OptimConfig:
     """AdamW with linear warm-up and cosine decay (paper, section 4; lr scales with the batch).
 
     Attributes:
-        steps: optimizer steps in all; `epochs` instead counts passes over the data.
-        lr, final_lr: peak and last learning rate.
+        batch_size: images of an optimizer step.
+        steps: optimizer steps in all.
+        epochs: passes over the data, where `steps` is left out.
+        lr: the highest learning rate.
+        final_lr: the learning rate of the last step.
         warmup_steps: of linear growth.
-        betas, weight_decay: AdamW's; biases and norms are not decayed.
+        betas: AdamW's.
+        weight_decay: AdamW's; biases and norms are not decayed.
         max_grad_norm: gradients are clipped to this norm.
         ema_decay: of the exponential moving average of the weights, which is what gets published.
     """
@@ -58,17 +63,22 @@ class TrainConfig:
     """One training run.
 
     Attributes:
+        data: what to train on.
         output: the run folder: checkpoints, metrics.jsonl, TensorBoard events, sample grids, the exported model.
+        model: the model; channels and grid of its latents are those of the data.
+        optim: AdamW with linear warm-up and cosine decay.
         precision: "bf16" autocast, "float32", or "auto": bf16 where the hardware multiplies it natively.
         seed: of weights, data order and noise.
-        log_every, sample_every, save_every: in steps; 0 turns sample grids off.
+        log_every: steps from one row of metrics.jsonl to the next.
+        sample_every: steps from one sample grid to the next; 0 for none.
+        save_every: steps from one checkpoint to the next.
         resume: go on from the newest checkpoint in `output`, exactly as if the run had not been interrupted.
         device: "auto" is the GPU if there is one.
     """
 
     data: DataConfig
     output: str
-    model: FlowARConfig = field(default_factory=FlowARConfig)
+    model: FlowARConfig
     optim: OptimConfig = field(default_factory=OptimConfig)
     precision: Literal["auto", "bf16", "float32"] = "auto"
     seed: int = 0

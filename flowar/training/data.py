@@ -126,7 +126,7 @@ def open_class_folders(folder: Path, image_size: int, channels: int) -> FolderIm
         paths += found
         labels += [label] * len(found)
     if not paths:
-        raise DataError(f"{folder}: expected Fashion-MNIST's idx files or one subfolder of images a class, found neither")
+        raise DataError(f"{folder}: expected Fashion-MNIST's idx files or a subfolder of images a class, found neither")
     return FolderImages(paths, torch.tensor(labels), tuple(path.name for path in classes), image_size, channels)
 
 

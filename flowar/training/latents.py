@@ -11,10 +11,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from flowar.errors import DataError
 from flowar.files import write_aside
 from flowar.progress import step_progress
 from flowar.tokenizer import Tokenizer
-from flowar.training.data import DataError, ImageSource, to_unit_range
+from flowar.training.data import ImageSource, to_unit_range
 
 ENCODE_BATCH = 256
 

@@ -12,9 +12,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from flowar.errors import DataError
 from flowar.files import write_aside
 from flowar.model import FlowAR
-from flowar.training.data import DataError
 
 KEPT_CHECKPOINTS = 2
 

@@ -24,7 +24,10 @@ class TokenizerTrainingConfig:
     Attributes:
         channels: latent channels.
         widths: channels of the autoencoder, one per resolution, finest first; the stride is 2 ** (len - 1).
-        steps, batch_size, lr, warmup_steps: Adam with linear warm-up, then cosine to zero.
+        steps: optimizer steps in all.
+        batch_size: images of a step.
+        lr: the highest learning rate; linear warm-up, then cosine to zero.
+        warmup_steps: of linear growth.
         edge_weight: weight of the L1 error of neighbouring pixels' differences, which keeps edges sharp.
         kl_weight: weight of the mean KL divergence per latent; keeps latents near a unit Gaussian.
         seed: of weights and batches.
@@ -85,6 +88,8 @@ def losses(tokenizer: ConvTokenizer, images: Tensor) -> dict[str, Tensor]:
 def calibrate(tokenizer: Tokenizer, batches: Iterable[Tensor]) -> None:
     """Set the normalisation from the raw latents of uint8 image batches [B, C, H, W]: per channel, over all positions.
 
+    The variance is that of latents drawn from the posterior, as training sees them.
+
     Raises:
         ValueError: if a channel is constant, so that it cannot be normalised.
     """
@@ -92,10 +97,11 @@ def calibrate(tokenizer: Tokenizer, batches: Iterable[Tensor]) -> None:
     tokenizer.set_normalization([0.0] * channels, [1.0] * channels)
     count, total, squares = 0, torch.zeros(channels).double(), torch.zeros(channels).double()
     for images in batches:
-        latents = tokenizer.encode(to_unit_range(images)).double()
-        count += latents.numel() // channels
-        total += latents.sum((0, 2, 3))
-        squares += latents.square().sum((0, 2, 3))
+        moments = tokenizer.posterior(to_unit_range(images.to(tokenizer.mean.device)))
+        means, stds = (part.double().cpu() for part in moments)
+        count += means.numel() // channels
+        total += means.sum((0, 2, 3))
+        squares += (means.square() + stds.square()).sum((0, 2, 3))
     mean = total / max(count, 1)
     std = (squares / max(count, 1) - mean.square()).clamp(min=0).sqrt()
     tokenizer.set_normalization(mean.tolist(), std.tolist())

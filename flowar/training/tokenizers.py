@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
+from flowar.errors import DataError
 from flowar.tokenizer import PixelTokenizer, Tokenizer
 from flowar.tokenizer_loading import load_tokenizer
-from flowar.training.data import DataError, ImageSource
+from flowar.training.data import ImageSource
 from flowar.training.tokenizer_training import calibrate
 
 CALIBRATION_BATCH = 256

@@ -15,6 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from flowar.config import FlowARConfig
+from flowar.errors import DataError
 from flowar.files import write_aside
 from flowar.model import FlowAR
 from flowar.pipeline import FlowARPipeline, image_grid
@@ -22,7 +24,7 @@ from flowar.precision import default_device, native_bfloat16
 from flowar.progress import step_progress
 from flowar.tokenizer import Tokenizer
 from flowar.training.config import OptimConfig, TrainConfig
-from flowar.training.data import DataError, open_images
+from flowar.training.data import open_images
 from flowar.training.latents import LatentDataset, cached_latents
 from flowar.training.metrics import MetricsWriter
 from flowar.training.state import TrainState, checkpoints, load_checkpoint, save_checkpoint
@@ -44,13 +46,7 @@ def train(config: TrainConfig) -> Path:
     if not config.resume and checkpoints(output / "checkpoints"):
         raise DataError(f"output: expected a folder without a run, found checkpoints in {output}; resume it instead")
     data, tokenizer = load_data(config)
-    model_config = replace(
-        config.model,
-        latent_channels=tokenizer.channels,
-        latent_size=tuple(data.mean.shape[2:]),
-        tokenizer=tokenizer.record(),
-    )
-    state = new_state(FlowAR(model_config).to(device), config.optim)
+    state = new_state(FlowAR(fitting(config.model, data, tokenizer)).to(device), config.optim)
     if config.resume:
         log.info("resumed from %s", load_checkpoint(state, output / "checkpoints"))
     text = json.dumps(asdict(replace(config, resume=False)), indent=2)
@@ -71,6 +67,22 @@ def load_data(config: TrainConfig) -> tuple[LatentDataset, Tokenizer]:
     return cached_latents(path, source, f"{Path(data.folder).name}/{data.split}", tokenizer), tokenizer
 
 
+def fitting(config: FlowARConfig, data: LatentDataset, tokenizer: Tokenizer) -> FlowARConfig:
+    """`config` with the channels, the grid and the tokenizer of the data; scales that nobody chose follow the grid.
+
+    Raises:
+        ValueError: if the scales that were chosen do not end in the grid of the data.
+    """
+    chosen = config.grids != FlowARConfig(latent_size=config.grid).grids
+    return replace(
+        config,
+        latent_channels=tokenizer.channels,
+        latent_size=tuple(data.mean.shape[2:]),
+        scales=config.scales if chosen else None,
+        tokenizer=tokenizer.record(),
+    )
+
+
 def new_state(model: FlowAR, optim: OptimConfig) -> TrainState:
     """A fresh optimizer and average for `model`."""
     ema = copy.deepcopy(model).eval().requires_grad_(False)
@@ -80,7 +92,9 @@ def new_state(model: FlowAR, optim: OptimConfig) -> TrainState:
     return TrainState(model, ema, torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas))
 
 
-def run(state: TrainState, data: LatentDataset, tokenizer: Tokenizer, config: TrainConfig, device: torch.device) -> None:
+def run(
+    state: TrainState, data: LatentDataset, tokenizer: Tokenizer, config: TrainConfig, device: torch.device
+) -> None:
     """Train from `state.step` to the end, logging, sampling and saving on the way."""
     output, optim = Path(config.output), config.optim
     steps = total_steps(optim, len(data))
@@ -164,9 +178,7 @@ def total_steps(optim: OptimConfig, images: int) -> int:
     return optim.steps if optim.steps is not None else round((optim.epochs or 0) * (images // optim.batch_size))
 
 
-def batches(
-    data: LatentDataset, size: int, seed: int, first: int, last: int
-) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(data: LatentDataset, size: int, seed: int, first: int, last: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches number `first` to `last`: the order of an epoch depends on the seed and its number alone."""
     per_epoch = len(data) // size
     for epoch in range(first // per_epoch, -(-last // per_epoch)):
