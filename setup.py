@@ -108,8 +108,9 @@ def extensions() -> tuple[list[Extension], dict[str, type]]:
         kernels = sources("kernels/cuda/*.cu")
         files = kernels + sources("bindings/check.cpp", *(f"bindings/{Path(file).stem}.cpp" for file in kernels))
         more = {"include_dirs": [str(home / "include")], "library_dirs": library_dirs}
-        more |= {"libraries": ["torch_cuda", "cudart"], "define_macros": [("USE_CUDA", None)]}
-        built.append(stable_extension("_C_cuda", files, torch, extra_link_args=["-Wl,--no-as-needed"], **more))
+        more |= {"libraries": ["cudart"], "define_macros": [("USE_CUDA", None)]}
+        more["extra_link_args"] = ["-Wl,--no-as-needed", "-ltorch_cuda"]  # needed at load, though the stub is empty
+        built.append(stable_extension("_C_cuda", files, torch, **more))
     info = {"FLOWAR_TORCH_VERSION": torch.__version__, "FLOWAR_CUDA_ARCHITECTURES": architectures}
     macros = [(key, f'"{value}"') for key, value in info.items()]
     info_options = {"include_dirs": [pybind11.get_include()], "extra_compile_args": ["-g0", "-fvisibility=hidden"]}

@@ -27,4 +27,9 @@ struct SiluAddBackward {
 void silu_add_cpu(const SiluAdd& p, int64_t row_begin, int64_t row_end);
 void silu_add_backward_cpu(const SiluAddBackward& p, int64_t row_begin, int64_t row_end);
 
+#ifdef USE_CUDA
+cudaError_t silu_add_cuda(const SiluAdd& p, int64_t rows, cudaStream_t stream);
+cudaError_t silu_add_backward_cuda(const SiluAddBackward& p, int64_t rows, cudaStream_t stream);
+#endif
+
 }  // namespace flowar

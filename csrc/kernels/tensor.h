@@ -3,6 +3,10 @@
 
 #include <cstdint>
 
+#ifdef USE_CUDA
+#  include <cuda_runtime_api.h>
+#endif
+
 namespace flowar {
 
 enum class DType : int32_t { kFloat32, kFloat64, kBFloat16, kFloat16 };
