@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from flowar.errors import first_line
+
 
 def native_bfloat16(device: torch.device) -> bool:
     """Whether `device` multiplies bfloat16 faster than float32: Ampere GPUs and later, CPUs with AVX512-BF16 or AMX."""
@@ -16,10 +18,19 @@ def native_bfloat16(device: torch.device) -> bool:
 
 
 def default_device(name: str = "auto") -> torch.device:
-    """The device called `name`; "auto" is the GPU if there is one."""
+    """The device called `name`; "auto" is the GPU if there is one.
+
+    Raises:
+        ValueError: for one that this machine, or this build of torch, does not have.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # what torch raises for unknown names and missing hardware
+        raise ValueError(
+            f"device: expected auto, cpu or a GPU such as cuda:0, got {name} ({first_line(error)})"
+        ) from error
 
 
 def parse_dtype(name: str | None) -> torch.dtype | None:

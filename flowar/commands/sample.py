@@ -47,6 +47,8 @@ def run(options: Options) -> None:
     from flowar.pipeline import FlowARPipeline, image_grid
     from flowar.precision import default_device, parse_dtype
 
+    if options.per_class < 1:
+        raise ValueError(f"per_class: expected a positive integer, got {options.per_class}")
     pipeline = FlowARPipeline.from_pretrained(options.model).to(default_device(options.device))
     classes = parse_labels(options.classes, pipeline.model.config.num_classes)
     images = pipeline(

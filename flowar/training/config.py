@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from flowar.config import FlowARConfig
+from flowar.config import FlowARConfig, is_count, is_number, require
 
 
 @dataclass
@@ -33,6 +33,9 @@ class DataConfig:
 class OptimConfig:
     """AdamW with linear warm-up and cosine decay (paper, section 4; lr scales with the batch).
 
+    Raises:
+        ValueError: for a value that no run can have, naming the field, what was expected and what came.
+
     Attributes:
         batch_size: images of an optimizer step.
         steps: optimizer steps in all.
@@ -56,6 +59,15 @@ class OptimConfig:
     weight_decay: float = 0.02
     max_grad_norm: float = 1.0
     ema_decay: float = 0.9999
+
+    def __post_init__(self) -> None:
+        require("batch_size", "a positive integer", self.batch_size, is_count(self.batch_size))
+        require("steps", "a positive integer", self.steps, self.steps is None or is_count(self.steps))
+        require("optim", "steps or epochs", "neither", self.steps is not None or self.epochs is not None)
+        for name in ("epochs", "lr", "max_grad_norm"):
+            value = getattr(self, name)
+            require(name, "a positive number", value, value is None or (is_number(value) and value > 0))
+        require("ema_decay", "a number in [0, 1)", self.ema_decay, 0 <= self.ema_decay < 1)
 
 
 @dataclass
@@ -87,3 +99,8 @@ class TrainConfig:
     save_every: int = 500
     resume: bool = False
     device: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("log_every", "save_every"):
+            require(name, "a positive integer", getattr(self, name), is_count(getattr(self, name)))
+        require("sample_every", "an integer >= 0", self.sample_every, self.sample_every >= 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,10 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
-from flowar.errors import DataError
+from flowar.errors import DataError, first_line
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 FASHION_CLASSES = (
@@ -86,8 +87,8 @@ def open_idx(folder: Path, split: str) -> IdxImages:
     """The `split` ("train" or "t10k") of the four files of Fashion-MNIST or MNIST, gzipped or not."""
     images = read_idx(find_idx(folder, f"{split}-images-idx3-ubyte"), 3)
     labels = read_idx(find_idx(folder, f"{split}-labels-idx1-ubyte"), 1)
-    if len(images) != len(labels):
-        raise DataError(f"{folder}: expected as many labels as images, got {len(labels)} and {len(images)}")
+    if len(images) != len(labels) or not len(images):
+        raise DataError(f"{folder}: expected images, and as many labels, got {len(images)} and {len(labels)}")
     return IdxImages(images[:, None], labels.long(), FASHION_CLASSES)
 
 
@@ -102,13 +103,13 @@ def read_idx(path: Path, dimensions: int) -> Tensor:
     """An unsigned-byte idx file as a uint8 tensor."""
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError) as error:
-        raise DataError(f"{path}: expected a gzip file, but it cannot be read ({error})") from error
-    magic = bytes([0, 0, 8, dimensions])
-    if content[:4] != magic:
-        raise DataError(f"{path}: expected an idx file of {dimensions} dimensions, got header {content[:4].hex()}")
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: expected an idx file, but reading it failed ({first_line(error)})") from error
+    header = 4 + 4 * dimensions
+    if content[:4] != bytes([0, 0, 8, dimensions]) or len(content) < header:
+        raise DataError(f"{path}: expected an idx file of {dimensions} dimensions, got header {content[:header].hex()}")
     shape = np.frombuffer(content, ">i4", dimensions, offset=4).astype(int)
-    header, size = 4 + 4 * dimensions, int(shape.prod())
+    size = int(shape.prod())
     if len(content) != header + size:
         raise DataError(f"{path}: expected {header + size} bytes for shape {shape.tolist()}, got {len(content)}")
     return torch.from_numpy(np.frombuffer(content, np.uint8, size, offset=header).reshape(shape).copy())
@@ -135,8 +136,8 @@ def read_image(path: Path, size: int, channels: int) -> Tensor:
     try:
         with Image.open(path) as file:
             image = file.convert("L" if channels == 1 else "RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{path}: expected a readable image ({error})") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: expected a readable image ({first_line(error)})") from error
     factor = size / min(image.size)
     width, height = (max(size, round(side * factor)) for side in image.size)
     image = image.resize((width, height), Image.Resampling.BOX if factor < 0.5 else Image.Resampling.BICUBIC)

@@ -8,14 +8,13 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from flowar.errors import DataError
-from flowar.files import write_aside
+from flowar.errors import DataError, first_line
 from flowar.progress import step_progress
 from flowar.tokenizer import Tokenizer
 from flowar.training.data import ImageSource, to_unit_range
+from flowar.weights import save_tensors
 
 ENCODE_BATCH = 256
 
@@ -53,7 +52,7 @@ def cached_latents(path: Path, source: ImageSource, description: str, tokenizer:
                 raise DataError(f"{path}: expected latents of {key}, got {found}; remove the file or name another")
             return LatentDataset(*(file.get_tensor(name) for name in ("mean", "std", "labels")))
     except (SafetensorError, OSError) as error:
-        raise DataError(f"{path}: expected a safetensors file of latents ({error})") from error
+        raise DataError(f"{path}: expected a safetensors file of latents ({first_line(error)})") from error
 
 
 def encode(path: Path, source: ImageSource, key: str, tokenizer: Tokenizer) -> None:
@@ -64,6 +63,6 @@ def encode(path: Path, source: ImageSource, key: str, tokenizer: Tokenizer) -> N
         for images in source.batches(ENCODE_BATCH):
             moments.append(tokenizer.posterior(to_unit_range(images)))
             advance()
-    mean, std = (torch.cat(parts).contiguous() for parts in zip(*moments, strict=True))
+    mean, std = (torch.cat(parts) for parts in zip(*moments, strict=True))
     tensors = {"mean": mean, "std": std, "labels": source.labels}
-    write_aside(path, lambda aside: save_file(tensors, aside, {"latents": key}))
+    save_tensors(path, tensors, {"latents": key})

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from pathlib import Path
 from typing import Any
+
+from flowar.files import write_aside
 
 log = logging.getLogger(__name__)
 
@@ -15,11 +18,11 @@ class MetricsWriter:
 
     def __init__(self, folder: Path, step: int) -> None:
         """Rows after `step`, left by an interrupted run that is being resumed, are dropped."""
-        self.path = folder / "metrics.jsonl"
-        rows = self.path.read_text().splitlines() if self.path.exists() else []
-        kept = [row for row in rows if json.loads(row)["step"] <= step] if step else []
-        self.file = self.path.open("w")
-        self.file.writelines(f"{row}\n" for row in kept)
+        path = folder / "metrics.jsonl"
+        rows = [f"{row}\n" for row in path.read_text().splitlines()] if step and path.exists() else []
+        kept = [row for row in rows if logged_step(row) <= step]
+        write_aside(path, lambda aside: aside.write_text("".join(kept)))
+        self.file = path.open("a")
         self.board = open_board(folder / "tensorboard", step)
 
     def write(self, step: int, values: dict[str, Any]) -> None:
@@ -46,7 +49,16 @@ class MetricsWriter:
             self.board.close()
 
 
+def logged_step(row: str) -> float:
+    """The step of a row; infinite for the row that a killed run did not finish."""
+    try:
+        return float(json.loads(row)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
+
+
 def open_board(folder: Path, step: int) -> Any:
+    """A TensorBoard writer that goes on after `step`, or None where TensorBoard is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from flowar.errors import DataError
-from flowar.files import write_aside
+from flowar.errors import DataError, first_line
 from flowar.model import FlowAR
+from flowar.weights import save_tensors
 
 KEPT_CHECKPOINTS = 2
 
@@ -38,7 +37,7 @@ class TrainState:
             moments = self.optimizer.state.get(parameter, {})
             found |= {f"{moment}.{name}": moments[moment] for moment in ("exp_avg", "exp_avg_sq") if moment in moments}
         found |= {f"ema.{name}": parameter.detach() for name, parameter in self.ema.named_parameters()}
-        return {name: tensor.contiguous() for name, tensor in found.items()}
+        return found
 
     @torch.no_grad()
     def load(self, tensors: dict[str, Tensor], step: int) -> None:
@@ -65,10 +64,14 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def save_checkpoint(state: TrainState, folder: Path) -> Path:
-    """Write the state, then remove all but the newest checkpoints."""
+    """Write the state, then remove all but the newest checkpoints.
+
+    Raises:
+        OSError: if writing fails; older checkpoints stay as they were.
+    """
     path = folder / f"step_{state.step:08d}.safetensors"
     metadata = {"step": str(state.step), "config": json.dumps(state.model.config.to_dict())}
-    write_aside(path, lambda aside: save_file(state.tensors(), aside, metadata))
+    save_tensors(path, state.tensors(), metadata)
     for old in checkpoints(folder)[:-KEPT_CHECKPOINTS]:
         old.unlink()
     return path
@@ -88,7 +91,7 @@ def load_checkpoint(state: TrainState, folder: Path) -> Path:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError) as error:
-        raise DataError(f"{found[-1]}: expected a training checkpoint ({error})") from error
+        raise DataError(f"{found[-1]}: expected a training checkpoint ({first_line(error)})") from error
     expected = json.dumps(state.model.config.to_dict())
     if metadata.get("config") != expected:
         raise DataError(f"{found[-1]}: expected a checkpoint of {expected}, got one of {metadata.get('config')}")

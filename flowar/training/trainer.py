@@ -169,13 +169,11 @@ def total_steps(optim: OptimConfig, images: int) -> int:
     """Steps of the run; an epoch drops the images that do not fill a batch.
 
     Raises:
-        DataError: if there are fewer images than one batch, or neither steps nor epochs are given.
+        DataError: if there are fewer images than one batch.
     """
     if images < optim.batch_size:
         raise DataError(f"batch_size: expected at most the {images} images of the data set, got {optim.batch_size}")
-    if optim.steps is None and optim.epochs is None:
-        raise DataError("optim: expected steps or epochs, got neither")
-    return optim.steps if optim.steps is not None else round((optim.epochs or 0) * (images // optim.batch_size))
+    return optim.steps or max(1, round((optim.epochs or 0) * (images // optim.batch_size)))
 
 
 def batches(data: LatentDataset, size: int, seed: int, first: int, last: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -1,0 +1,144 @@
+"""Images with labels from files: idx pairs, a folder a class, cropping, and files that are damaged."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from flowar.errors import DataError
+from flowar.training.data import FASHION_CLASSES, open_images, read_image, to_unit_range
+
+
+def idx_bytes(array: np.ndarray) -> bytes:
+    return struct.pack(f">4B{array.ndim}i", 0, 0, 8, array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
+
+
+def write_idx(folder: Path, images: Tensor, labels: Tensor, split: str = "train", zipped: bool = True) -> Path:
+    """Images [N, H, W] and labels [N] as the two files of one split."""
+    folder.mkdir(exist_ok=True)
+    for kind, array in (("images-idx3", images.numpy()), ("labels-idx1", labels.numpy())):
+        content = idx_bytes(array)
+        path = folder / f"{split}-{kind}-ubyte{'.gz' if zipped else ''}"
+        path.write_bytes(gzip.compress(content) if zipped else content)
+    return folder
+
+
+def pictures(count: int, side: int = 8) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (count, side, side), generator=generator, dtype=torch.uint8)
+    return images, torch.arange(count, dtype=torch.uint8) % 10
+
+
+def write_class_folders(folder: Path) -> Path:
+    """Two classes of two small colour images; one image is wide, one lies deeper."""
+    for name, sizes in (
+        ("cats", {"a.png": (8, 8), "b.png": (20, 10)}),
+        ("dogs", {"c.PNG": (8, 8), "more/d.png": (8, 12)}),
+    ):
+        for file, size in sizes.items():
+            path = folder / name / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", size, (200, 100, 50)).save(path, "PNG")
+    (folder / "notes.txt").write_text("not an image")
+    return folder
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_idx_files(tmp_path: Path, zipped: bool) -> None:
+    images, labels = pictures(12)
+    source = open_images(write_idx(tmp_path, images, labels, zipped=zipped))
+    batches = list(source.batches(5))
+    assert [len(batch) for batch in batches] == [5, 5, 2]
+    assert torch.equal(torch.cat(batches), images[:, None])
+    assert torch.equal(source.labels, labels.long())
+    assert source.class_names == FASHION_CLASSES
+
+
+def test_idx_split(tmp_path: Path) -> None:
+    images, labels = pictures(4)
+    write_idx(tmp_path, images, labels)
+    write_idx(tmp_path, images[:3], labels[:3], split="t10k")
+    assert len(open_images(tmp_path, "t10k").labels) == 3
+    with pytest.raises(DataError, match=r"expected test-images-idx3-ubyte.gz or test-images-idx3-ubyte, found neither"):
+        open_images(tmp_path, "test")
+
+
+def test_class_folders(tmp_path: Path) -> None:
+    source = open_images(write_class_folders(tmp_path), image_size=8)
+    assert source.class_names == ("cats", "dogs")
+    assert source.labels.tolist() == [0, 0, 1, 1]
+    (images,) = source.batches(10)
+    assert images.shape == (4, 3, 8, 8)
+    assert images.dtype == torch.uint8
+    assert images[:, :, 4, 4].unique(dim=0).tolist() == [[200, 100, 50]]
+
+
+def test_images_are_scaled_and_their_centre_cropped(tmp_path: Path) -> None:
+    stripes = np.repeat(np.uint8([[0, 0, 90, 90, 90, 90, 250, 250]]), 4, 0).repeat(2, 0).repeat(2, 1)
+    Image.fromarray(stripes).save(tmp_path / "wide.png")  # 16 wide, 8 high; a third of each side falls away
+    assert read_image(tmp_path / "wide.png", 8, 1).unique().tolist() == [90]
+    assert read_image(tmp_path / "wide.png", 8, 3).shape == (3, 8, 8)
+    assert read_image(tmp_path / "wide.png", 20, 1).shape == (1, 20, 20)
+    assert read_image(tmp_path / "wide.png", 2, 1).unique().tolist() == [90]  # far smaller: averaged, not sampled
+
+
+def test_unit_range() -> None:
+    assert to_unit_range(torch.tensor([0, 255], dtype=torch.uint8)).tolist() == [-1, 1]
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"data: expected a folder, got .*nowhere \(does not exist\)"):
+        open_images(tmp_path / "nowhere")
+
+
+def test_empty_folders(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"expected Fashion-MNIST's idx files or a subfolder of images a class"):
+        open_images(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"empty: expected images in every class folder, found none"):
+        open_images(tmp_path)
+
+
+def test_labels_and_images_of_different_number(tmp_path: Path) -> None:
+    images, labels = pictures(4)
+    with pytest.raises(DataError, match="expected images, and as many labels, got 4 and 3"):
+        open_images(write_idx(tmp_path, images, labels[:3]))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (gzip.compress(idx_bytes(np.zeros((4, 8, 8))))[:-12], "expected an idx file, but reading it failed"),
+        (b"\x1f\x8b\x08" + b"\xff" * 40, "expected an idx file, but reading it failed"),
+        (b"no gzip at all", "expected an idx file, but reading it failed"),
+        (gzip.compress(idx_bytes(np.zeros((4, 8, 8)))[:-1]), r"expected 272 bytes for shape \[4, 8, 8\], got 271"),
+        (
+            gzip.compress(idx_bytes(np.zeros(4))),
+            "expected an idx file of 3 dimensions, got header 000008010000000400000000",
+        ),
+        (gzip.compress(b"\x00\x00\x08\x03\x00"), "expected an idx file of 3 dimensions"),
+        (gzip.compress(b""), "expected an idx file of 3 dimensions, got header"),
+    ],
+)
+def test_damaged_idx_file(tmp_path: Path, content: bytes, message: str) -> None:
+    write_idx(tmp_path, *pictures(4))
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        open_images(tmp_path)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_damaged_image_file(tmp_path: Path, share: float) -> None:
+    source = open_images(write_class_folders(tmp_path), image_size=8)
+    path = tmp_path / "dogs" / "c.PNG"
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(DataError, match=r"c\.PNG: expected a readable image"):
+        list(source.batches(2))
