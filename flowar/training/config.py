@@ -84,6 +84,7 @@ class TrainConfig:
         log_every: steps from one row of metrics.jsonl to the next.
         sample_every: steps from one sample grid to the next; 0 for none.
         save_every: steps from one checkpoint to the next.
+        export_dtype: of the exported model's stored weights; loading gives float32 again.
         resume: go on from the newest checkpoint in `output`, exactly as if the run had not been interrupted.
         device: "auto" is the GPU if there is one.
     """
@@ -97,6 +98,7 @@ class TrainConfig:
     log_every: int = 20
     sample_every: int = 1000
     save_every: int = 500
+    export_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     resume: bool = False
     device: str = "auto"
 

@@ -20,7 +20,7 @@ from flowar.errors import DataError
 from flowar.files import write_aside
 from flowar.model import FlowAR
 from flowar.pipeline import FlowARPipeline, image_grid
-from flowar.precision import default_device, native_bfloat16
+from flowar.precision import default_device, native_bfloat16, parse_dtype
 from flowar.progress import step_progress
 from flowar.tokenizer import Tokenizer
 from flowar.training.config import OptimConfig, TrainConfig
@@ -52,7 +52,9 @@ def train(config: TrainConfig) -> Path:
     text = json.dumps(asdict(replace(config, resume=False)), indent=2)
     write_aside(output / "config.json", lambda aside: aside.write_text(text))
     run(state, data, tokenizer, config, device)
-    return export(state, tokenizer, output / "model")
+    folder = output / "model"
+    FlowARPipeline(state.ema, tokenizer).save_pretrained(folder, parse_dtype(config.export_dtype))
+    return folder
 
 
 def load_data(config: TrainConfig) -> tuple[LatentDataset, Tokenizer]:
@@ -202,9 +204,3 @@ def sample_grid(state: TrainState, tokenizer: Tokenizer, folder: Path) -> Path:
     path = folder / f"step_{state.step:08d}.png"
     write_aside(path, lambda aside: image_grid(images, classes).save(aside, "PNG"))
     return path
-
-
-def export(state: TrainState, tokenizer: Tokenizer, folder: Path) -> Path:
-    """Save the averaged model and its tokenizer for `FlowARPipeline.from_pretrained`."""
-    FlowARPipeline(state.ema, tokenizer).save_pretrained(folder)
-    return folder
