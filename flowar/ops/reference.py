@@ -108,7 +108,7 @@ def velocity_step(
         velocity = unconditional + guidance_weight * (conditional - unconditional)
     state.add_(velocity, alpha=dt)
     if next_input is not None:
-        next_input.copy_(state.repeat(next_input.shape[0] // batch, 1, 1))
+        next_input.copy_(state.repeat(next_input.shape[0] // max(batch, 1), 1, 1))
 
 
 PHILOX_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)

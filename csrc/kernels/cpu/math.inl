@@ -12,21 +12,23 @@ FLOWAR_ELEMENT To bits_as(From from) {
   return to;
 }
 
-// e^x = 2^n e^r, n = round(x / ln 2), |r| <= ln(2)/2. Saturates where the result leaves float's normal range.
+// e^x = 2^n e^r, n = round(x / ln 2), |r| <= ln(2)/2. 0 and infinity where the result leaves float's normal range.
 FLOWAR_ELEMENT float exp(float x) {
-  x = x > 88.37f ? 88.37f : x;
-  x = x < -87.33f ? -87.33f : x;
+  constexpr float kLow = -87.33f, kHigh = 88.37f;
+  const float bounded = x < kLow ? kLow : x > kHigh ? kHigh : x;
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves round(x) in the low mantissa bits
-  const float shifted = x * 1.442695041f + kRound;
+  const float shifted = bounded * 1.442695041f + kRound;
   const float n = shifted - kRound;
-  const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;  // ln 2 in two parts: n * the first is exact
+  const float r = (bounded - n * 0.693359375f) + n * 2.12194440e-4f;  // ln 2 in two parts: n * the first is exact
   float q = 1.395060030e-3f;
   q = q * r + 8.368953708e-3f;
   q = q * r + 4.166620417e-2f;
   q = q * r + 1.666651830e-1f;
   q = q * r + 5.000000096e-1f;
   const float e = (q * r) * r + r + 1.0f;
-  return bits_as<float>(bits_as<int32_t>(e) + ((bits_as<int32_t>(shifted) - bits_as<int32_t>(kRound)) << 23));
+  const int32_t n_bits = bits_as<int32_t>(shifted) - bits_as<int32_t>(kRound);
+  const float result = bits_as<float>(bits_as<int32_t>(e) + (n_bits << 23));
+  return x < kLow ? 0.0f : x > kHigh ? std::numeric_limits<float>::infinity() : result;
 }
 FLOWAR_ELEMENT double exp(double x) { return std::exp(x); }
 
