@@ -11,6 +11,8 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+NORM_GROUPS = 8
+
 
 class ResidualBlock(nn.Module):
     """GroupNorm, SiLU, 3x3 convolution, twice, around a skip connection."""
@@ -18,10 +20,10 @@ class ResidualBlock(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.GroupNorm(8, channels),
+            nn.GroupNorm(NORM_GROUPS, channels),
             nn.SiLU(),
             nn.Conv2d(channels, channels, 3, padding=1),
-            nn.GroupNorm(8, channels),
+            nn.GroupNorm(NORM_GROUPS, channels),
             nn.SiLU(),
             nn.Conv2d(channels, channels, 3, padding=1),
         )
@@ -41,11 +43,15 @@ class ConvAutoencoder(nn.Module):
         encoder: list[nn.Module] = [nn.Conv2d(image_channels, widths[0], 3, padding=1), ResidualBlock(widths[0])]
         for fine, coarse in pairwise(widths):
             encoder += [nn.Conv2d(fine, coarse, 3, stride=2, padding=1), ResidualBlock(coarse)]
-        encoder += [nn.GroupNorm(8, widths[-1]), nn.SiLU(), nn.Conv2d(widths[-1], 2 * latent_channels, 3, padding=1)]
+        encoder += [
+            nn.GroupNorm(NORM_GROUPS, widths[-1]),
+            nn.SiLU(),
+            nn.Conv2d(widths[-1], 2 * latent_channels, 3, padding=1),
+        ]
         decoder: list[nn.Module] = [nn.Conv2d(latent_channels, widths[-1], 3, padding=1), ResidualBlock(widths[-1])]
         for fine, coarse in zip(widths[-2::-1], widths[:0:-1], strict=True):
             decoder += [ResidualBlock(coarse), nn.Upsample(scale_factor=2), nn.Conv2d(coarse, fine, 3, padding=1)]
-        decoder += [ResidualBlock(widths[0]), nn.GroupNorm(8, widths[0]), nn.SiLU()]
+        decoder += [ResidualBlock(widths[0]), nn.GroupNorm(NORM_GROUPS, widths[0]), nn.SiLU()]
         decoder += [nn.Conv2d(widths[0], image_channels, 3, padding=1)]
         self.encoder = nn.Sequential(*encoder)
         self.decoder = nn.Sequential(*decoder)

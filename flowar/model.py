@@ -23,6 +23,8 @@ from flowar.noise import scale_noise
 from flowar.progress import step_progress
 from flowar.schedule import Schedule
 
+SAMPLING_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
 
 class Loss(NamedTuple):
     """The training loss (scalar) and the mean squared velocity error of every scale [K]."""
@@ -115,7 +117,7 @@ class FlowAR(PretrainedModel):
         progress: bool | None = None,
         on_scale: Callable[[int, Tensor], None] | None = None,
     ) -> Tensor:
-        """Generate latents [B, c, h, w], float32.
+        """Generate latents [B, c, h, w], float32 (float64 if the networks run in float64).
 
         Args:
             class_labels: [B], or one label for one image.
@@ -124,7 +126,7 @@ class FlowAR(PretrainedModel):
             seed: one for the batch, or one per image.
             noise: list over scales of [B, n_k, c] instead of a seed.
             naive: run the published algorithm without any saving.
-            dtype: of the networks; the state is float32 always. Default: the parameters' own.
+            dtype: of the networks; the state is at least float32. Default: the parameters' own.
             progress: show a bar; by default only on a terminal.
             on_scale: called with (k, latents of scale k as tokens [B, n_k, c]) after every scale.
 
@@ -134,7 +136,9 @@ class FlowAR(PretrainedModel):
         labels = self.check_labels(class_labels)
         schedule = schedule or self.schedule(num_inference_steps, guidance_scale, guidance_interval)
         dtype = dtype or self.ar_transformer.input_positions.dtype
-        noise = self._noise(labels, seed, noise)
+        if dtype not in SAMPLING_DTYPES:
+            raise ValueError(f"dtype: expected one of {', '.join(map(str, SAMPLING_DTYPES))}, got {dtype}")
+        noise = [part.to(torch.promote_types(dtype, torch.float32)) for part in self._noise(labels, seed, noise)]
         with step_progress(len(noise) * (len(schedule.times) - 1), progress) as on_step:
             arguments = (labels, schedule, noise)
             callbacks = (on_step, on_scale or (lambda k, tokens: None))
@@ -208,14 +212,15 @@ class FlowAR(PretrainedModel):
         shapes = [list(part.shape) for part in noise]
         if shapes != expected:
             raise ValueError(f"noise: expected tensors of shapes {expected}, got {shapes}")
-        return [part.to(labels.device, torch.float32) for part in noise]
+        return [part.to(labels.device) for part in noise]
 
     def _plan(self, dtype: torch.dtype) -> Any:
         """The inference plan for `dtype`, packed again whenever a parameter has changed or moved."""
         from flowar.engine import InferencePlan
 
         parameters = [*self.parameters()]
-        state = [(p.data_ptr(), p._version) for p in parameters]
+        # Inference tensors do not count their changes.
+        state = [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in parameters]
         if dtype not in self._plans or self._plans[dtype][0] != state:
             self._plans[dtype] = (state, InferencePlan(self, dtype))
         return self._plans[dtype][1]

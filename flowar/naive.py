@@ -28,10 +28,11 @@ def sample_naive(
     on_step: Callable[[], None],
     on_scale: Callable[[int, Tensor], None],
 ) -> Tensor:
-    """Tokens of the last scale [B, n, c] float32; arguments as `FlowAR.sample` has checked them."""
+    """Tokens of the last scale [B, n, c], of the noise's dtype; arguments as `FlowAR.sample` has checked them."""
     ar, flow, config = model.ar_transformer, model.flow_transformer, model.config
     labels = torch.cat((class_labels, torch.full_like(class_labels, config.null_class)))
-    autocast = torch.autocast(class_labels.device.type, dtype, enabled=dtype != torch.float32)
+    low_precision = dtype in (torch.bfloat16, torch.float16)
+    autocast = torch.autocast(class_labels.device.type, dtype, enabled=low_precision)
     with ops.use_reference(), autocast:
         cache = ar.new_cache(len(labels), dtype)
         tokens: Tensor | None = None

@@ -42,7 +42,7 @@ def load_tokenizer(
         return restore(path)
     if (path / "config.json").is_file() or (path / "vae" / "config.json").is_file():
         return AutoencoderTokenizer.from_diffusers(path)
-    raise CheckpointError(f"{path}: expected {RECORD_FILE} or the config.json of a diffusers autoencoder, found neither")
+    raise CheckpointError(f"{path}: expected {RECORD_FILE} or config.json of a diffusers autoencoder, found neither")
 
 
 def restore(folder: Path) -> Tokenizer:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from flowar.config import is_count, require
+from flowar.conv_autoencoder import NORM_GROUPS
 from flowar.progress import step_progress
 from flowar.tokenizer import ConvTokenizer, Tokenizer
 from flowar.training.data import to_unit_range
@@ -31,6 +33,9 @@ class TokenizerTrainingConfig:
         edge_weight: weight of the L1 error of neighbouring pixels' differences, which keeps edges sharp.
         kl_weight: weight of the mean KL divergence per latent; keeps latents near a unit Gaussian.
         seed: of weights and batches.
+
+    Raises:
+        ValueError: for a value that no training can have, naming the field, what was expected and what came.
     """
 
     channels: int = 8
@@ -42,6 +47,12 @@ class TokenizerTrainingConfig:
     edge_weight: float = 0.5
     kl_weight: float = 1e-3
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        grouped = bool(self.widths) and all(is_count(width) and width % NORM_GROUPS == 0 for width in self.widths)
+        require("widths", f"multiples of {NORM_GROUPS}", self.widths, grouped)
+        for name in ("channels", "steps", "batch_size", "warmup_steps"):
+            require(name, "a positive integer", getattr(self, name), is_count(getattr(self, name)))
 
 
 def train_tokenizer(images: Tensor, config: TokenizerTrainingConfig) -> ConvTokenizer:
