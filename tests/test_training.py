@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from test_data import pictures, write_class_folders, write_idx
 from torch import Tensor, nn
 
-from flowar import FlowAR, FlowARConfig, FlowARPipeline
+from flowar import FlowAR, FlowARPipeline
 from flowar.errors import DataError, FlowARError
 from flowar.tokenizer import ConvTokenizer, PixelTokenizer
 from flowar.training import trainer
@@ -31,7 +31,7 @@ from flowar.training.tokenizer_training import TokenizerTrainingConfig, calibrat
 from flowar.training.tokenizers import tokenizer_for_training
 from flowar.training.trainer import batches, learning_rate, new_state, total_steps, train, training_step, update_average
 
-MODEL = FlowARConfig(**(SMALL.to_dict() | {"scales": None, "flow_heads": None, "num_classes": 10}))
+MODEL = replace(SMALL, num_classes=10, num_inference_steps=2)
 
 
 @pytest.fixture(autouse=True)
@@ -363,9 +363,8 @@ class TestParts:
 
 class TestTokenizerTraining:
     def config(self, **changes: Any) -> TokenizerTrainingConfig:
-        return TokenizerTrainingConfig(
-            **({"channels": 2, "widths": [8, 16], "steps": 60, "batch_size": 8, "warmup_steps": 5} | changes)
-        )
+        small = {"channels": 2, "widths": [8, 16], "steps": 60, "batch_size": 8, "warmup_steps": 5}
+        return TokenizerTrainingConfig(**(small | changes))
 
     def images(self) -> Tensor:
         """Grey squares on black, at four places."""
