@@ -120,7 +120,11 @@ class Tokenizer(nn.Module):
         """
         if latents.dim() != 4 or latents.shape[1] != self.channels:
             raise ValueError(f"latents: expected [B, {self.channels}, h, w], got {list(latents.shape)}")
-        return self._decode(latents * self.std[:, None, None] + self.mean[:, None, None]).clamp(-1, 1)
+        return self._decode(self.denormalize(latents)).clamp(-1, 1)
+
+    def denormalize(self, latents: Tensor) -> Tensor:
+        """Raw latents [B, c, h, w] from normalised ones."""
+        return latents * self.std[:, None, None] + self.mean[:, None, None]
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `tokenizer.json` (the record) and, if there are weights, `tokenizer.safetensors`.
