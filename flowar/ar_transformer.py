@@ -43,7 +43,8 @@ class ARTransformer(nn.Module):
         self.input_proj = nn.Linear(config.latent_channels, width)
         self.input_positions = nn.Parameter(torch.empty(1, tokens, width))
         self.input_norm = RMSNorm(width)
-        self.blocks = nn.ModuleList(ARBlock(width, config.ar_heads, config.dropout) for _ in range(config.ar_depth))
+        blocks = (ARBlock(width, config.ar_heads, config.dropout) for _ in range(config.ar_depth))
+        self.blocks: Sequence[ARBlock] = nn.ModuleList(blocks)  # type: ignore[assignment]
         self.middle_norm = RMSNorm(width)
         self.middle_proj = nn.Linear(width, width)
         self.middle_positions = nn.Parameter(torch.empty(1, tokens, width))

@@ -68,7 +68,9 @@ class FlowARConfig:
     class_names: Sequence[str] = field(default_factory=tuple)
 
     def __post_init__(self) -> None:
-        set_field = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731 - frozen dataclass
+        def set_field(name: str, value: object) -> None:
+            object.__setattr__(self, name, value)  # the dataclass is frozen
+
         set_field("latent_size", as_grid("latent_size", self.latent_size))
         set_field("scales", as_scales(self.scales, self.grid))
         set_field("guidance_interval", as_tuple("guidance_interval", self.guidance_interval))

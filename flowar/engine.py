@@ -137,8 +137,8 @@ class Steering(Iterator[tuple[list[BlockContext], Tensor]]):
 
 def pack(module: Packable, dtype: torch.dtype) -> Packable:
     """A copy of `module` for inference in `dtype`: parameters cast (shared where the dtype is theirs), GEGLU padded."""
-    frozen = {id(p): nn.Parameter(p.detach().to(dtype), requires_grad=False) for p in module.parameters()}
-    packed = copy.deepcopy(module, frozen).eval()
+    shared = {id(parameter): frozen(parameter.detach().to(dtype)) for parameter in module.parameters()}
+    packed = copy.deepcopy(module, shared).eval()
     for layer in packed.modules():
         if isinstance(layer, GEGLU):
             pad_hidden(layer)
@@ -151,9 +151,12 @@ def pad_hidden(layer: GEGLU) -> None:
     padding = -hidden % HIDDEN_MULTIPLE
     if padding == 0:
         return
-    frozen = lambda t: nn.Parameter(t, requires_grad=False)  # noqa: E731
     halves = layer.fc1.weight.view(2, hidden, -1)
     layer.fc1.weight = frozen(F.pad(halves, (0, 0, 0, padding)).flatten(0, 1))
     layer.fc1.bias = frozen(F.pad(layer.fc1.bias.view(2, hidden), (0, padding)).flatten())
     layer.fc2.weight = frozen(F.pad(layer.fc2.weight, (0, padding)))
     layer.fc1.out_features, layer.fc2.in_features = 2 * (hidden + padding), hidden + padding
+
+
+def frozen(weight: Tensor) -> nn.Parameter:
+    return nn.Parameter(weight, requires_grad=False)

@@ -93,7 +93,8 @@ class FlowTransformer(nn.Module):
         self.condition_embed = nn.Linear(config.ar_width, width)
         self.input_proj = nn.Linear(config.latent_channels, width)
         block = BLOCKS[config.flow_block]
-        self.blocks = nn.ModuleList(block(width, heads, config.ar_width) for _ in range(config.flow_depth))
+        blocks = (block(width, heads, config.ar_width) for _ in range(config.flow_depth))
+        self.blocks: Sequence[AttnMLPBlock | AttnCrossMLPBlock] = nn.ModuleList(blocks)  # type: ignore[assignment]
         self.output_modulation = nn.Linear(width, 2 * width)
         self.output_proj = nn.Linear(width, config.latent_channels)
         self.constants = Constants(rotation=rotation_table(config.grids, width // heads))

@@ -14,16 +14,17 @@ FILES += ["diffusion_pytorch_model.safetensors", "vae/config.json", "vae/diffusi
 
 
 def locate(source: str | Path, revision: str | None = None, cache_dir: str | Path | None = None) -> Path:
-    """The path that `source` means: an existing file or folder, a shipped model, or a Hub id, which is downloaded.
+    """The path that `source` means: a shipped model, a file or folder, or a Hub id, which is downloaded.
 
     Raises:
         CheckpointError: if it is none of these, or the download fails.
     """
+    shipped = {path.name: path for path in shipped_models()}
+    if source in shipped:
+        return shipped[str(source)]
     if Path(source).exists():
         return Path(source)
-    if isinstance(source, str) and (shipped := ASSETS / source) in shipped_models():
-        return shipped
-    names = ", ".join(path.name for path in shipped_models()) or "none"
+    names = ", ".join(shipped) or "none"
     if not isinstance(source, str) or not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source):
         raise CheckpointError(f"model: expected a folder, a shipped model ({names}) or a Hub id, got {str(source)!r}")
     from huggingface_hub import snapshot_download

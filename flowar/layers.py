@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +51,8 @@ class TimeEmbedding(nn.Module):
         """t [...] in [0, 1] to τ [..., W]."""
         exponents = torch.arange(self.FREQUENCIES, device=t.device, dtype=torch.float32) / self.FREQUENCIES
         angles = (1000 * t.float()).floor()[..., None] * torch.exp(-math.log(10000) * exponents)
-        return self.mlp(torch.cat((angles.cos(), angles.sin()), -1).to(self.mlp[0].weight.dtype))
+        waves = torch.cat((angles.cos(), angles.sin()), -1)
+        return self.mlp(waves.to(self.mlp[0].weight.dtype))  # type: ignore[arg-type]
 
 
 class Constants(nn.Module):
@@ -61,5 +63,9 @@ class Constants(nn.Module):
         for name, table in tables.items():
             self.register_buffer(name, table, persistent=False)
 
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Tensor: ...
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Constants:
-        return super()._apply(lambda table: table.to(fn(table).device), recurse)
+        return super()._apply(lambda table: table.to(fn(table).device), recurse)  # type: ignore[no-untyped-call]

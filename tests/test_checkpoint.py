@@ -95,7 +95,11 @@ class TestSources:
     def test_shipped_name(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         small_model().save_pretrained(tmp_path / "flowar-test")
         monkeypatch.setattr(hub, "ASSETS", tmp_path)
+        (tmp_path / "elsewhere" / "flowar-test").mkdir(parents=True)
+        monkeypatch.chdir(tmp_path / "elsewhere")  # a folder of that name is found as ./flowar-test alone
         assert same_model(FlowAR.from_pretrained("flowar-test"), small_model())
+        with pytest.raises(CheckpointError, match=r"config.json: expected a JSON object"):
+            FlowAR.from_pretrained("./flowar-test")
         with pytest.raises(CheckpointError, match=r"a shipped model \(flowar-test\) or a Hub id, got 'flowar-toast'"):
             FlowAR.from_pretrained("flowar-toast")
 

@@ -13,7 +13,7 @@ import torch
 from conftest import small_model
 from PIL import Image
 
-from flowar import FlowARPipeline, hub, pipeline
+from flowar import FlowARPipeline, __version__, hub, pipeline
 from flowar.errors import FlowARError
 from flowar.pipeline import image_grid, to_pil
 from flowar.tokenizer import ConvTokenizer, PixelTokenizer, Tokenizer
@@ -118,6 +118,11 @@ def test_image_grid() -> None:
     for bad in (([], 2), (images, 0)):
         with pytest.raises(ValueError, match="image grid: expected images and a positive number of columns"):
             image_grid(*bad)
+
+
+def test_version_is_that_of_the_package() -> None:
+    project = (Path(__file__).parents[1] / "pyproject.toml").read_text()
+    assert f'\nversion = "{__version__}"\n' in project
 
 
 def test_import_is_light() -> None:

@@ -53,10 +53,14 @@ def test_recorded_run_naive(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("naive", [False, True])
 @pytest.mark.usefixtures("served_by")
-def test_recorded_run_of_full_size(naive: bool) -> None:
-    check_recorded("flowar_s", naive)
+def test_recorded_run_of_full_size() -> None:
+    check_recorded("flowar_s", naive=False)
+
+
+@pytest.mark.slow
+def test_recorded_run_of_full_size_naive() -> None:
+    check_recorded("flowar_s", naive=True)
 
 
 @pytest.mark.parametrize("name", TINY)
