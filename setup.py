@@ -18,9 +18,9 @@ from pathlib import Path
 from setuptools import Extension, setup
 
 ROOT = Path(__file__).parent
-MINIMUM_TORCH = (2, 11)
 CXX_FLAGS = ["-O3", "-g0", "-fvisibility=hidden", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math"]
 NVCC_FLAGS = ["-O3", "-Xcompiler=-fvisibility=hidden"]
+STABLE_ABI = ("TORCH_TARGET_VERSION", "0x020b000000000000")  # torch 2.11
 
 
 def import_torch():
@@ -36,7 +36,7 @@ def import_torch():
                 f"flowar: torch could not be imported ({error}). Install torch>=2.11 first, then flowar again, with "
                 "--no-build-isolation if torch is out of reach of this build; or set FLOWAR_NO_EXT=1."
             ) from error
-    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < MINIMUM_TORCH:
+    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 11):
         raise SystemExit(f"flowar: torch {torch.__version__} is too old, torch>=2.11 is needed.")
     return torch
 
@@ -47,8 +47,7 @@ def sources(*patterns: str) -> list[str]:
 
 def cuda_home() -> Path | None:
     """The CUDA toolkit: the folder that holds the headers, since nvcc on PATH may be a script that lives elsewhere."""
-    wanted = os.environ.get("FLOWAR_BUILD_CUDA")
-    nvcc = shutil.which("nvcc")
+    wanted, nvcc = os.environ.get("FLOWAR_BUILD_CUDA"), shutil.which("nvcc")
     folders = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), nvcc and Path(nvcc).resolve().parents[1]]
     folders += ["/usr/local/cuda", *sorted(Path("/usr/local").glob("cuda-*"), reverse=True)]
     for folder in [] if wanted == "0" else filter(None, folders):
@@ -59,29 +58,12 @@ def cuda_home() -> Path | None:
     return None
 
 
-def stub_torch_cuda(folder: Path) -> Path:
+def stub_torch_cuda(folder: Path) -> str:
     """An empty libtorch_cuda.so to link against where torch is a CPU build; a CUDA torch brings the real one."""
     folder.mkdir(parents=True, exist_ok=True)
     command = ["gcc", "-shared", "-Wl,-soname,libtorch_cuda.so", "-xc", os.devnull, "-o", folder / "libtorch_cuda.so"]
     subprocess.run(command, check=True)
-    return folder
-
-
-def stable_extension(name: str, files: list[str], torch, **more) -> Extension:
-    """A library of ops on LibTorch's stable ABI: no Python in it, and it serves every torch >= 2.11."""
-    from torch.utils.cpp_extension import include_paths
-
-    torch_lib = str(Path(torch.__file__).parent / "lib")
-    return Extension(
-        f"flowar.{name}",
-        files,
-        include_dirs=include_paths() + more.pop("include_dirs", []),
-        library_dirs=[torch_lib, *more.pop("library_dirs", [])],
-        libraries=["torch_cpu", *more.pop("libraries", [])],
-        define_macros=[("TORCH_TARGET_VERSION", "0x020b000000000000"), *more.pop("define_macros", [])],
-        extra_compile_args={"cxx": CXX_FLAGS, "nvcc": NVCC_FLAGS},
-        **more,
-    )
+    return str(folder)
 
 
 def extensions() -> tuple[list[Extension], dict[str, type]]:
@@ -96,28 +78,44 @@ def extensions() -> tuple[list[Extension], dict[str, type]]:
                 return str(Path(*fullname.split("."))) + ".so"
             return super().get_ext_filename(fullname)
 
-    home, architectures = cuda_home(), ""
-    built = [stable_extension("_C_cpu", sources("ops.cpp", "bindings/*.cpp", "kernels/cpu/*.cpp"), torch)]
-    if home and sources("kernels/cuda/*.cu"):
+    home, architectures, torch_lib = cuda_home(), "", str(Path(torch.__file__).parent / "lib")
+    cpu = Extension(
+        "flowar._C_cpu",
+        sources("ops.cpp", "bindings/*.cpp", "kernels/cpu/*.cpp"),
+        include_dirs=cpp_extension.include_paths(),
+        library_dirs=[torch_lib],
+        libraries=["torch_cpu"],
+        define_macros=[STABLE_ABI],
+        extra_compile_args={"cxx": CXX_FLAGS},
+    )
+    built, kernels = [cpu], sources("kernels/cuda/*.cu")
+    if home and kernels:
         architectures = os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "8.0;9.0;10.0;12.0+PTX")
-        cpp_extension.CUDA_HOME = str(home)
-        library_dirs = [str(home / "lib64")]
+        cpp_extension.CUDA_HOME, library_dirs = str(home), [torch_lib, str(home / "lib64")]
         if torch.version.cuda is None:
             cpp_extension._check_cuda_version = lambda *_: None  # compares with the CUDA version torch was built with
-            library_dirs.append(str(stub_torch_cuda(ROOT / "build/stub")))
-        kernels = sources("kernels/cuda/*.cu")
-        files = kernels + sources("bindings/check.cpp", *(f"bindings/{Path(file).stem}.cpp" for file in kernels))
-        more = {"include_dirs": [str(home / "include")], "library_dirs": library_dirs}
-        more |= {"libraries": ["cudart"], "define_macros": [("USE_CUDA", None)]}
-        more["extra_link_args"] = ["-Wl,--no-as-needed", "-ltorch_cuda"]  # needed at load, though the stub is empty
-        built.append(stable_extension("_C_cuda", files, torch, **more))
-    info = {"FLOWAR_TORCH_VERSION": torch.__version__, "FLOWAR_CUDA_ARCHITECTURES": architectures}
-    macros = [(key, f'"{value}"') for key, value in info.items()]
-    info_options = {"include_dirs": [pybind11.get_include()], "extra_compile_args": ["-g0", "-fvisibility=hidden"]}
-    built.append(Extension("flowar._build_info", ["csrc/build_info.cpp"], define_macros=macros, **info_options))
+            library_dirs.append(stub_torch_cuda(ROOT / "build/stub"))
+        cuda = Extension(
+            "flowar._C_cuda",
+            kernels + sources("bindings/check.cpp", *(f"bindings/{Path(kernel).stem}.cpp" for kernel in kernels)),
+            include_dirs=[*cpp_extension.include_paths(), str(home / "include")],
+            library_dirs=library_dirs,
+            libraries=["torch_cpu", "cudart"],
+            define_macros=[STABLE_ABI, ("USE_CUDA", None)],
+            extra_compile_args={"cxx": CXX_FLAGS, "nvcc": NVCC_FLAGS},
+            extra_link_args=[
+                "-Wl,--no-as-needed",
+                "-ltorch_cuda",
+            ],  # must be loaded, though nothing in the stub is used
+        )
+        built.append(cuda)
+    macros = [("FLOWAR_TORCH_VERSION", f'"{torch.__version__}"'), ("FLOWAR_CUDA_ARCHITECTURES", f'"{architectures}"')]
+    options = {"include_dirs": [pybind11.get_include()], "extra_compile_args": ["-g0", "-fvisibility=hidden"]}
+    built.append(Extension("flowar._build_info", ["csrc/build_info.cpp"], define_macros=macros, **options))
     return built, {"build_ext": Build}
 
 
-os.environ.setdefault("MAX_JOBS", str(min(os.cpu_count() or 1, 16)))
+gigabytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 30
+os.environ.setdefault("MAX_JOBS", str(max(1, min(os.cpu_count() or 1, gigabytes // 2))))
 ext_modules, cmdclass = ([], {}) if os.environ.get("FLOWAR_NO_EXT") == "1" else extensions()
 setup(ext_modules=ext_modules, cmdclass=cmdclass)

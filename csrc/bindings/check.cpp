@@ -7,12 +7,6 @@
 namespace flowar {
 namespace {
 
-std::string describe(const std::vector<int64_t>& sizes) {
-  std::string text = "[";
-  for (size_t i = 0; i < sizes.size(); ++i) text += (i ? ", " : "") + std::to_string(sizes[i]);
-  return text + "]";
-}
-
 ScalarType scalar_type(DType dtype) {
   switch (dtype) {
     case DType::kFloat64:
@@ -71,18 +65,18 @@ Output contiguous_output(const Tensor& x, const Shape& shape, DType dtype) {
   return {x.data_ptr(), shape.tokens * shape.channels, shape.channels, dtype};
 }
 
-void Arguments::require(bool condition, const char* argument, const std::string& expected,
-                        const std::string& got) const {
-  if (condition) return;
+std::string text(const std::vector<int64_t>& sizes) {
+  std::string list = "[";
+  for (size_t i = 0; i < sizes.size(); ++i) list += (i ? ", " : "") + std::to_string(sizes[i]);
+  return list + "]";
+}
+
+void Arguments::fail(const char* argument, const std::string& expected, const std::string& got) const {
   throw std::runtime_error(std::string("flowar::") + op_ + ": " + argument + ": expected " + expected + ", got " + got);
 }
 
-void Arguments::require(bool condition, const char* argument, const std::string& expected, const Tensor& got) const {
-  if (!condition) require(false, argument, expected, describe(sizes_of(got)));
-}
-
-void Arguments::require_device(const char* argument, const Tensor& x) const {
-  if (!on_backend(x)) require(false, argument, std::string("a tensor on ") + kBackendName, "one on another device");
+void Arguments::require_backend(const char* argument, const Tensor& x) const {
+  require(on_backend(x), argument, "one on another device", "a tensor on ", kBackendName);
 }
 
 DType Arguments::dtype(const char* argument, const Tensor& x) const {
@@ -96,25 +90,24 @@ DType Arguments::dtype(const char* argument, const Tensor& x) const {
     case ScalarType::Half:
       return DType::kFloat16;
     default:
-      require(false, argument, "a floating dtype of 16, 32 or 64 bits", "another dtype");
+      fail(argument, "a floating dtype of 16, 32 or 64 bits", "another dtype");
   }
-  return DType::kFloat32;
 }
 
 Shape Arguments::shape(const char* argument, Tensor& x) const {
   const int64_t dim = x.dim();
-  require(dim > 0, argument, "at least one dimension", x);
+  require(dim > 0, argument, x, "at least one dimension");
   if (dim > 3) x = torch::stable::reshape(x, std::vector<int64_t>{-1, x.size(dim - 2), x.size(dim - 1)});
   const auto size = [&](int64_t d) { return d >= 0 ? x.size(d) : 1; };
   return {size(x.dim() - 3), size(x.dim() - 2), size(x.dim() - 1)};
 }
 
 Input Arguments::input(const char* argument, Tensor& x, const Shape& to) const {
-  require_device(argument, x);
+  require_backend(argument, x);
   const Shape from = shape(argument, x);
   const auto fits = [](int64_t have, int64_t want) { return have == want || have == 1; };
-  require(fits(from.batch, to.batch) && fits(from.tokens, to.tokens) && fits(from.channels, to.channels), argument,
-          "a shape that broadcasts to " + describe({to.batch, to.tokens, to.channels}), x);
+  require(fits(from.batch, to.batch) && fits(from.tokens, to.tokens) && fits(from.channels, to.channels), argument, x,
+          "a shape that broadcasts to ", std::vector<int64_t>{to.batch, to.tokens, to.channels});
   if (from.channels != to.channels) {
     Tensor wide = empty({from.batch, from.tokens, to.channels}, dtype(argument, x), x);
     x = torch::stable::copy_(wide, x);
@@ -124,11 +117,10 @@ Input Arguments::input(const char* argument, Tensor& x, const Shape& to) const {
 }
 
 Output Arguments::output(const char* argument, const Tensor& x, const Shape& shape) const {
-  require_device(argument, x);
-  require(sizes_of(x) == std::vector<int64_t>{shape.batch, shape.tokens, shape.channels}, argument,
-          "shape " + describe({shape.batch, shape.tokens, shape.channels}), x);
-  require(channels_adjacent(x), argument, "a last dimension of stride 1",
-          "stride " + std::to_string(x.stride(x.dim() - 1)));
+  require_backend(argument, x);
+  require(x.dim() == 3 && x.size(0) == shape.batch && x.size(1) == shape.tokens && x.size(2) == shape.channels,
+          argument, x, "shape ", std::vector<int64_t>{shape.batch, shape.tokens, shape.channels});
+  require(channels_adjacent(x), argument, x.stride(2), "a last dimension of stride 1");
   return view<void>(x, x.data_ptr(), dtype(argument, x));
 }
 

@@ -37,14 +37,24 @@ std::vector<int64_t> sizes_of(const Tensor& x);
 // A contiguous tensor of this shape, as a view to write to.
 Output contiguous_output(const Tensor& x, const Shape& shape, DType dtype);
 
+// How a message shows a part of it.
+std::string text(const std::vector<int64_t>& sizes);
+inline std::string text(const Tensor& x) { return text(sizes_of(x)); }
+inline std::string text(const char* words) { return words; }
+inline std::string text(int64_t number) { return std::to_string(number); }
+
 // The arguments of one call of one op. Functions that return views take the tensor by reference: where its channels
 // are not adjacent it becomes a contiguous copy, which must outlive the kernel.
 class Arguments {
  public:
   explicit Arguments(const char* op) : op_(op) {}
 
-  void require(bool condition, const char* argument, const std::string& expected, const std::string& got) const;
-  void require(bool condition, const char* argument, const std::string& expected, const Tensor& got) const;
+  // The message is put together on failure only: `expected` are its parts, `got` what came.
+  template <typename Got, typename... Expected>
+  void require(bool condition, const char* argument, const Got& got, const Expected&... expected) const {
+    if (!condition) fail(argument, (text(expected) + ...), text(got));
+  }
+  void require_backend(const char* argument, const Tensor& x) const;
 
   Shape shape(const char* argument, Tensor& x) const;
   DType dtype(const char* argument, const Tensor& x) const;
@@ -53,9 +63,8 @@ class Arguments {
   // x, which must have exactly this shape and adjacent channels, as a view to write to.
   Output output(const char* argument, const Tensor& x, const Shape& shape) const;
 
-  void require_device(const char* argument, const Tensor& x) const;
-
  private:
+  [[noreturn]] void fail(const char* argument, const std::string& expected, const std::string& got) const;
   const char* op_;
 };
 

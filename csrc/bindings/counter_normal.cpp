@@ -10,12 +10,11 @@ namespace {
 
 Tensor counter_normal(Tensor seeds, int64_t stream, int64_t count) {
   const Arguments arguments("counter_normal");
-  arguments.require(seeds.dim() == 1, "seeds", "one dimension", seeds);
-  arguments.require(seeds.scalar_type() == ScalarType::Long, "seeds", "int64", "another dtype");
-  arguments.require(stream >= 0 && stream <= std::numeric_limits<uint32_t>::max(), "stream", "0 .. 2^32 - 1",
-                    std::to_string(stream));
-  arguments.require(count >= 0 && count <= int64_t{1} << 34, "count", "0 .. 2^34", std::to_string(count));
-  arguments.require_device("seeds", seeds);
+  arguments.require(seeds.dim() == 1, "seeds", seeds, "one dimension");
+  arguments.require(seeds.scalar_type() == ScalarType::Long, "seeds", "another dtype", "int64");
+  arguments.require(stream >= 0 && stream <= std::numeric_limits<uint32_t>::max(), "stream", stream, "0 .. 2^32 - 1");
+  arguments.require(count >= 0 && count <= int64_t{1} << 34, "count", count, "0 .. 2^34");
+  arguments.require_backend("seeds", seeds);
   seeds = torch::stable::contiguous(seeds);
   Tensor out = empty({seeds.size(0), count}, DType::kFloat32, seeds);
   const CounterNormal p{.count = count,

@@ -10,7 +10,7 @@ Tensor geglu(Tensor packed) {
   const Arguments arguments("geglu");
   std::vector<int64_t> sizes = sizes_of(packed);
   Shape shape = arguments.shape("packed", packed);
-  arguments.require(shape.channels % 2 == 0, "packed", "an even last dimension (gate, then value)", packed);
+  arguments.require(shape.channels % 2 == 0, "packed", packed, "an even last dimension (gate, then value)");
   Geglu p{.tokens = shape.tokens, .hidden = shape.channels / 2};
   p.packed = arguments.input("packed", packed, shape);
   sizes.back() = shape.channels = p.hidden;

@@ -9,15 +9,13 @@ namespace {
 
 Tensor latent_resample(Tensor tokens, Tensor rows, Tensor columns) {
   const Arguments arguments("latent_resample");
-  arguments.require(tokens.dim() == 3, "tokens", "three dimensions [batch, height * width, channels]", tokens);
+  arguments.require(tokens.dim() == 3, "tokens", tokens, "three dimensions [batch, height * width, channels]");
   const DType dtype = arguments.dtype("tokens", tokens);
   LatentResample p{.channels = tokens.size(2)};
   p.apply = separable_operator(arguments, rows, columns, dtype);
   const int64_t batch = tokens.size(0), in = p.apply.in_height * p.apply.in_width;
-  arguments.require(tokens.size(1) == in, "tokens",
-                    "as many tokens as rows and columns take, " + std::to_string(p.apply.in_height) + " * " +
-                        std::to_string(p.apply.in_width),
-                    tokens);
+  arguments.require(tokens.size(1) == in, "tokens", tokens, "as many tokens as rows and columns take, ",
+                    p.apply.in_height, " * ", p.apply.in_width);
   if (tokens.stride(1) != p.channels) tokens = torch::stable::contiguous(tokens);
   p.grid = arguments.input("tokens", tokens, {batch, in, p.channels});
   const Shape shape{batch, p.apply.out_height * p.apply.out_width, p.channels};

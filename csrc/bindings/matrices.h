@@ -11,9 +11,9 @@ namespace flowar {
 inline SeparableOperator separable_operator(const Arguments& arguments, Tensor& rows, Tensor& columns, DType dtype) {
   const ScalarType compute = dtype == DType::kFloat64 ? ScalarType::Double : ScalarType::Float;
   const auto prepare = [&](const char* name, Tensor& matrix) {
-    arguments.require(matrix.dim() == 2, name, "a matrix [out, in]", matrix);
+    arguments.require(matrix.dim() == 2, name, matrix, "a matrix [out, in]");
     arguments.dtype(name, matrix);
-    arguments.require_device(name, matrix);
+    arguments.require_backend(name, matrix);
     if (matrix.scalar_type() != compute) matrix = torch::stable::to(matrix, compute);
     if (!matrix.is_contiguous()) matrix = torch::stable::contiguous(matrix);
   };

@@ -28,15 +28,15 @@ void merge_tokens(VelocityStep& p) {
 
 void velocity_step(Tensor state, Tensor velocity, double dt, double guidance_weight, std::optional<Tensor> next_input) {
   const Arguments arguments("velocity_step");
-  arguments.require(state.dim() == 3, "state", "three dimensions [batch, tokens, channels]", state);
+  arguments.require(state.dim() == 3, "state", state, "three dimensions [batch, tokens, channels]");
   const Shape shape{state.size(0), state.size(1), state.size(2)};
   const DType dtype = arguments.dtype("state", state);
-  arguments.require(dtype == DType::kFloat32 || dtype == DType::kFloat64, "state", "float32 or float64",
-                    "a 16-bit dtype");
+  arguments.require(dtype == DType::kFloat32 || dtype == DType::kFloat64, "state", "a 16-bit dtype",
+                    "float32 or float64");
   const auto halves = [&](const char* name, const Tensor& x) {
     const bool twice = x.dim() == 3 && x.size(0) == 2 * shape.batch && x.size(0) > 0;
-    arguments.require(x.dim() == 3 && (twice || x.size(0) == shape.batch), name,
-                      "as many batch entries as state, or twice as many", x);
+    arguments.require(x.dim() == 3 && (twice || x.size(0) == shape.batch), name, x,
+                      "as many batch entries as state, or twice as many");
     return twice ? 2 : 1;
   };
   VelocityStep p{.tokens = shape.tokens, .channels = shape.channels, .dt = dt, .guidance_weight = guidance_weight};

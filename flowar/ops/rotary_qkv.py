@@ -62,9 +62,7 @@ def _fake(packed: Tensor, rotation: Tensor, heads: int, parts: int) -> Tensor:
     return packed.new_empty((parts, batch, tokens, heads, width // (parts * heads)))
 
 
-def _fake_cache(
-    packed: Tensor, rotation: Tensor, heads: int, k_cache: Tensor, v_cache: Tensor, offset: int
-) -> Tensor:
+def _fake_cache(packed: Tensor, rotation: Tensor, heads: int, k_cache: Tensor, v_cache: Tensor, offset: int) -> Tensor:
     batch, tokens, width = packed.shape
     return packed.new_empty((batch, tokens, heads, width // (3 * heads)))
 

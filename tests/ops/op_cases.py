@@ -118,9 +118,7 @@ MODULATED = [name for name in CASES if name.startswith(("silu", "spatial"))]
 
 def variants(names: list[str] | None = None) -> list[tuple[str, str]]:
     """Every case with every kind of modulation that it can take."""
-    return [
-        (name, kind) for name in names or CASES for kind in (MODULATIONS if name in MODULATED else ["packed"])
-    ]
+    return [(name, kind) for name in names or CASES for kind in (MODULATIONS if name in MODULATED else ["packed"])]
 
 
 def tree_map(function: Callable[[Tensor], Any], value: Any) -> Any:

@@ -83,7 +83,9 @@ def test_a_pyramid_is_its_levels() -> None:
     operators = [(averaging(n, 3), averaging(n + 1, 4)) for n in (1, 2, 7)]
     tokens = latents.flatten(2).transpose(1, 2)
     levels = [ops.latent_resample(tokens, rows, columns) for rows, columns in operators]
-    torch.testing.assert_close(ops.latent_pyramid(latents, *map(list, zip(*operators, strict=True))), torch.cat(levels, 1))
+    torch.testing.assert_close(
+        ops.latent_pyramid(latents, *map(list, zip(*operators, strict=True))), torch.cat(levels, 1)
+    )
 
 
 def test_no_step_changes_nothing() -> None:
@@ -134,9 +136,7 @@ def test_noise_is_normal() -> None:
 
 
 @settings(max_examples=25, deadline=None)
-@given(
-    st.integers(-(2**63), 2**63 - 1), st.integers(0, 2**32 - 1), st.integers(0, 60), st.integers(0, 60)
-)
+@given(st.integers(-(2**63), 2**63 - 1), st.integers(0, 2**32 - 1), st.integers(0, 60), st.integers(0, 60))
 def test_noise_depends_on_seed_stream_and_index_alone(seed: int, stream: int, count: int, more: int) -> None:
     row = ops.counter_normal(torch.tensor([seed]), stream, count + more)
     assert torch.equal(ops.counter_normal(torch.tensor([1, seed]), stream, count)[1], row[0, :count])

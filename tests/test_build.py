@@ -1,0 +1,177 @@
+"""The build: what is compiled from what, what a kernel may include, what came out, and life without it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import flowar
+from flowar import ops
+
+ROOT = Path(__file__).parents[1]
+LIBRARY = Path(flowar.__file__).parent / "_C_cpu.so"
+KERNELS = sorted((ROOT / "csrc/kernels/cpu").glob("*.cpp"))
+OPS = [path.stem for path in KERNELS if path.stem != "isa"]
+
+
+def run_python(code: str, *arguments: str, folder: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments, "-c", code],
+        cwd=folder,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_both_builds_compile_the_same_kernels() -> None:
+    setup, cmake = (ROOT / "setup.py").read_text(), (ROOT / "CMakeLists.txt").read_text()
+    for folder, suffix in [("cpu", "cpp"), ("cuda", "cu")]:
+        pattern = f"kernels/{folder}/*.{suffix}"
+        assert f'"{pattern}"' in setup
+        assert f"csrc/{pattern})" in cmake
+    flags = re.search(r"CXX_FLAGS = \[(.*)\]", setup)
+    assert flags
+    numeric = [
+        flag for flag in re.findall(r'"(-[^"]*)"', flags[1]) if flag.startswith(("-O", "-f")) and "visib" not in flag
+    ]
+    assert " ".join(numeric) in cmake
+
+
+def test_one_base_name_per_op() -> None:
+    """Header, kernel, binding, Python module and reference of every op share its name."""
+    assert OPS
+    for name in OPS:
+        assert (ROOT / f"csrc/kernels/{name}.h").exists()
+        assert (ROOT / f"csrc/bindings/{name}.cpp").exists()
+        assert (ROOT / f"flowar/ops/{name}.py").exists()
+        assert hasattr(ops.reference, name)
+        assert name in ops.__all__
+
+
+def test_kernels_know_no_framework() -> None:
+    forbidden = re.compile(r"#\s*include.*(torch|ATen|c10|pybind|Python\.h)|-ffast-math|\bat::")
+    for path in (ROOT / "csrc/kernels").rglob("*.*"):
+        assert not forbidden.search(path.read_text()), path
+
+
+def test_setup_is_short() -> None:
+    assert len((ROOT / "setup.py").read_text().splitlines()) <= 120
+
+
+@pytest.mark.skipif(ops.reference_active(), reason="installed without the compiled ops")
+@pytest.mark.skipif(shutil.which("objdump") is None, reason="needs objdump to read the machine code")
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="reads x86-64 machine code")
+def test_kernels_are_vectorised() -> None:
+    """The float loops of every kernel compute in 256-bit registers for AVX2 and in 512-bit ones for AVX-512."""
+    command = ["objdump", "--disassemble", "--demangle", "--no-show-raw-insn", LIBRARY]
+    listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    functions = re.split(r"\n(?=[0-9a-f]{16} <)", listing)
+    for name in OPS:
+        parameters = f"(flowar::{''.join(word.capitalize() for word in name.split('_'))} const&"
+        for isa, register in [("avx2", "ymm"), ("avx512", "zmm")]:
+            heads = (part.split("\n", 1) for part in functions)
+            body = "".join(code for head, code in heads if f"flowar::{isa}::" in head and parameters in head)
+            arithmetic = re.findall(rf"v(?:fn?m(?:add|sub)\w*|mul|add|sub)p[sd]\s.*%{register}", body)
+            assert len(arithmetic) >= 2, f"{name}: {len(arithmetic)} arithmetic instructions on {register} registers"
+
+
+@pytest.mark.skipif(ops.reference_active(), reason="installed without the compiled ops")
+def test_build_info() -> None:
+    from flowar import _build_info
+
+    assert "." in _build_info.torch_version
+    assert _build_info.compiler
+    assert isinstance(_build_info.cuda_architectures, str)
+    assert isinstance(_build_info.cpu_features(), list)
+
+
+USE = "import torch; from flowar import ops; print(ops.implementation()); print(ops.geglu(torch.ones(1, 2)).item())"
+WITHOUT = """
+import torch
+from flowar import ops
+assert ops.implementation() == "reference"
+x = torch.ones(1, 2, requires_grad=True)
+ops.geglu(x).sum().backward()
+assert x.grad.abs().sum() > 0
+with ops.use_reference():
+    ops.geglu(x)
+ops.cpu_isa()
+"""
+
+
+def test_without_extension() -> None:
+    """FLOWAR_NO_EXT=1 serves every op and its gradient from the reference, and says so once."""
+    result = run_python(WITHOUT, "-W", "always", FLOWAR_NO_EXT="1")
+    assert result.stderr.splitlines()[-1] == "RuntimeError: flowar runs without its compiled ops", result.stderr
+    assert result.stderr.count("UserWarning: flowar runs without its compiled ops") == 1
+
+
+def copy_of_ops(folder: Path) -> Path:
+    """The package's ops without what else is in it."""
+    shutil.copytree(Path(flowar.__file__).parent / "ops", folder / "flowar/ops")
+    (folder / "flowar/__init__.py").touch()
+    return folder
+
+
+@pytest.mark.skipif(ops.reference_active(), reason="installed without the compiled ops")
+@pytest.mark.parametrize(
+    ("content", "reason"), [(None, "is missing"), (b"not a library", f"does not load with torch {torch.__version__}")]
+)
+def test_unusable_library(tmp_path: Path, content: bytes | None, reason: str) -> None:
+    """An error that names the command that mends it, not a silent change of implementation."""
+    folder = copy_of_ops(tmp_path)
+    if content is not None:
+        (folder / "flowar/_C_cpu.so").write_bytes(content)
+    result = run_python(USE, folder=folder)
+    assert result.returncode == 1
+    assert f"ImportError: flowar: the compiled library _C_cpu.so {reason}" in result.stderr
+    assert "pip install -e ." in result.stderr
+
+
+@pytest.mark.skipif(ops.reference_active(), reason="installed without the compiled ops")
+def test_old_torch(tmp_path: Path) -> None:
+    result = run_python("import torch; torch.__version__ = '2.10.1'; import flowar.ops")
+    assert "ImportError: flowar: torch 2.10.1 is too old; `pip install 'torch>=2.11'`" in result.stderr
+
+
+@pytest.mark.skipif(ops.reference_active(), reason="installed without the compiled ops")
+def test_isa_from_the_environment() -> None:
+    assert "compiled (baseline)" in run_python(USE, FLOWAR_ISA="baseline").stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_a_failed_compile_shows_the_message(tmp_path: Path) -> None:
+    for name in ("csrc", "setup.py", "pyproject.toml"):
+        source = ROOT / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
+    (tmp_path / "csrc/ops.cpp").write_text("#error this op is broken\n")
+    for path in (tmp_path / "csrc/kernels/cpu").glob("*.cpp"):
+        path.unlink()
+    result = subprocess.run(
+        [sys.executable, "setup.py", "build_ext", "--build-lib", str(tmp_path / "out")],
+        cwd=tmp_path,
+        env=os.environ | {"FLOWAR_BUILD_CUDA": "0", "MAX_JOBS": "2"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode != 0
+    assert "#error this op is broken" in result.stdout + result.stderr
+
+
+def test_a_forced_cuda_build_needs_a_toolkit(tmp_path: Path) -> None:
+    code = f"import sys; sys.argv = ['setup.py', '--version']; exec(open({str(ROOT / 'setup.py')!r}).read().replace('/usr/local', {str(tmp_path)!r}))"
+    result = run_python(
+        "__file__ = 'setup.py'; " + code, FLOWAR_BUILD_CUDA="1", CUDA_HOME="", CUDA_PATH="", PATH=str(tmp_path)
+    )
+    assert "FLOWAR_BUILD_CUDA=1, but no CUDA toolkit was found" in result.stderr
