@@ -79,7 +79,7 @@ def one_line(message: str) -> str:
     expected = re.search(r"Subtypes: \[(.*)\]$|Expected an? (.*)\. Got value", message, re.MULTILINE)
     value = re.search(r".*(?:Got|Given) value: (.*)\Z", message, re.DOTALL)
     if not (key and expected and value):
-        return message
+        return re.sub(r'Parser key "([^"]+)":', r"\1:", message)
     types = re.sub(r"<class '(\w+)'>", r"\1", expected[1] or expected[2]).replace("NoneType", "nothing")
     types = re.sub(r"\b(?:typing|collections\.abc)\.", "", types)
     return f"{key[1]}: expected {types.replace(', nothing', ' or nothing')}, got {value[1]}"

@@ -28,9 +28,8 @@ def default_device(name: str = "auto") -> torch.device:
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:  # what torch raises for unknown names and missing hardware
-        raise ValueError(
-            f"device: expected auto, cpu or a GPU such as cuda:0, got {name} ({first_line(error)})"
-        ) from error
+        expected = "auto, cpu, or a GPU of this machine such as cuda:0"
+        raise ValueError(f"device: expected {expected}, got {name} ({first_line(error)})") from error
 
 
 def parse_dtype(name: str | None) -> torch.dtype | None:

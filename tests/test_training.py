@@ -363,7 +363,7 @@ class TestParts:
 
 class TestTokenizerTraining:
     def config(self, **changes: Any) -> TokenizerTrainingConfig:
-        small = {"channels": 2, "widths": [8, 16], "steps": 60, "batch_size": 8, "warmup_steps": 5}
+        small = {"channels": 2, "widths": [8, 16], "steps": 60, "batch_size": 8, "warmup_steps": 5, "robust_steps": 0}
         return TokenizerTrainingConfig(**(small | changes))
 
     def images(self) -> Tensor:
@@ -390,6 +390,11 @@ class TestTokenizerTraining:
             train_tokenizer(self.images(), self.config(steps=2, seed=seed)).fingerprint() for seed in (0, 0, 1)
         )
         assert first == second != other
+
+    def test_robust_steps_change_the_decoder_alone(self) -> None:
+        plain, robust = (train_tokenizer(self.images(), self.config(steps=2, robust_steps=n)) for n in (0, 2))
+        for name, weight in plain.state_dict().items():
+            assert torch.equal(weight, robust.state_dict()[name]) == ("decoder" not in name)
 
     def test_constant_channel(self) -> None:
         def batches() -> Iterator[Tensor]:

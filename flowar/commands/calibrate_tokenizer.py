@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass
@@ -36,9 +40,20 @@ def run(options: Options) -> None:
     from flowar.training.tokenizer_training import calibrate
     from flowar.training.tokenizers import CALIBRATION_BATCH, tokenizer_for_training
 
+    if options.max_images < 1:
+        raise ValueError(f"max_images: expected a positive integer, got {options.max_images}")
     source = open_images(options.data, options.split, options.image_size, options.image_channels)
     tokenizer = tokenizer_for_training(options.tokenizer, source)
-    calibrate(tokenizer, islice(source.batches(CALIBRATION_BATCH), -(-options.max_images // CALIBRATION_BATCH)))
+    calibrate(tokenizer, first_images(source.batches(CALIBRATION_BATCH), options.max_images))
     tokenizer.save_pretrained(options.output)
     for name in ("mean", "std"):
         print(f"{name}: {', '.join(f'{value:.4f}' for value in getattr(tokenizer, name).tolist())}")
+
+
+def first_images(batches: Iterable[Tensor], count: int) -> Iterator[Tensor]:
+    """The first `count` images of `batches`, in batches."""
+    for images in batches:
+        yield images[:count]
+        count -= len(images)
+        if count <= 0:
+            return

@@ -1,0 +1,496 @@
+"""The `flowar` command: its help, what its subcommands write, and one line with exit code 2 for bad input."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY, recording, small_model
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from test_data import pictures, write_class_folders, write_idx
+
+from flowar import FlowAR, FlowARPipeline
+from flowar.cli import COMMANDS, main
+from flowar.tokenizer import PixelTokenizer
+from flowar.training import trainer
+from flowar.training.state import checkpoints
+
+TRAINING = (
+    *("--data.tokenizer", "pixel:2", "--model.num_classes", "10", "--model.num_inference_steps", "2"),
+    *("--model.ar_width", "32", "--model.ar_depth", "2", "--model.ar_heads", "2", "--model.flow_width", "64"),
+    *("--model.flow_depth", "1", "--optim.batch_size", "8", "--optim.steps", "4", "--precision", "float32"),
+    *("--log_every", "1", "--sample_every", "0", "--save_every", "2"),
+)
+
+
+@pytest.fixture(autouse=True)
+def without_tensorboard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Importing it takes seconds, and these tests are not about it."""
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pipeline of 8x8 grey images, as `flowar train` leaves it."""
+    folder = tmp_path_factory.mktemp("cli") / "model"
+    tokenizer = PixelTokenizer(image_channels=1, stride=2)
+    FlowARPipeline(small_model(tokenizer=tokenizer.record(), num_inference_steps=3), tokenizer).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def idx_folder(tmp_path: Path) -> Path:
+    return write_idx(tmp_path / "idx", *pictures(24))
+
+
+def refused(capsys: pytest.CaptureFixture[str], arguments: Iterable[object]) -> str:
+    """What `flowar` says about bad input: one line on stderr, exit code 2, and nothing left half-written."""
+    with pytest.raises(SystemExit) as exit_:
+        main([*map(str, arguments)])
+    assert exit_.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    (line,) = err.splitlines()
+    assert line.startswith("flowar: ")
+    return line.removeprefix("flowar: ")
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+class TestHelp:
+    @pytest.mark.parametrize("arguments", [(), ("--help",), ("-h",)])
+    def test_overview(self, capsys: pytest.CaptureFixture[str], arguments: Sequence[str]) -> None:
+        main(arguments)
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0] == "usage: flowar COMMAND [options]"
+        assert all(any(line.startswith(f"  {name} ") for line in lines) for name in COMMANDS)
+
+    @pytest.mark.parametrize(
+        ("name", "descriptions"),
+        [
+            (
+                "sample",
+                ["image i of a seed is the same", "--naive [{true,false}]", "default: samples.png"],
+            ),
+            (
+                "train",
+                ["go on from the newest checkpoint", "W, of the flow transformer", "default: 0.0002"],
+            ),
+            ("train-tokenizer", ["folder to write the tokenizer to", "keeps latents near a unit Gaussian"]),
+            ("calibrate-tokenizer", ["images to measure; the first ones in order", "default: 50000"]),
+            ("convert", ["the authors' .pth file", "required"]),
+            ("plot", ["folder of the run, which holds metrics.jsonl"]),
+            ("info", ["shipped name, folder, or Hub id to describe as well", "print JSON"]),
+        ],
+    )
+    def test_options(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str, descriptions: list[str]
+    ) -> None:
+        monkeypatch.setenv("COLUMNS", "300")
+        with pytest.raises(SystemExit) as exit_:
+            main([name, "--help"])
+        assert exit_.value.code == 0
+        shown = capsys.readouterr().out
+        assert shown.startswith(f"usage: flowar {name} [options]")
+        assert COMMANDS[name] in shown
+        assert [text for text in descriptions if text not in shown] == []
+
+    def test_every_command_is_covered(self) -> None:
+        (mark,) = (mark for mark in self.test_options.pytestmark if mark.name == "parametrize")
+        assert [name for name, _ in mark.args[1]] == [*COMMANDS]
+
+    def test_every_option_has_a_description(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("COLUMNS", "300")
+        for name in COMMANDS:
+            with pytest.raises(SystemExit):
+                main([name, "--help"])
+            lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+            assert [line for line in lines if line.startswith(("(type:", "(required"))] == []
+
+    def test_as_a_program(self, model_folder: Path, tmp_path: Path) -> None:
+        command = [sys.executable, "-m", "flowar", "sample", "--model", str(model_folder), "--per_class", "1"]
+        run = functools.partial(subprocess.run, cwd=tmp_path, capture_output=True, text=True)
+        done = run(command)
+        assert (done.returncode, done.stdout) == (0, "5 images in samples.png\n")
+        assert Image.open(tmp_path / "samples.png").size == (5 * 8, 8)
+        done = run([*command, "--classes", "9"])
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == "flowar: class_labels: expected integers from 0 to 4, got 9\n"
+
+
+class TestSample:
+    def test_grid(self, capsys: pytest.CaptureFixture[str], model_folder: Path, tmp_path: Path) -> None:
+        output = tmp_path / "new" / "grid.png"
+        main(
+            ["sample", "--model", str(model_folder), "--classes", "4,0,2", "--per_class", "2", "--output", str(output)]
+        )
+        assert capsys.readouterr().out == f"6 images in {output}\n"
+        grid = Image.open(output)
+        assert (grid.format, grid.mode, grid.size) == ("PNG", "L", (3 * 8, 2 * 8))
+
+    def test_options_reach_the_model(self, model_folder: Path, tmp_path: Path) -> None:
+        pipeline = FlowARPipeline.from_pretrained(model_folder)
+        output = tmp_path / "one.png"
+        main(
+            [
+                *("sample", "--model", str(model_folder), "--classes", "[1]", "--per_class", "1", "--seed", "7"),
+                *("--num_inference_steps", "2", "--guidance_scale", "3", "--guidance_interval", "[0, 0.5]"),
+                *("--naive", "--dtype", "float32", "--device", "cpu", "--output", str(output)),
+            ]
+        )
+        (expected,) = pipeline([1], 2, 3.0, (0.0, 0.5), seed=7, naive=True).images
+        assert Image.open(output).tobytes() == expected.tobytes()
+
+    def test_options_from_a_file(self, capsys: pytest.CaptureFixture[str], model_folder: Path, tmp_path: Path) -> None:
+        config = tmp_path / "sample.yaml"
+        config.write_text(f"model: {model_folder}\nclasses: [1, 2]\nper_class: 3\noutput: {tmp_path / 'a.png'}\n")
+        main(["sample", "--config", str(config), "--per_class", "1"])
+        assert capsys.readouterr().out == f"2 images in {tmp_path / 'a.png'}\n"
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--classes", "5"], "class_labels: expected integers from 0 to 4, got 5"),
+            (["--classes", "-1"], "class_labels: expected integers from 0 to 4, got -1"),
+            (["--classes", "[]"], "class_labels: expected [B] with B >= 1, got shape [0]"),
+            (["--classes", "cat"], "classes: expected integers as in 0,3,7, got 'cat'"),
+            (["--classes", "1.5"], "classes: expected integers as in 0,3,7, got '1.5'"),
+            (["--per_class", "0"], "per_class: expected a positive integer, got 0"),
+            (["--guidance_scale", "-1"], "guidance_scale: expected a finite number >= 0, got -1.0"),
+            (
+                ["--guidance_interval", "[0.9, 0.1]"],
+                "guidance_interval: expected 0 <= low <= high <= 1",
+            ),
+            (["--num_inference_steps", "0"], "num_inference_steps: expected a positive integer, got 0"),
+            (["--dtype", "int8"], "dtype: expected one of float32, bfloat16, float16, got int8"),
+            (["--device", "abacus"], "device: expected auto, cpu, or a GPU of this machine such as cuda:0, got abacus"),
+            (["--model", "no-such-model"], "model: expected a folder, a shipped model"),
+            (["--seed", "x"], "seed: expected int, got x; flowar sample --help lists the options"),
+            (["--naive", "maybe"], "naive: expected bool, got maybe; flowar sample --help lists the options"),
+            (["--steps", "3"], "unrecognized arguments: --steps 3; flowar sample --help lists the options"),
+            (["--seed"], "argument --seed: expected one argument; flowar sample --help lists the options"),
+            (["--guidance_interval", "[1]"], "guidance_interval: expected tuple[float, float] or nothing, got [1]"),
+            (["--config", "/no.yaml"], "config: File does not exist: '/no.yaml'"),
+        ],
+    )
+    def test_bad_input(
+        self,
+        capsys: pytest.CaptureFixture[str],
+        model_folder: Path,
+        tmp_path: Path,
+        arguments: list[str],
+        message: str,
+    ) -> None:
+        output = tmp_path / "grid.png"
+        line = refused(capsys, ["sample", "--model", model_folder, "--output", output, *arguments])
+        assert line.startswith(message)
+        assert files(tmp_path) == []
+
+    def test_unknown_command(self, capsys: pytest.CaptureFixture[str]) -> None:
+        line = refused(capsys, ["draw"])
+        assert line == f"command: expected one of {', '.join(COMMANDS)}, got draw"
+
+    def test_wrong_tokenizer(self, capsys: pytest.CaptureFixture[str], model_folder: Path, tmp_path: Path) -> None:
+        FlowAR.from_pretrained(model_folder).save_pretrained(tmp_path)
+        PixelTokenizer(image_channels=1, stride=2, mean=[0.1] * 4).save_pretrained(tmp_path)
+        before = files(tmp_path)
+        line = refused(capsys, ["sample", "--model", tmp_path, "--output", tmp_path / "grid.png"])
+        assert line.startswith("tokenizer: expected mean [0.0, 0.0, 0.0, 0.0] (pixel tokenizer, 4 channels, stride 2)")
+        assert "got [0.1, 0.1, 0.1, 0.1]" in line
+        assert files(tmp_path) == before
+
+    def test_damaged_model(self, capsys: pytest.CaptureFixture[str], model_folder: Path, tmp_path: Path) -> None:
+        model = FlowAR.from_pretrained(model_folder)
+        PixelTokenizer(image_channels=1, stride=2).save_pretrained(tmp_path)
+        model.save_pretrained(tmp_path)
+        weights, config = tmp_path / "model.safetensors", tmp_path / "config.json"
+        arguments = ["sample", "--model", tmp_path, "--output", tmp_path / "grid.png"]
+        whole = weights.read_bytes()
+        weights.write_bytes(whole[: len(whole) // 2])
+        assert "model.safetensors: expected a safetensors file" in refused(capsys, arguments)
+        tensors = load_file(model_folder / "model.safetensors")
+        del tensors["flow_transformer.output_proj.bias"]
+        save_file(tensors, weights)
+        assert refused(capsys, arguments) == "checkpoint: missing tensor flow_transformer.output_proj.bias"
+        weights.write_bytes(whole)
+        config.write_text(json.dumps(model.config.to_dict() | {"scales": [1, 3]}))
+        assert "scales: expected growing grids from 1x1 to latent_size 4x4, got 1x1, 3x3" in refused(capsys, arguments)
+        config.write_text('{"latent_channels": 4')
+        assert "config.json: expected a JSON object" in refused(capsys, arguments)
+        assert not (tmp_path / "grid.png").exists()
+
+    def test_full_disk(
+        self,
+        capsys: pytest.CaptureFixture[str],
+        model_folder: Path,
+        tmp_path: Path,
+        request: pytest.FixtureRequest,
+    ) -> None:
+        output = tmp_path / "grid.png"
+        output.write_text("what was there before")
+        request.getfixturevalue("full_disk")
+        line = refused(capsys, ["sample", "--model", model_folder, "--output", output])
+        assert "File too large" in line
+        assert files(tmp_path) == [output]
+        assert output.read_text() == "what was there before"
+
+    def test_unwritable_output(self, capsys: pytest.CaptureFixture[str], model_folder: Path, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("in the way")
+        output = tmp_path / "file" / "grid.png"
+        assert str(tmp_path / "file") in refused(capsys, ["sample", "--model", model_folder, "--output", output])
+        assert "Is a directory" in refused(capsys, ["sample", "--model", model_folder, "--output", tmp_path])
+
+
+class TestConvert:
+    def test_published_checkpoint(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+        recorded = recording(TINY[1])
+        torch.save({"model_ema": recorded.state_dict()}, tmp_path / "published.pth")
+        output = tmp_path / "converted"
+        main(
+            ["convert", "--checkpoint", str(tmp_path / "published.pth"), "--output", str(output), "--dtype", "bfloat16"]
+        )
+        assert capsys.readouterr().out.endswith(f"M parameters in {output}\n")
+        assert [path.name for path in files(output)] == ["config.json", "model.safetensors"]
+        assert FlowAR.from_pretrained(output).config == FlowAR.from_published(recorded.state_dict()).config
+        assert load_file(output / "model.safetensors")["flow_transformer.output_proj.bias"].dtype == torch.bfloat16
+
+    def test_bad_checkpoints(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+        state = recording(TINY[0]).state_dict()
+        path, output = tmp_path / "published.pth", tmp_path / "converted"
+        arguments = ["convert", "--checkpoint", path, "--output", output]
+        assert "published.pth: expected a PyTorch file of tensors" in refused(capsys, arguments)
+        torch.save(state, path)
+        path.write_bytes(path.read_bytes()[:10_000])
+        assert "published.pth: expected a PyTorch file of tensors" in refused(capsys, arguments)
+        torch.save({name: value for name, value in state.items() if name != "z_proj.bias"}, path)
+        assert refused(capsys, arguments) == "checkpoint: missing tensor z_proj.bias"
+        torch.save(state | {"surprise": torch.zeros(1)}, path)
+        assert refused(capsys, arguments) == "checkpoint: unexpected tensor surprise"
+        torch.save(state | {"z_proj.bias": torch.zeros(3)}, path)
+        assert refused(capsys, arguments).startswith("checkpoint: tensor z_proj.bias: expected shape [")
+        assert not output.exists()
+
+    def test_hostile_checkpoint(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+        class Hostile:
+            def __reduce__(self) -> tuple[object, tuple[str]]:
+                return os.system, (f"touch {tmp_path / 'ran'}",)
+
+        for name, write in (("zip.pth", torch.save), ("plain.pth", functools.partial(pickle.dump, protocol=2))):
+            with (tmp_path / name).open("wb") as file:
+                write({"model": Hostile()}, file)
+            line = refused(capsys, ["convert", "--checkpoint", tmp_path / name, "--output", tmp_path / "converted"])
+            assert f"{name}: expected a PyTorch file of tensors, but" in line
+        assert not (tmp_path / "ran").exists()
+        assert not (tmp_path / "converted").exists()
+
+    def test_full_disk(
+        self, capsys: pytest.CaptureFixture[str], tmp_path: Path, request: pytest.FixtureRequest
+    ) -> None:
+        torch.save(recording(TINY[0]).state_dict(), tmp_path / "published.pth")
+        request.getfixturevalue("full_disk")
+        line = refused(capsys, ["convert", "--checkpoint", tmp_path / "published.pth", "--output", tmp_path / "out"])
+        assert "model.safetensors: writing failed" in line
+        assert files(tmp_path) == [tmp_path / "published.pth"]
+
+
+class TestInfo:
+    def test_machine(self, capsys: pytest.CaptureFixture[str]) -> None:
+        main(["info"])
+        facts = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+        assert facts["torch"] == torch.__version__
+        assert facts["ops"].startswith(("compiled", "reference"))
+
+    def test_model_as_json(self, capsys: pytest.CaptureFixture[str], model_folder: Path) -> None:
+        main(["info", "--model", str(model_folder), "--json"])
+        facts = json.loads(capsys.readouterr().out)
+        assert facts["num_classes"] == 5
+        assert facts["tokenizer"]["kind"] == "pixel"
+
+    def test_no_such_model(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert refused(capsys, ["info", "--model", "nowhere"]).startswith("model: expected a folder, a shipped model")
+
+
+class TestTokenizers:
+    def test_calibrate(self, capsys: pytest.CaptureFixture[str], idx_folder: Path, tmp_path: Path) -> None:
+        output = tmp_path / "tokenizer"
+        main(["calibrate-tokenizer", "--tokenizer", "pixel:2", "--data", str(idx_folder), "--output", str(output)])
+        record = json.loads((output / "tokenizer.json").read_text())
+        shown = capsys.readouterr().out.splitlines()
+        assert shown[0] == f"mean: {', '.join(f'{value:.4f}' for value in record['mean'])}"
+        assert shown[1] == f"std: {', '.join(f'{value:.4f}' for value in record['std'])}"
+        assert len(record["std"]) == 4
+
+    def test_calibrate_on_the_first_images(self, idx_folder: Path, tmp_path: Path) -> None:
+        arguments = [
+            "calibrate-tokenizer",
+            "--tokenizer",
+            "pixel:1",
+            "--data",
+            str(idx_folder),
+            "--output",
+            str(tmp_path),
+        ]
+        main([*arguments, "--max_images", "3"])
+        images = pictures(24)[0][:3].double() / 127.5 - 1
+        (mean,) = json.loads((tmp_path / "tokenizer.json").read_text())["mean"]
+        assert mean == pytest.approx(images.mean().item(), abs=1e-5)
+
+    def test_train(self, capsys: pytest.CaptureFixture[str], idx_folder: Path, tmp_path: Path) -> None:
+        output = tmp_path / "tokenizer"
+        training = ["--training.widths", "[8, 16]", "--training.steps", "2", "--training.robust_steps", "1"]
+        main(["train-tokenizer", "--data", str(idx_folder), "--output", str(output), *training])
+        record = json.loads((output / "tokenizer.json").read_text())
+        assert capsys.readouterr().out == f"tokenizer {record['weights']} in {output}\n"
+        assert (record["channels"], record["stride"], record["image_channels"]) == (8, 2, 1)
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--data", "nowhere"], "data: expected a folder, got nowhere (does not exist)"),
+            (
+                ["--tokenizer", "pixel:3"],
+                "images: expected [B, 1, H, W] with H and W multiples of 3",
+            ),
+            (["--tokenizer", "pixel:two"], "tokenizer: expected pixel:STRIDE with a positive stride, got pixel:two"),
+            (["--tokenizer", "nowhere"], "model: expected a folder, a shipped model"),
+            (["--split", "t10k"], "expected t10k-images-idx3-ubyte.gz or t10k-images-idx3-ubyte, found neither"),
+            (["--max_images", "0"], "max_images: expected a positive integer, got 0"),
+        ],
+    )
+    def test_bad_input(
+        self, capsys: pytest.CaptureFixture[str], idx_folder: Path, tmp_path: Path, arguments: list[str], message: str
+    ) -> None:
+        output = tmp_path / "tokenizer"
+        base = ["calibrate-tokenizer", "--tokenizer", "pixel:2", "--data", idx_folder, "--output", output]
+        assert message in refused(capsys, [*base, *arguments])
+        assert not output.exists()
+
+    def test_train_on_bad_widths(self, capsys: pytest.CaptureFixture[str], idx_folder: Path, tmp_path: Path) -> None:
+        arguments = ["train-tokenizer", "--data", idx_folder, "--output", tmp_path / "out", "--training.widths", "[4]"]
+        assert "widths: expected multiples of 8, got [4]" in refused(capsys, arguments)
+        assert not (tmp_path / "out").exists()
+
+
+class TestTrain:
+    def test_train_resume_sample_plot(
+        self,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+        idx_folder: Path,
+        tmp_path: Path,
+    ) -> None:
+        run = tmp_path / "run"
+        arguments = ["train", "--data.folder", str(idx_folder), "--output", str(run), *TRAINING]
+        step = trainer.training_step
+        with monkeypatch.context() as patch:
+
+            def interrupted(state: trainer.TrainState, *rest: object) -> object:
+                if state.step == 3:
+                    raise KeyboardInterrupt
+                return step(state, *rest)
+
+            patch.setattr(trainer, "training_step", interrupted)
+            assert refused_after_log(capsys, arguments) == "flowar: interrupted"
+        assert [path.stem for path in checkpoints(run / "checkpoints")] == ["step_00000002"]
+        assert "resume it instead" in refused_after_log(capsys, arguments)
+        main([*arguments, "--resume"])
+        assert capsys.readouterr().out == f"model in {run / 'model'}\n"
+        assert [json.loads(row)["step"] for row in (run / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3, 4]
+
+        main(["sample", "--model", str(run / "model"), "--per_class", "1", "--output", str(tmp_path / "grid.png")])
+        assert Image.open(tmp_path / "grid.png").size == (80, 8)
+
+    def test_plot(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+        pytest.importorskip("matplotlib")
+        row = {"loss": 1.0, "loss_scale": [1.0, 0.5], "grad_norm": 0.1, "lr": 1e-3}
+        lines = [json.dumps({"step": step} | row) for step in (1, 2, 3)]
+        (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
+        main(["plot", "--run", str(tmp_path)])
+        assert capsys.readouterr().out == f"curves of 3 rows in {tmp_path / 'curves.png'}\n"
+        assert Image.open(tmp_path / "curves.png").format == "PNG"
+        assert "nowhere/metrics.jsonl, found none" in refused(capsys, ["plot", "--run", "nowhere"])
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--data.folder", "nowhere"], "data: expected a folder, got nowhere (does not exist)"),
+            (
+                ["--model.scales", "[1, 3]"],
+                "scales: expected growing grids from 1x1 to latent_size 16x16",
+            ),
+            (["--model.num_classes", "3"], "num_classes: expected at least 10"),
+            (
+                ["--model.flow_block", "mlp"],
+                "flow_block: expected Literal['attn_mlp', 'attn_cross_mlp'], got mlp",
+            ),
+            (["--model.ar_heads", "5"], "ar_heads: expected a divisor of ar_width / 4 = 8, got 5"),
+            (["--optim.lr", "fast"], "optim.lr: expected float, got fast"),
+            (["--optim.batch_size", "0"], "batch_size: expected a positive integer, got 0"),
+            (["--optim.batch_size", "100"], "batch_size: expected at most the 24 images of the data set, got 100"),
+            (["--data.tokenizer", "nowhere"], "model: expected a folder, a shipped model"),
+            (["--resume"], "resume: expected checkpoints in"),
+            (["--precision", "int4"], "precision: expected Literal['auto', 'bf16', 'float32'], got int4"),
+            (["--device", "abacus"], "device: expected auto, cpu, or a GPU of this machine"),
+        ],
+    )
+    def test_bad_input(
+        self, capsys: pytest.CaptureFixture[str], idx_folder: Path, tmp_path: Path, arguments: list[str], message: str
+    ) -> None:
+        base = ["train", "--data.folder", idx_folder, "--output", tmp_path / "run", *TRAINING]
+        assert message in refused(capsys, [*base, *arguments])
+        assert not [*(tmp_path / "run").rglob("*.part")]
+
+    def test_missing_options(self, capsys: pytest.CaptureFixture[str]) -> None:
+        line = refused(capsys, ["train"])
+        assert line.startswith("the following arguments are required: data.folder, data.tokenizer, output;")
+
+    def test_damaged_configuration(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+        config = tmp_path / "train.yaml"
+        for text in ("data: {folder: [", "unknown: 3\n", "data: 5\n", "optim:\n  lr: [1]\n"):
+            config.write_text(text)
+            assert "flowar train --help" in refused(capsys, ["train", "--config", config])
+
+    def test_corrupt_image(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+        folder = write_class_folders(tmp_path / "images")
+        (folder / "cats" / "b.png").write_bytes(b"\x89PNG\r\n\x1a\n garbage")
+        arguments = [
+            "train",
+            "--data.folder",
+            folder,
+            "--output",
+            tmp_path / "run",
+            *TRAINING,
+            "--data.image_size",
+            "8",
+        ]
+        assert "b.png: expected a readable image" in refused(capsys, arguments)
+        assert not [path for path in files(tmp_path / "run") if path.suffix == ".safetensors"]
+
+    def test_full_disk(
+        self, capsys: pytest.CaptureFixture[str], idx_folder: Path, tmp_path: Path, request: pytest.FixtureRequest
+    ) -> None:
+        request.getfixturevalue("full_disk")
+        arguments = ["train", "--data.folder", idx_folder, "--output", tmp_path / "run", *TRAINING]
+        assert "latents.safetensors: writing failed" in refused(capsys, arguments)
+        assert files(tmp_path / "run") == []
+
+
+def refused_after_log(capsys: pytest.CaptureFixture[str], arguments: Iterable[object]) -> str:
+    """The last line on stderr of a command that has logged something before it failed."""
+    with pytest.raises(SystemExit) as exit_:
+        main([*map(str, arguments)])
+    assert exit_.value.code == 2
+    return capsys.readouterr().err.splitlines()[-1]
