@@ -61,8 +61,8 @@ def cuda_home() -> Path | None:
 def stub_torch_cuda(folder: Path) -> str:
     """An empty libtorch_cuda.so to link against where torch is a CPU build; a CUDA torch brings the real one."""
     folder.mkdir(parents=True, exist_ok=True)
-    command = ["gcc", "-shared", "-Wl,-soname,libtorch_cuda.so", "-xc", os.devnull, "-o", folder / "libtorch_cuda.so"]
-    subprocess.run(command, check=True)
+    library = "libtorch_cuda.so"
+    subprocess.run(["gcc", "-shared", f"-Wl,-soname,{library}", "-xc", os.devnull, "-o", folder / library], check=True)
     return str(folder)
 
 
@@ -103,10 +103,7 @@ def extensions() -> tuple[list[Extension], dict[str, type]]:
             libraries=["torch_cpu", "cudart"],
             define_macros=[STABLE_ABI, ("USE_CUDA", None)],
             extra_compile_args={"cxx": CXX_FLAGS, "nvcc": NVCC_FLAGS},
-            extra_link_args=[
-                "-Wl,--no-as-needed",
-                "-ltorch_cuda",
-            ],  # must be loaded, though nothing in the stub is used
+            extra_link_args=["-Wl,--no-as-needed", "-ltorch_cuda"],  # to be loaded, though the stub is empty
         )
         built.append(cuda)
     macros = [("FLOWAR_TORCH_VERSION", f'"{torch.__version__}"'), ("FLOWAR_CUDA_ARCHITECTURES", f'"{architectures}"')]

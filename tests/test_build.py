@@ -155,8 +155,8 @@ def test_a_failed_compile_shows_the_message(tmp_path: Path) -> None:
         source = ROOT / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
     (tmp_path / "csrc/ops.cpp").write_text("#error this op is broken\n")
-    for path in (tmp_path / "csrc/kernels/cpu").glob("*.cpp"):
-        path.unlink()
+    for folder in ("bindings", "kernels"):
+        shutil.rmtree(tmp_path / "csrc" / folder)
     result = subprocess.run(
         [sys.executable, "setup.py", "build_ext", "--build-lib", str(tmp_path / "out")],
         cwd=tmp_path,
@@ -170,8 +170,8 @@ def test_a_failed_compile_shows_the_message(tmp_path: Path) -> None:
 
 
 def test_a_forced_cuda_build_needs_a_toolkit(tmp_path: Path) -> None:
-    code = f"import sys; sys.argv = ['setup.py', '--version']; exec(open({str(ROOT / 'setup.py')!r}).read().replace('/usr/local', {str(tmp_path)!r}))"
-    result = run_python(
-        "__file__ = 'setup.py'; " + code, FLOWAR_BUILD_CUDA="1", CUDA_HOME="", CUDA_PATH="", PATH=str(tmp_path)
-    )
+    script = (ROOT / "setup.py").read_text().replace("/usr/local", str(tmp_path))
+    (tmp_path / "setup.py").write_text(script)
+    environment = {"FLOWAR_BUILD_CUDA": "1", "CUDA_HOME": "", "CUDA_PATH": "", "PATH": str(tmp_path)}
+    result = run_python("import setup", folder=tmp_path, **environment)
     assert "FLOWAR_BUILD_CUDA=1, but no CUDA toolkit was found" in result.stderr

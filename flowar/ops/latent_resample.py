@@ -18,8 +18,8 @@ def latent_resample(tokens: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         columns: [w', w], likewise.
 
     Returns:
-        Contiguous [B, h' * w', C] of the dtype of `tokens`; matrices and sums are float32 (float64 for float64), rounded
-        once.
+        Contiguous [B, h' * w', C] of the dtype of `tokens`; matrices and sums are float32 (float64 for float64),
+        rounded once.
 
     Raises:
         RuntimeError: `tokens` has not h * w tokens, a matrix is no matrix, or a dtype is not floating.

@@ -66,9 +66,9 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 
 def _autograd(ctx: Any, grad_sum: Tensor, grad_out: Tensor) -> tuple[Tensor | None, ...]:
     total, gate, branch, scale = ctx.saved_tensors
-    gradients = _backward(grad_sum, grad_out, total, gate, branch, scale, ctx.layer_norm, ctx.eps)
-    grad_x, *modulation = gradients
-    reduced = (backend.reduced(grad, of.shape, of.dtype) for grad, of in zip(modulation, (gate, branch, scale)))
+    grad_x, *grads = _backward(grad_sum, grad_out, total, gate, branch, scale, ctx.layer_norm, ctx.eps)
+    arguments = (gate, branch, scale)
+    reduced = (backend.reduced(grad, to.shape, to.dtype) for grad, to in zip(grads, arguments, strict=True))
     return grad_x.to(ctx.x_dtype), *reduced, backend.reduced(grad_out, *ctx.shift), None, None
 
 

@@ -133,7 +133,7 @@ def test_opcheck_of_the_rest() -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_compile(name: str) -> None:
     """One graph, forward and backward, and the reference inside `use_reference`."""
-    torch._dynamo.reset()  # every case compiles the same lambda; without this they add up to its limit of recompilations
+    torch._dynamo.reset()  # every case compiles the same lambda; together they pass its limit of recompilations
     arguments = CASES[name][1]((2, 3, 8), torch.float32, "packed")
     function = torch.compile(lambda *x: cases.call(name, x), fullgraph=True, backend="aot_eager")
     expected = cases.call(name, arguments)
