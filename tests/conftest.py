@@ -106,6 +106,11 @@ def small_model(seed: int = 0, **fields: Any) -> FlowAR:
     return model
 
 
+@pytest.fixture(autouse=True)
+def fixed_seed() -> None:
+    torch.manual_seed(0)
+
+
 @pytest.fixture(params=["compiled", "reference"])
 def served_by(request: pytest.FixtureRequest) -> Iterator[str]:
     """The test runs with each implementation of the ops."""
