@@ -28,9 +28,7 @@ class AutoencoderTokenizer(Tokenizer):
 
     kind = "autoencoder"
 
-    def __init__(
-        self, vae: nn.Module, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
-    ) -> None:
+    def __init__(self, vae: nn.Module, mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> None:
         config: Any = vae.config
         widths = config.get("block_out_channels") or config["encoder_block_out_channels"]
         own_mean, own_std = configured_normalization(config)

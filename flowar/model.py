@@ -1,8 +1,8 @@
 """FlowAR: class labels to latents, coarse to fine.
 
-    class label ─┐
-    latents of scale k-1 ──upsample──> AR transformer ──> conditions z_k
-    noise ──ODE over t: 1 -> 0, velocity = flow transformer(x_t, t, z_k)──> latents of scale k
+class label ─┐
+latents of scale k-1 ──upsample──> AR transformer ──> conditions z_k
+noise ──ODE over t: 1 -> 0, velocity = flow transformer(x_t, t, z_k)──> latents of scale k
 """
 
 from __future__ import annotations

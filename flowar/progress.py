@@ -11,7 +11,10 @@ from contextlib import contextmanager
 def step_progress(
     total: int, show: bool | None, description: str = "sampling", initial: int = 0
 ) -> Iterator[Callable[[], None]]:
-    """A bar of `total` steps, `initial` of them done; yields the function that advances it. `show=None` means: if stderr is a terminal."""
+    """A bar of `total` steps, `initial` of them done; yields the function that advances it.
+
+    `show=None` means: if stderr is a terminal.
+    """
     if not (sys.stderr.isatty() if show is None else show):
         yield lambda: None
         return

@@ -15,15 +15,11 @@ from flowar.kl16 import load_kl16
 from flowar.tokenizer import RECORD_FILE, WEIGHTS_FILE, ConvTokenizer, PixelTokenizer, Tokenizer
 from flowar.weights import check_shapes, open_safetensors, shapes_of
 
-KINDS: dict[str, type[Tokenizer]] = {
-    kind.kind: kind for kind in (PixelTokenizer, ConvTokenizer, AutoencoderTokenizer)
-}
+KINDS: dict[str, type[Tokenizer]] = {kind.kind: kind for kind in (PixelTokenizer, ConvTokenizer, AutoencoderTokenizer)}
 COMPARED = ("channels", "stride", "image_channels", "mean", "std", "kind", "weights")
 
 
-def load_tokenizer(
-    source: str | Path, revision: str | None = None, cache_dir: str | Path | None = None
-) -> Tokenizer:
+def load_tokenizer(source: str | Path, revision: str | None = None, cache_dir: str | Path | None = None) -> Tokenizer:
     """The tokenizer of any source that has one.
 
     Args:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 
@@ -14,7 +14,7 @@ class Options:
         checkpoint: the authors' .pth file.
         output: folder to write.
         tokenizer: folder of a tokenizer, or kl16.ckpt, to save beside the model.
-        dtype: to store the weights in; the checkpoint's own if left out.
+        dtype: to store the weights in: float32 (if left out), bfloat16 or float16.
     """
 
     checkpoint: Path
@@ -26,12 +26,16 @@ class Options:
 def run(options: Options) -> None:
     """Convert, write the folder and say what it holds."""
     from flowar.model import FlowAR
+    from flowar.pipeline import FlowARPipeline
     from flowar.precision import parse_dtype
     from flowar.tokenizer_loading import load_tokenizer
 
-    model = FlowAR.from_published(options.checkpoint)
-    if options.tokenizer is not None:
-        load_tokenizer(options.tokenizer).save_pretrained(options.output)
-    model.save_pretrained(options.output, dtype=parse_dtype(options.dtype))
+    model, dtype = FlowAR.from_published(options.checkpoint), parse_dtype(options.dtype)
+    if options.tokenizer is None:
+        model.save_pretrained(options.output, dtype)
+    else:
+        pipeline = FlowARPipeline(model, load_tokenizer(options.tokenizer))
+        model.config = replace(model.config, tokenizer=pipeline.tokenizer.record())
+        pipeline.save_pretrained(options.output, dtype)
     count = sum(parameter.numel() for parameter in model.parameters())
     print(f"{count / 1e6:.1f} M parameters in {options.output}")

@@ -7,16 +7,16 @@ its accuracy on the test split.
 from __future__ import annotations
 
 import argparse
+from itertools import pairwise
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from flowar.files import write_aside
 from flowar.progress import step_progress
 from flowar.training.data import open_idx, to_unit_range
+from flowar.weights import open_safetensors, save_tensors
 
 FEATURES = 128
 BATCH = 128
@@ -29,7 +29,7 @@ class FashionClassifier(nn.Module):
         super().__init__()
         widths = (1, 32, 32, 64, 64)
         layers: list[nn.Module] = []
-        for index, (narrow, wide) in enumerate(zip(widths, widths[1:], strict=False)):
+        for index, (narrow, wide) in enumerate(pairwise(widths)):
             layers += [nn.Conv2d(narrow, wide, 3, padding=1, bias=False), nn.BatchNorm2d(wide), nn.ReLU()]
             layers += [nn.MaxPool2d(2)] if index % 2 else []
         self.trunk = nn.Sequential(*layers, nn.Flatten(), nn.Linear(64 * 7 * 7, FEATURES))
@@ -73,7 +73,7 @@ def judge(model: FashionClassifier, images: Tensor) -> tuple[Tensor, Tensor]:
 def load(path: Path) -> FashionClassifier:
     """The classifier saved at `path`."""
     model = FashionClassifier()
-    model.load_state_dict(load_file(path))
+    model.load_state_dict(open_safetensors(path))
     return model.eval()
 
 
@@ -84,7 +84,7 @@ def main() -> None:
     options = parser.parse_args()
     source, test = open_idx(options.data, "train"), open_idx(options.data, "t10k")
     model = train(source.images, source.labels)
-    write_aside(options.output, lambda aside: save_file(model.state_dict(), aside))
+    save_tensors(options.output, model.state_dict())
     _, predicted = judge(model, to_unit_range(test.images))
     print(f"accuracy on the test split: {(predicted == test.labels).float().mean():.4f}")
 

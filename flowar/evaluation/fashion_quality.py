@@ -10,13 +10,14 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from flowar.evaluation.fashion_classifier import FashionClassifier, judge, load
 from flowar.evaluation.frechet import frechet_distance
-from flowar.files import write_aside
+from flowar.files import write_json
 from flowar.pipeline import FlowARPipeline
 from flowar.precision import default_device
 from flowar.training.data import open_idx, to_unit_range
@@ -63,20 +64,19 @@ def main() -> None:
     real, predicted = judge(classifier, to_unit_range(test.images))
     chosen = torch.randperm(len(source.images), generator=torch.Generator().manual_seed(0))[: options.count]
     training, _ = judge(classifier, to_unit_range(source.images[chosen]))
-    report = {
+    floor = frechet_distance(training, real)
+    report: dict[str, Any] = {
         "classifier_accuracy": round((predicted == test.labels).float().mean().item(), 4),
-        "training_images_frechet_distance": round(frechet_distance(training, real), 3),
-        "samples": [],
+        "training_images_frechet_distance": round(floor, 3),
     }
-    print(json.dumps(report | {"samples": "follow"}))
+    print(json.dumps(report))
+    rows = []
     for guidance_scale in options.guidance_scales:
         row = quality(pipeline, classifier, real, guidance_scale, options.count, options.seed)
-        row["ratio"] = round(row["frechet_distance"] / report["training_images_frechet_distance"], 2)
-        report["samples"].append(row)
-        print(json.dumps(row), flush=True)
+        rows.append(row | {"ratio": round(row["frechet_distance"] / floor, 2)})
+        print(json.dumps(rows[-1]), flush=True)
     if options.output:
-        text = json.dumps(report, indent=2) + "\n"
-        write_aside(options.output, lambda aside: aside.write_text(text))
+        write_json(options.output, report | {"samples": rows})
 
 
 if __name__ == "__main__":
