@@ -1,0 +1,138 @@
+"""The logic of the benchmarks. No test asserts a time."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import sample_speed
+import timing
+import torch
+from conftest import SMALL, small_model
+
+from flowar import FlowAR
+from flowar.checkpoint import skeleton
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def ticking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that advances by one second whenever it is read."""
+    clock = itertools.count()
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: float(next(clock)))
+
+
+@pytest.mark.usefixtures("ticking")
+class TestAlternating:
+    def test_variants_take_turns(self) -> None:
+        order: list[str] = []
+        runs = {"a": lambda: order.append("a"), "b": lambda: order.append("b")}
+        times = timing.time_alternating(runs, CPU, seconds=5, warmup=0)
+        assert order == ["a", "b"] * 3
+        assert times == {"a": [1.0] * 3, "b": [1.0] * 3}
+
+    def test_every_variant_runs_twice_at_least(self) -> None:
+        times = timing.time_alternating({"a": lambda: None, "b": lambda: None}, CPU, seconds=0, warmup=0)
+        assert [len(values) for values in times.values()] == [2, 2]
+
+    def test_warmup_is_not_counted(self) -> None:
+        calls: list[int] = []
+        times = timing.time_alternating({"a": lambda: calls.append(1)}, CPU, seconds=0, warmup=7)
+        assert len(calls) > len(times["a"]) == 2
+
+
+def test_summary() -> None:
+    assert timing.summary([3.0]) == {"median": 3.0, "p20": 3.0, "p80": 3.0}
+    assert timing.summary([6.0, 1.0, 2.0, 4.0, 3.0, 5.0]) == {"median": 3.5, "p20": 2.0, "p80": 5.0}
+    assert timing.summary([0.0, 1.0]) == pytest.approx({"median": 0.5, "p20": 0.2, "p80": 0.8})
+
+
+def test_table() -> None:
+    shown = timing.table(["name", "s"], [["naive", "10.5"], ["optimised", 2]])
+    assert shown.splitlines() == ["name          s", "---------  ----", "naive      10.5", "optimised     2"]
+
+
+def test_results_say_where_they_come_from(tmp_path: Path) -> None:
+    path = timing.save_results("sample_speed", CPU, tmp_path / "new" / "results.json", {"results": [1]})
+    values = json.loads(path.read_text())
+    assert (values["benchmark"], values["results"]) == ("sample_speed", [1])
+    assert values["environment"].keys() >= {"device", "commit", "torch", "python", "cpu", "cpu threads", "gpu", "ops"}
+    assert values["environment"]["torch"] == torch.__version__
+
+
+def test_results_of_every_device_have_their_own_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(timing, "RESULTS", tmp_path)
+    monkeypatch.setattr(timing, "device_name", lambda device: "ACME (R) CPU @ 2.50GHz")
+    assert timing.save_results("ops_speed", CPU, None, {}) == tmp_path / "ops_speed-acme-r-cpu-2-50ghz.json"
+
+
+def test_commit_outside_of_a_checkout(tmp_path: Path) -> None:
+    assert timing.commit(tmp_path) == "unknown"
+
+
+def test_weights_are_deterministic_and_all_of_them_matter() -> None:
+    def filled() -> FlowAR:
+        model = skeleton(FlowAR, SMALL, torch.float32).to_empty(device="cpu")
+        timing.fill_weights(model)
+        return model
+
+    first, second = filled(), filled()
+    assert all(map(torch.equal, first.parameters(), second.parameters()))
+    assert not [name for name, parameter in first.named_parameters() if (parameter == 0).any()]
+    a, b = (first.sample([label], seed=0, guidance_scale=1.0) for label in (0, 1))
+    assert (a - b).std() > 1e-4 * a.std()  # the class reaches the latents
+
+
+class TestCheck:
+    def test_float32(self) -> None:
+        naive = torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+        assert "largest difference" in sample_speed.check(naive, naive + 1e-5, naive, exact=True)
+        with pytest.raises(SystemExit, match=r"largest difference 2\.\de-04 .*, expected at most 0\.0001"):
+            sample_speed.check(naive, naive + 2e-4 * naive.std(), naive, exact=True)
+
+    def test_low_precision(self) -> None:
+        truth = torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+        naive = truth + 0.01
+        assert "of naive autocast" in sample_speed.check(naive, truth - 0.014, truth, exact=False)
+        with pytest.raises(SystemExit, match=r"expected at most 1\.5 times that"):
+            sample_speed.check(naive, truth - 0.016, truth, exact=False)
+
+    @pytest.mark.parametrize("exact", [True, False])
+    def test_not_finite(self, exact: bool) -> None:
+        bad = torch.full((1, 2), float("nan"))
+        with pytest.raises(SystemExit, match="latents: expected finite numbers"):
+            sample_speed.check(bad, bad, bad, exact)
+
+
+def test_flops_of_a_model_are_counted() -> None:
+    model = small_model()
+    _, naive = sample_speed.count_flops(lambda: model.sample([1, 2], seed=0, naive=True))
+    _, optimised = sample_speed.count_flops(lambda: model.sample([1, 2], seed=0))
+    assert 0 < optimised < naive
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_sample_speed_end_to_end(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, dtype: str
+) -> None:
+    small_model().save_pretrained(tmp_path / "model")
+    options = ["--models", str(tmp_path / "model"), "--batch-sizes", "1", "3", "--steps", "2", "--seconds", "0"]
+    arguments = [*options, "--dtypes", dtype, "--device", "cpu", "--output", str(tmp_path / "out.json")]
+    monkeypatch.setattr(sys, "argv", ["sample_speed.py", *arguments])
+    monkeypatch.setattr(sample_speed, "matmul_rate", lambda device, dtype: 1.0)
+    sample_speed.main()
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0].split()[:4] == ["model", "batch", "dtype", "variant"]
+    assert [line.split()[3] for line in shown[2:-1]] == ["naive", "optimised", "one"] * 2
+    assert shown[-1] == str(tmp_path / "out.json")
+    values = json.loads((tmp_path / "out.json").read_text())
+    assert values["settings"]["batch_sizes"] == [1, 3]
+    for result, batch in zip(values["results"], (1, 3), strict=True):
+        assert (result["batch"], result["dtype"], result["evaluations"]) == (batch, dtype, 2)
+        naive, optimised = (result["variants"][variant] for variant in ("naive", "optimised"))
+        assert len(naive["seconds"]) == len(optimised["seconds"]) == 2
+        assert result["speed_up"] == pytest.approx(naive["median"] / optimised["median"])
