@@ -1,0 +1,59 @@
+# Every target makes the environment it needs, in .venv, and is quick when that is up to date.
+#
+#   make sample   a picture from the model that ships with the package: samples.png
+#   make test     the tests, but for the slow ones, and those of the C++ kernels
+#   make lint     what the code must look like;  make format  mends what can be mended
+#   make bench    naive against optimised sampling on this machine
+#   make clean    removes everything that was built, .venv included
+
+# Python 3.10 or later.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+BUILD := build/cmake
+DEVELOPMENT := dev,vae
+SOURCES := $(shell find csrc -type f ! -name '*.md') setup.py pyproject.toml
+CPP := $(filter %.h %.inl %.cpp %.cu %.cuh,$(SOURCES))
+
+# torch first, and this very version: the build of flowar uses the torch that it finds, and never brings one.
+define install
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --disable-pip-version-check torch==2.13.0
+	$(BIN)/pip install --disable-pip-version-check --editable ".[$(1)]"
+endef
+
+.PHONY: sample test lint format bench clean
+
+sample: $(VENV)/package.stamp
+	$(BIN)/flowar sample --output samples.png
+
+test: $(VENV)/development.stamp
+	$(BIN)/cmake -S . -B $(BUILD)
+	$(BIN)/cmake --build $(BUILD) --parallel 2
+	$(BIN)/ctest --test-dir $(BUILD) --output-on-failure
+	$(BIN)/pytest -n auto -m "not slow"
+
+lint: $(VENV)/development.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(CPP)
+
+format: $(VENV)/development.stamp
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP)
+
+bench: $(VENV)/package.stamp
+	$(BIN)/python benchmarks/sample_speed.py
+
+clean:
+	rm -rf build .venv *.egg-info flowar/*.so .*_cache .hypothesis
+
+$(VENV)/package.stamp: $(SOURCES)
+	$(call install)
+	touch $@
+
+$(VENV)/development.stamp: $(SOURCES)
+	$(call install,$(DEVELOPMENT))
+	touch $@ $(VENV)/package.stamp
