@@ -19,7 +19,7 @@ CPP := $(filter %.h %.inl %.cpp %.cu %.cuh,$(SOURCES))
 define install
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --disable-pip-version-check torch==2.13.0
-	$(BIN)/pip install --disable-pip-version-check --editable ".[$(1)]"
+	$(BIN)/pip install --disable-pip-version-check --editable ".$(1)"
 endef
 
 .PHONY: sample test lint format bench clean
@@ -55,5 +55,5 @@ $(VENV)/package.stamp: $(SOURCES)
 	touch $@
 
 $(VENV)/development.stamp: $(SOURCES)
-	$(call install,$(DEVELOPMENT))
+	$(call install,[$(DEVELOPMENT)])
 	touch $@ $(VENV)/package.stamp
