@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from flowar import ops
@@ -61,4 +62,4 @@ class LatentPyramid(nn.Module):
 
     def to_grid(self, tokens: Tensor, scale: int) -> Tensor:
         """Tokens [B, n_k, c] of `scale` to a grid [B, c, h_k, w_k]."""
-        return tokens.transpose(1, 2).unflatten(2, self.grids[scale])
+        return rearrange(tokens, "b (h w) c -> b c h w", h=self.grids[scale][0])

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from flowar.hub import locate
@@ -83,7 +84,7 @@ def to_pil(images: Tensor) -> list[Image]:
     from PIL import Image
 
     pixels = ((images + 1) * 127.5).round().clamp(0, 255).to("cpu", torch.uint8)
-    arrays = pixels.permute(0, 2, 3, 1).numpy()  # [B, H, W, 1 or 3]
+    arrays = rearrange(pixels, "b c h w -> b h w c").numpy()
     return [Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array) for array in arrays]
 
 
