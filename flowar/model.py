@@ -148,7 +148,7 @@ class FlowAR(PretrainedModel):
                 tokens = sample_naive(self, *arguments, dtype, *callbacks)
             else:
                 tokens = self._plan(dtype).sample(*arguments, *callbacks)
-        return self.pyramid.to_grid(tokens, len(noise) - 1).clone()
+        return self.pyramid.to_grid(tokens, len(noise) - 1).clone(memory_format=torch.contiguous_format)
 
     def schedule(
         self,
