@@ -7,15 +7,15 @@
 
 namespace flowar {
 
-// Allocates the gradient of `argument`: one row per token, or, where the argument has stride 0 along the tokens, one
-// row per batch entry for the kernel to sum in, in the kernel's own precision. Python sums what broadcasts along the
-// batch and casts to the argument's dtype.
-inline Tensor modulation_gradient(const Input& argument, const Shape& shape, DType compute, const Tensor& like,
+// Allocates the gradient of `argument`: one row per token, or, where the argument has only one token, one row per batch
+// entry for the kernel to sum in, in the kernel's own precision. Python sums what broadcasts along the batch and casts
+// to the argument's dtype.
+inline Tensor modulation_gradient(const Tensor& argument, DType argument_dtype, const Shape& shape, DType compute,
                                   Output& view) {
-  const bool summed = argument.token_stride == 0;
-  const DType dtype = summed ? (compute == DType::kFloat64 ? compute : DType::kFloat32) : argument.dtype;
+  const bool summed = argument.dim() < 2 || argument.size(argument.dim() - 2) == 1;
+  const DType dtype = summed ? (compute == DType::kFloat64 ? compute : DType::kFloat32) : argument_dtype;
   const Shape grad_shape{shape.batch, summed ? 1 : shape.tokens, shape.channels};
-  Tensor grad = empty({grad_shape.batch, grad_shape.tokens, grad_shape.channels}, dtype, like);
+  Tensor grad = empty({grad_shape.batch, grad_shape.tokens, grad_shape.channels}, dtype, argument);
   if (shape.tokens == 0) torch::stable::zero_(grad);
   view = contiguous_output(grad, grad_shape, dtype);
   if (summed) view.token_stride = 0;

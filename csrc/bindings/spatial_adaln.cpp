@@ -32,7 +32,7 @@ std::tuple<Tensor, Tensor> spatial_adaln_backward(Tensor grad, Tensor x, Tensor 
   p.scale = arguments.input("scale", scale, shape);
   Tensor grad_x = empty(sizes, p.x.dtype, x);
   p.grad_x = contiguous_output(grad_x, shape, p.x.dtype);
-  Tensor grad_scale = modulation_gradient(p.scale, shape, p.grad.dtype, x, p.grad_scale);
+  Tensor grad_scale = modulation_gradient(scale, p.scale.dtype, shape, p.grad.dtype, p.grad_scale);
   FLOWAR_RUN(spatial_adaln_backward, p, x, shape.rows(), gradient_unit(shape, {p.grad_scale}), shape.channels);
   return {grad_x, grad_scale};
 }

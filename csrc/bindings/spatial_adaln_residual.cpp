@@ -45,9 +45,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> spatial_adaln_residual_backward(Tenso
   const DType compute = p.grad_out.dtype;
   Tensor grad_x = empty(sizes, p.sum.dtype, sum);
   p.grad_x = contiguous_output(grad_x, shape, p.sum.dtype);
-  Tensor grad_gate = modulation_gradient(p.gate, shape, compute, sum, p.grad_gate);
-  Tensor grad_branch = modulation_gradient(p.branch, shape, compute, sum, p.grad_branch);
-  Tensor grad_scale = modulation_gradient(p.scale, shape, compute, sum, p.grad_scale);
+  Tensor grad_gate = modulation_gradient(gate, p.gate.dtype, shape, compute, p.grad_gate);
+  Tensor grad_branch = modulation_gradient(branch, p.branch.dtype, shape, compute, p.grad_branch);
+  Tensor grad_scale = modulation_gradient(scale, p.scale.dtype, shape, compute, p.grad_scale);
   const int64_t unit = gradient_unit(shape, {p.grad_gate, p.grad_branch, p.grad_scale});
   FLOWAR_RUN(spatial_adaln_residual_backward, p, sum, shape.rows(), unit, shape.channels);
   return {grad_x, grad_gate, grad_branch, grad_scale};

@@ -28,11 +28,13 @@ def _installed_without_libraries() -> bool:
 
 def _load(name: str) -> None:
     path = Path(__file__).parents[1] / f"{name}.so"
+    if not path.exists():
+        raise ImportError(f"flowar: the compiled library {path.name} is missing; {REBUILD}.")
     try:
         torch.ops.load_library(str(path))
     except OSError as error:
-        reason = "is missing" if not path.exists() else f"does not load with torch {torch.__version__} ({error})"
-        raise ImportError(f"flowar: the compiled library {path.name} {reason}; {REBUILD}.") from error
+        reason = f"does not load with torch {torch.__version__} ({error.__cause__ or error})"
+        raise ImportError(f"flowar: the compiled library {path.name} {reason}; {REBUILD}.") from None
 
 
 def _load_libraries() -> bool:

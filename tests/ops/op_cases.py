@@ -14,7 +14,7 @@ from flowar.ops import reference
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 SHAPES = [(1, 1, 1), (2, 3, 7), (1, 5, 15), (3, 2, 16), (2, 3, 17), (1, 2, 31), (2, 1, 64), (1, 3, 67), (1, 1, 1031)]
 EMPTY = [(0, 3, 8), (2, 0, 8)]
-MODULATIONS = ["packed", "per_image", "per_position", "vector", "transposed"]
+MODULATIONS = ["packed", "per_image", "per_position", "vector", "expanded", "transposed"]
 HEADS = 2
 
 
@@ -32,6 +32,8 @@ def modulation(kind: str, shape: tuple[int, int, int], count: int, dtype: torch.
         return list(randn(batch, 1, count * channels, seed=2, dtype=dtype).chunk(count, -1))
     if kind == "per_position":
         return list(randn(1, tokens, count * channels, seed=3, dtype=dtype).chunk(count, -1))
+    if kind == "expanded":
+        return [each.expand(shape) for each in modulation("per_image", shape, count, dtype)]
     if kind == "vector":
         return list(randn(count * channels, seed=4, dtype=dtype).chunk(count, -1))
     return [randn(channels, tokens, batch, seed=5 + i, dtype=dtype).permute(2, 1, 0) for i in range(count)]
