@@ -84,6 +84,7 @@ DType Arguments::dtype(const char* argument, const Tensor& x) const {
     case ScalarType::Float:
       return DType::kFloat32;
     case ScalarType::Double:
+      require(kBackendHasFloat64, argument, "float64", "float32, bfloat16 or float16 on ", kBackendName);
       return DType::kFloat64;
     case ScalarType::BFloat16:
       return DType::kBFloat16;

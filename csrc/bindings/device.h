@@ -25,6 +25,7 @@ namespace flowar {
 #ifdef USE_CUDA
 
 constexpr const char* kBackendName = "a CUDA device";
+constexpr bool kBackendHasFloat64 = false;
 inline bool on_backend(const torch::stable::Tensor& x) { return x.is_cuda(); }
 
 // Launches on the device and current stream of `like`.
@@ -40,6 +41,7 @@ void run_cuda(const torch::stable::Tensor& like, int64_t rows, const Launch& lau
 #else
 
 constexpr const char* kBackendName = "the CPU";
+constexpr bool kBackendHasFloat64 = true;
 inline bool on_backend(const torch::stable::Tensor& x) { return x.is_cpu(); }
 
 // Splits the rows among torch's threads, `unit` adjacent rows staying together; `work` is the elements of a row.
