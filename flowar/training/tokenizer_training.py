@@ -30,7 +30,7 @@ class TokenizerTrainingConfig:
         widths: channels of the autoencoder, one per resolution, finest first; the stride is 2 ** (len - 1).
         steps: optimizer steps in all.
         batch_size: images of a step.
-        lr: the highest learning rate; linear warm-up, then cosine to zero.
+        lr: the highest learning rate, halved for the robust steps; linear warm-up, then cosine to zero.
         warmup_steps: of linear growth.
         edge_weight: weight of the L1 error of neighbouring pixels' differences, which keeps edges sharp.
         kl_weight: weight of the mean KL divergence per latent; keeps latents near a unit Gaussian.
@@ -45,13 +45,13 @@ class TokenizerTrainingConfig:
 
     channels: int = 8
     widths: list[int] = field(default_factory=lambda: [16, 48, 96])
-    steps: int = 3000
+    steps: int = 1600
     batch_size: int = 64
     lr: float = 2e-3
     warmup_steps: int = 100
     edge_weight: float = 0.5
     kl_weight: float = 1e-3
-    robust_steps: int = 1000
+    robust_steps: int = 700
     robust_noise: float = 0.3
     seed: int = 0
 
@@ -67,7 +67,9 @@ def train_tokenizer(images: Tensor, config: TokenizerTrainingConfig) -> ConvToke
     """A tokenizer trained on uint8 images [N, channels, H, W], its latents normalised."""
     torch.manual_seed(config.seed)
     tokenizer = ConvTokenizer(images.shape[1], config.channels, config.widths)
-    optimize([*tokenizer.parameters()], config.steps, config, lambda: autoencoding_loss(tokenizer, images, config))
+    optimize(
+        [*tokenizer.parameters()], config.steps, config.lr, config, lambda: autoencoding_loss(tokenizer, images, config)
+    )
     tokenizer.eval()
     calibrate(tokenizer, images.split(256))
     train_robust_decoder(tokenizer, images, config)
@@ -77,14 +79,20 @@ def train_tokenizer(images: Tensor, config: TokenizerTrainingConfig) -> ConvToke
 def train_robust_decoder(tokenizer: ConvTokenizer, images: Tensor, config: TokenizerTrainingConfig) -> None:
     """Train the decoder alone, for `robust_steps` steps, to forgive latents that are a little off."""
     decoder = [*tokenizer.autoencoder.decoder.parameters()]
-    optimize(decoder, config.robust_steps, config, lambda: robust_decoding_loss(tokenizer, images, config))
+    optimize(
+        decoder, config.robust_steps, config.lr / 2, config, lambda: robust_decoding_loss(tokenizer, images, config)
+    )
 
 
 def optimize(
-    parameters: list[nn.Parameter], steps: int, config: TokenizerTrainingConfig, loss: Callable[[], Tensor]
+    parameters: list[nn.Parameter],
+    steps: int,
+    lr: float,
+    config: TokenizerTrainingConfig,
+    loss: Callable[[], Tensor],
 ) -> None:
     """Minimise `loss`, which draws a batch at every call, with AdamW: linear warm-up, then cosine to zero."""
-    optimizer = torch.optim.AdamW(parameters, lr=config.lr, betas=(0.9, 0.99), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.99), weight_decay=0.01)
 
     def warmup_cosine(step: int) -> float:
         return min(1.0, (step + 1) / config.warmup_steps) * (0.5 + 0.5 * math.cos(math.pi * step / max(steps, 1)))
