@@ -47,6 +47,7 @@ def machine_facts() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "ops": ops.implementation(),
+        "cuda kernels": ", ".join(ops.cuda_kernels()) or "none",
         "cpu": torch.cpu.get_capabilities().get("cpu_name", platform.machine()),
         "cpu threads": torch.get_num_threads(),
         "gpu": gpu,

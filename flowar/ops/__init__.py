@@ -1,7 +1,7 @@
 """The ops of FlowAR. Each is defined by the function of the same name in `flowar.ops.reference`."""
 
 from flowar.ops import reference
-from flowar.ops.backend import cpu_isa, implementation, reference_active, use_reference
+from flowar.ops.backend import cpu_isa, cuda_kernels, implementation, reference_active, use_reference
 from flowar.ops.counter_normal import counter_normal
 from flowar.ops.geglu import geglu
 from flowar.ops.latent_pyramid import latent_pyramid
@@ -15,6 +15,7 @@ from flowar.ops.velocity_step import velocity_step
 __all__ = [
     "counter_normal",
     "cpu_isa",
+    "cuda_kernels",
     "geglu",
     "implementation",
     "latent_pyramid",

@@ -67,6 +67,34 @@ def reference_active() -> bool:
     return _choice.reference
 
 
+def _find_kernels() -> frozenset[tuple[str, str]]:
+    """(op, device type) of every kernel in the loaded libraries."""
+    names = [str(path.stem) for path in Path(__file__).parent.glob("*.py")] + ["rotary_qkv_cache"]
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+    return frozenset(
+        (name, device)
+        for name in names
+        for device in ("cpu", "cuda")
+        if compiled and hasattr(torch.ops.flowar, name) and has_kernel(f"flowar::{name}", device.upper())
+    )
+
+
+_kernels = _find_kernels()
+
+
+def reference_serves(name: str, tensor: torch.Tensor) -> bool:
+    """True where op `name`, called now on `tensor`, is served by `flowar.ops.reference`.
+
+    That is: where it was asked for, and on devices that the loaded libraries have no kernel of this op for.
+    """
+    return _choice.reference or (name, tensor.device.type) not in _kernels
+
+
+def cuda_kernels() -> list[str]:
+    """The ops that have a CUDA kernel in the loaded libraries; the others run as plain PyTorch on a GPU."""
+    return sorted(name for name, device in _kernels if device == "cuda")
+
+
 @contextmanager
 def use_reference() -> Iterator[None]:
     """Serve the ops called in this context, on this thread, by `flowar.ops.reference`."""

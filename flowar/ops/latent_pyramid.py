@@ -24,7 +24,7 @@ def latent_pyramid(latents: Tensor, rows: Sequence[Tensor], columns: Sequence[Te
     Raises:
         RuntimeError: the matrices do not fit the grid or each other, or a dtype is not floating.
     """
-    if backend.reference_active():
+    if backend.reference_serves("latent_pyramid", latents):
         return reference.latent_pyramid(latents, rows, columns)
     result: Tensor = _forward(latents, rows, columns)
     return result

@@ -24,7 +24,7 @@ def latent_resample(tokens: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     Raises:
         RuntimeError: `tokens` has not h * w tokens, a matrix is no matrix, or a dtype is not floating.
     """
-    if backend.reference_active():
+    if backend.reference_serves("latent_resample", tokens):
         return reference.latent_resample(tokens, rows, columns)
     result: Tensor = _forward(tokens, rows, columns)
     return result

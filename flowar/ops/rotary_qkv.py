@@ -28,7 +28,7 @@ def rotary_qkv(packed: Tensor, rotation: Tensor, heads: int, parts: int = 3) -> 
     Raises:
         RuntimeError: shapes that do not fit together, `parts` out of range, or a dtype that is not floating.
     """
-    if backend.reference_active():
+    if backend.reference_serves("rotary_qkv", packed):
         return reference.rotary_qkv(packed, rotation, heads, parts)
     result: Tensor = _forward(packed, rotation, heads, parts)
     return result
@@ -51,7 +51,7 @@ def rotary_qkv_cache(
     Raises:
         RuntimeError: shapes that do not fit together, `offset` out of range, or a dtype that is not floating.
     """
-    if backend.reference_active():
+    if backend.reference_serves("rotary_qkv_cache", packed):
         return reference.rotary_qkv_cache(packed, rotation, heads, k_cache, v_cache, offset)
     result: Tensor = _cache(packed, rotation, heads, k_cache, v_cache, offset)
     return result

@@ -28,7 +28,7 @@ def spatial_adaln(x: Tensor, scale: Tensor, shift: Tensor, norm: str = "rms", ep
         ValueError: unknown `norm`.
         RuntimeError: an argument does not broadcast to x, or is not floating.
     """
-    if backend.reference_active():
+    if backend.reference_serves("spatial_adaln", x):
         return reference.spatial_adaln(x, scale, shift, norm, eps)
     result: Tensor = _forward(x, scale, shift, backend.is_layer_norm(norm), eps)
     return result

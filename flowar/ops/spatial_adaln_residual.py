@@ -30,7 +30,7 @@ def spatial_adaln_residual(
         ValueError: unknown `norm`.
         RuntimeError: an argument does not broadcast to x, or is not floating.
     """
-    if backend.reference_active():
+    if backend.reference_serves("spatial_adaln_residual", x):
         return reference.spatial_adaln_residual(x, gate, branch, scale, shift, norm, eps)
     total, out = _forward(x, gate, branch, scale, shift, backend.is_layer_norm(norm), eps)
     return total, out

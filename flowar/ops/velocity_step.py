@@ -23,7 +23,7 @@ def velocity_step(
     Raises:
         RuntimeError: shapes that do not fit together, or a dtype that is not allowed.
     """
-    if backend.reference_active():
+    if backend.reference_serves("velocity_step", state):
         return reference.velocity_step(state, velocity, dt, guidance_weight, next_input)
     _forward(state, velocity, dt, guidance_weight, next_input)
     return None

@@ -17,7 +17,7 @@ struct Block {
 FLOWAR_ELEMENT Block philox(uint32_t index, uint32_t stream, uint64_t seed) {
   uint32_t c0 = index, c1 = 0, c2 = stream, c3 = 0;
   uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
-#pragma GCC unroll 10
+#  pragma GCC unroll 10
   for (int round = 0; round < 10; ++round) {
     const uint64_t first = uint64_t{0xD2511F53u} * c0, second = uint64_t{0xCD9E8D57u} * c2;
     c0 = static_cast<uint32_t>(second >> 32) ^ c1 ^ k0;
