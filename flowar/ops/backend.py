@@ -67,19 +67,7 @@ def reference_active() -> bool:
     return _choice.reference
 
 
-def _find_kernels() -> frozenset[tuple[str, str]]:
-    """(op, device type) of every kernel in the loaded libraries."""
-    names = [str(path.stem) for path in Path(__file__).parent.glob("*.py")] + ["rotary_qkv_cache"]
-    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
-    return frozenset(
-        (name, device)
-        for name in names
-        for device in ("cpu", "cuda")
-        if compiled and hasattr(torch.ops.flowar, name) and has_kernel(f"flowar::{name}", device.upper())
-    )
-
-
-_kernels = _find_kernels()
+_kernels: set[tuple[str, str]] = set()  # (op, device type) of the loaded libraries; `op` adds to it
 
 
 def reference_serves(name: str, tensor: torch.Tensor) -> bool:
@@ -125,7 +113,12 @@ def cpu_isa(select: str | None = None) -> str:
 
 def op(name: str) -> Callable[..., Any]:
     """The compiled op `name`, without the overload lookup of `torch.ops.flowar.name` at every call."""
-    return getattr(torch.ops.flowar, name).default if compiled else _no_op
+    if not compiled:
+        return _no_op
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+    _kernels.update((name, device) for device in ("cpu", "cuda") if has_kernel(f"flowar::{name}", device.upper()))
+    overload: Callable[..., Any] = getattr(torch.ops.flowar, name).default
+    return overload
 
 
 def _no_op(*_: Any) -> Any:
