@@ -159,7 +159,10 @@ def test_compile(name: str) -> None:
     expected = cases.call(name, arguments)
     assert torch.equal(cases.flat(function(*arguments)), cases.flat(expected))
     with ops.use_reference():
-        assert torch.equal(cases.flat(function(*arguments)), cases.flat(cases.call(name, arguments, reference)))
+        # Not bit for bit: the compiler may break PyTorch's own functions down into others.
+        torch.testing.assert_close(
+            cases.flat(function(*arguments)), cases.flat(cases.call(name, arguments, reference)), rtol=1e-5, atol=1e-6
+        )
     if name in DIFFERENTIABLE:
         first = arguments[0].clone().requires_grad_()
         result = function(first, *arguments[1:])
