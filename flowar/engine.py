@@ -61,57 +61,54 @@ class InferencePlan:
         cache = self.ar.new_cache(len(labels), self.dtype)
         times = torch.tensor(schedule.times[:-1], device=labels.device)
         tau = self.flow.time_embed(times[:, None, None])  # [T, 1, 1, W]
+        by_time = [block.by_time(F.silu(tau)) for block in self.flow.blocks]  # [T, 1, 1, 3W] or None each
         tokens = noise[0]
         for k, start in enumerate(noise):
             inputs = None
             if k > 0:
                 inputs = self.pyramid.upsample(tokens, k).to(self.dtype).repeat(len(labels) // len(start), 1, 1)
             z = self.ar.step(inputs, labels, modulations, cache)  # [B or 2B, n_k, D]
-            tokens = self._integrate(k, start, z, tau, schedule, on_step)
+            steering = Steering(self.flow, z, tau, by_time, k)
+            tokens = self._integrate(k, start, steering, schedule, on_step)
             on_scale(k, tokens)
         return tokens
 
     def _integrate(
-        self, k: int, noise: Tensor, z: Tensor, tau: Tensor, schedule: Schedule, on_step: Callable[[], None]
+        self, k: int, noise: Tensor, steering: Steering, schedule: Schedule, on_step: Callable[[], None]
     ) -> Tensor:
-        """The ODE of scale k from its noise, under conditions z."""
+        """The ODE of scale k from its noise."""
         batch = len(noise)
         weights = schedule.guidance_weights(k, len(self.config.grids))
         rows = [batch if weight == 1 else 2 * batch for weight in weights]
-        steering = Steering(self.flow, z, tau, rows, k)
+        steps = steering.steps(rows)
         network_input = noise.to(self.dtype).repeat(max(rows) // batch, 1, 1)
 
         def velocity(i: int) -> Tensor:
             on_step()
-            contexts, output_modulation = next(steering)
+            contexts, output_modulation = next(steps)
             x = network_input[: rows[i]]
             return self.flow.run(x, contexts, output_modulation, steering.rotation, steering.lengths)
 
         return euler(velocity, noise.clone(), schedule.times, weights, network_input)
 
 
-class Steering(Iterator[tuple[list[BlockContext], Tensor]]):
+class Steering:
     """What steers the flow transformer at every step of one scale: contexts of the blocks, modulation of the output."""
 
-    def __init__(self, flow: FlowTransformer, z: Tensor, tau: Tensor, rows: Sequence[int], k: int) -> None:
-        self.flow, self.rows = flow, rows
+    def __init__(self, flow: FlowTransformer, z: Tensor, tau: Tensor, by_time: Sequence[Tensor | None], k: int) -> None:
+        """z [B or 2B, n, D] of scale k; tau [T, 1, 1, W] and each block's `by_time` are tables over the time grid."""
+        self.flow, self.tau, self.by_time = flow, tau, by_time
         self.rotation, self.lengths = flow.rotation([k]), [flow.lengths[k]]
         self.conditions = flow.condition_embed(z)  # [B or 2B, n, W]
-        self.tau = tau
-        activated = F.silu(tau)
-        self.by_time = [block.by_time(activated) for block in flow.blocks]  # [T, 1, 1, 3W] or None each
         self.keys_values = [block.keys_values(z, self.rotation) for block in flow.blocks]
         width = sum(block.position_modulation.out_features for block in flow.blocks)
         step_bytes = self.conditions[..., 0].numel() * width * self.conditions.element_size()
         self.steps_ahead = max(1, MODULATION_BUDGET // step_bytes)
-        self.steps = self._steps()
 
-    def __next__(self) -> tuple[list[BlockContext], Tensor]:
-        return next(self.steps)
-
-    def _steps(self) -> Iterator[tuple[list[BlockContext], Tensor]]:
-        for start, stop in self._chunks():
-            rows = self.rows[start]
+    def steps(self, rows_per_step: Sequence[int]) -> Iterator[tuple[list[BlockContext], Tensor]]:
+        """Step by step, for the first `rows_per_step[i]` rows of the conditions."""
+        for start, stop in self._chunks(rows_per_step):
+            rows = rows_per_step[start]
             steer = torch.stack([ops.silu_add(self.conditions[:rows], tau) for tau in self.tau[start:stop]])
             by_position = [block.position_modulation(steer) for block in self.flow.blocks]
             output_modulation = self.flow.output_modulation(steer)
@@ -126,11 +123,11 @@ class Steering(Iterator[tuple[list[BlockContext], Tensor]]):
                 ]
                 yield contexts, output_modulation[i - start]
 
-    def _chunks(self) -> Iterator[tuple[int, int]]:
+    def _chunks(self, rows: Sequence[int]) -> Iterator[tuple[int, int]]:
         """Runs of consecutive steps with equally many rows, none longer than the budget allows."""
         start = 0
-        for i in range(1, len(self.rows) + 1):
-            if i == len(self.rows) or self.rows[i] != self.rows[start] or i - start == self.steps_ahead:
+        for i in range(1, len(rows) + 1):
+            if i == len(rows) or rows[i] != rows[start] or i - start == self.steps_ahead:
                 yield start, i
                 start = i
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
 import math
 import time
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from flowar.config import FlowARConfig
 from flowar.errors import DataError
-from flowar.files import write_aside
+from flowar.files import write_aside, write_json
 from flowar.model import FlowAR
 from flowar.pipeline import FlowARPipeline, image_grid
 from flowar.precision import default_device, native_bfloat16, parse_dtype
@@ -49,8 +48,7 @@ def train(config: TrainConfig) -> Path:
     state = new_state(FlowAR(fitting(config.model, data, tokenizer)).to(device), config.optim)
     if config.resume:
         log.info("resumed from %s", load_checkpoint(state, output / "checkpoints"))
-    text = json.dumps(asdict(replace(config, resume=False)), indent=2)
-    write_aside(output / "config.json", lambda aside: aside.write_text(text))
+    write_json(output / "config.json", asdict(replace(config, resume=False)))
     run(state, data, tokenizer, config, device)
     folder = output / "model"
     FlowARPipeline(state.ema, tokenizer).save_pretrained(folder, parse_dtype(config.export_dtype))
