@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "launch.cuh"
 #include "vec.cuh"
 
 namespace flowar {
@@ -24,8 +25,8 @@ cudaError_t for_each_group(const Body& body, int64_t rows, int64_t tokens, int64
   const int64_t groups = channels / N;
   if (rows * groups == 0) return cudaSuccess;
   const int64_t blocks = std::min<int64_t>((rows * groups + kThreads - 1) / kThreads, int64_t{1} << 30);
-  for_each_group_kernel<N><<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(body, rows, tokens, groups);
-  return cudaGetLastError();
+  return launch(for_each_group_kernel<N, Body>, static_cast<unsigned>(blocks), kThreads, stream, body, rows, tokens,
+                groups);
 }
 
 }  // namespace flowar
