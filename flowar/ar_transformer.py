@@ -9,10 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flowar import ops
 from flowar.attention import KVCache, SelfAttention, rotation_table
 from flowar.config import FlowARConfig
-from flowar.layers import GEGLU, Constants, RMSNorm
+from flowar.layers import GEGLU, Constants, ResidualStream, RMSNorm
 
 
 class ARBlock(nn.Module):
@@ -24,12 +23,13 @@ class ARBlock(nn.Module):
         self.mlp = GEGLU(width)
         self.modulation = nn.Linear(width, 6 * width)
 
-    def forward(self, x: Tensor, modulation: Tensor, attend: Callable[[Tensor], Tensor]) -> Tensor:
-        """x [B, N, D], modulation [B, 1, 6D] to [B, N, D]; `attend` is one of `self.attn`'s two modes."""
+    def forward(self, stream: ResidualStream, modulation: Tensor, attend: Callable[[Tensor], Tensor]) -> ResidualStream:
+        """A stream of [B, N, D] under modulation [B, 1, 6D]; `attend` is one of `self.attn`'s two modes."""
         gate1, gate2, scale1, scale2, shift1, shift2 = modulation.chunk(6, -1)
-        attended = attend(ops.spatial_adaln(x, scale1, shift1))
-        x, h = ops.spatial_adaln_residual(x, gate1, attended, scale2, shift2)
-        return x + gate2 * self.mlp(h)
+        stream, h = stream.modulated(scale1, shift1)
+        stream = stream.add(gate1, attend(h))
+        stream, h = stream.modulated(scale2, shift2)
+        return stream.add(gate2, self.mlp(h))
 
 
 class ARTransformer(nn.Module):
@@ -92,9 +92,11 @@ class ARTransformer(nn.Module):
     def _run(
         self, tokens: Tensor, modulations: Sequence[Tensor], span: slice, attend: Callable[[int, Tensor], Tensor]
     ) -> Tensor:
-        x = self.input_norm(tokens + self.input_positions[:, span])
+        stream = ResidualStream(self.input_norm(tokens + self.input_positions[:, span]))
         for index, (block, modulation) in enumerate(zip(self.blocks, modulations, strict=True)):
             if index == len(self.blocks) // 2:
-                x = self.middle_proj(self.middle_norm(x)) + self.middle_positions[:, span]
-            x = block(x, modulation, partial(attend, index))
-        return self.output_norm(x) + self.output_positions[:, span]
+                _, h = self.middle_norm.of(stream)
+                stream = ResidualStream(self.middle_proj(h) + self.middle_positions[:, span])
+            stream = block(stream, modulation, partial(attend, index))
+        _, h = self.output_norm.of(stream)
+        return h + self.output_positions[:, span]

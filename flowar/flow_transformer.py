@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowar import ops
 from flowar.attention import CrossAttention, SelfAttention, rotation_table
 from flowar.config import FlowARConfig
-from flowar.layers import GEGLU, Constants, RMSNorm, TimeEmbedding
+from flowar.layers import GEGLU, Constants, ResidualStream, RMSNorm, TimeEmbedding
 
 
 class BlockContext(NamedTuple):
@@ -42,11 +43,14 @@ class AttnMLPBlock(nn.Module):
     def keys_values(self, z: Tensor, rotation: Tensor) -> None:
         """No cross-attention in this block."""
 
-    def forward(self, x: Tensor, context: BlockContext, rotation: Tensor, lengths: Sequence[int]) -> Tensor:
+    def forward(
+        self, stream: ResidualStream, context: BlockContext, rotation: Tensor, lengths: Sequence[int]
+    ) -> ResidualStream:
         gate1, gate2, scale1, scale2, shift1, shift2 = context.by_position.chunk(6, -1)
-        attended = self.attn(ops.spatial_adaln(x, scale1, shift1), rotation, lengths)
-        x, h = ops.spatial_adaln_residual(x, gate1, attended, scale2, shift2)
-        return x + gate2 * self.mlp(h)
+        stream, h = stream.modulated(scale1, shift1)
+        stream = stream.add(gate1, self.attn(h, rotation, lengths))
+        stream, h = stream.modulated(scale2, shift2)
+        return stream.add(gate2, self.mlp(h))
 
 
 class AttnCrossMLPBlock(nn.Module):
@@ -61,6 +65,7 @@ class AttnCrossMLPBlock(nn.Module):
         self.mlp = GEGLU(width)
         self.time_modulation = nn.Linear(width, 3 * width)
         self.position_modulation = nn.Linear(width, 3 * width)
+        self.constants = Constants(one=torch.ones(width, device="cpu"))  # the gate that cross-attention does not have
 
     def by_time(self, activated_tau: Tensor) -> Tensor:
         return self.time_modulation(activated_tau)
@@ -68,14 +73,20 @@ class AttnCrossMLPBlock(nn.Module):
     def keys_values(self, z: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor]:
         return self.cross.keys_values(self.condition_norm(z), rotation)
 
-    def forward(self, x: Tensor, context: BlockContext, rotation: Tensor, lengths: Sequence[int]) -> Tensor:
+    def forward(
+        self, stream: ResidualStream, context: BlockContext, rotation: Tensor, lengths: Sequence[int]
+    ) -> ResidualStream:
         assert context.by_time is not None
         assert context.keys_values is not None
         gate1, scale1, shift1 = context.by_time.chunk(3, -1)
         gate2, scale2, shift2 = context.by_position.chunk(3, -1)
-        x = x + gate1 * self.attn(ops.spatial_adaln(x, scale1, shift1), rotation, lengths)
-        x = x + self.cross(self.cross_norm(x), context.keys_values, rotation, lengths)
-        return x + gate2 * self.mlp(ops.spatial_adaln(x, scale2, shift2))
+        stream, h = stream.modulated(scale1, shift1)
+        stream = stream.add(gate1, self.attn(h, rotation, lengths))
+        stream, h = self.cross_norm.of(stream)
+        one = self.constants.one.to(h.dtype)
+        stream = stream.add(one, self.cross(h, context.keys_values, rotation, lengths))
+        stream, h = stream.modulated(scale2, shift2)
+        return stream.add(gate2, self.mlp(h))
 
 
 BLOCKS = {"attn_mlp": AttnMLPBlock, "attn_cross_mlp": AttnCrossMLPBlock}
@@ -125,8 +136,9 @@ class FlowTransformer(nn.Module):
         lengths: Sequence[int],
     ) -> Tensor:
         """The blocks under given contexts, then the modulated output layer: [B, N, c]."""
-        x = self.input_proj(x_t)  # [B, N, W]
+        stream = ResidualStream(self.input_proj(x_t))  # [B, N, W]
         for block, context in zip(self.blocks, contexts, strict=True):
-            x = block(x, context, rotation, lengths)
+            stream = block(stream, context, rotation, lengths)
         shift, scale = output_modulation.chunk(2, -1)
-        return self.output_proj(ops.spatial_adaln(x, scale, shift))
+        _, h = stream.modulated(scale, shift)
+        return self.output_proj(h)

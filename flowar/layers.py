@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,32 @@ from torch import Tensor, nn
 from flowar import ops
 
 RMS_EPS = 1e-6
+
+
+class ResidualStream(NamedTuple):
+    """What the blocks of a transformer hand on: x, and the last branch, still to be added to it as `gate * branch`.
+
+    Adding a branch and taking the modulated norm that follows are one op; so a block leaves its last branch to the
+    next one's first norm. Nothing is changed in place.
+    """
+
+    x: Tensor  # [B, N, W]
+    gate: Tensor | None = None  # broadcasts to x
+    branch: Tensor | None = None  # [B, N, W]
+
+    def sum(self) -> Tensor:
+        """x with the branch added."""
+        return self.x if self.gate is None or self.branch is None else self.x + self.gate * self.branch
+
+    def add(self, gate: Tensor, branch: Tensor) -> ResidualStream:
+        return ResidualStream(self.sum(), gate, branch)
+
+    def modulated(self, scale: Tensor, shift: Tensor) -> tuple[ResidualStream, Tensor]:
+        """The stream with its branch added, and `norm(x) * (1 + scale) + shift` of that."""
+        if self.gate is None or self.branch is None:
+            return self, ops.spatial_adaln(self.x, scale, shift)
+        x, h = ops.spatial_adaln_residual(self.x, self.gate, self.branch, scale, shift)
+        return ResidualStream(x), h
 
 
 class RMSNorm(nn.Module):
@@ -23,6 +49,11 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.reference.normalize(x, "rms", RMS_EPS) * self.weight
+
+    def of(self, stream: ResidualStream) -> tuple[ResidualStream, Tensor]:
+        """The stream with its branch added, and its norm."""
+        x = stream.sum()
+        return ResidualStream(x), self(x)
 
 
 class GEGLU(nn.Module):
