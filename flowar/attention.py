@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowar import ops
+from flowar.attention_backends import attention
 from flowar.config import Grid
 
 
@@ -35,12 +36,6 @@ def rotation_table(grids: Sequence[Grid], head_dim: int) -> Tensor:
         )  # [h, w, d/2]
         tables.append(torch.stack((angles.cos(), angles.sin()), -1).flatten(0, 1))
     return torch.cat(tables).float()
-
-
-def attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
-    """Dense softmax attention: q [B, N, H, d], k and v [B, M, H, d] to [B, N, H*d]."""
-    out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), dropout_p=dropout)
-    return out.transpose(1, 2).flatten(2)
 
 
 def scale_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int]) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from flowar import ops
+from flowar.attention_backends import use_attention_backend
 from flowar.flow_solver import euler
 from flowar.model import FlowAR
 from flowar.schedule import Schedule
@@ -33,7 +34,7 @@ def sample_naive(
     labels = torch.cat((class_labels, torch.full_like(class_labels, config.null_class)))
     low_precision = dtype in (torch.bfloat16, torch.float16)
     autocast = torch.autocast(class_labels.device.type, dtype, enabled=low_precision)
-    with ops.use_reference(), autocast:
+    with ops.use_reference(), use_attention_backend("sdpa"), autocast:
         cache = ar.new_cache(len(labels), dtype)
         tokens: Tensor | None = None
         for k, state in enumerate(noise):

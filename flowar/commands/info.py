@@ -38,6 +38,7 @@ def machine_facts() -> dict[str, Any]:
     import torch
 
     from flowar import ops
+    from flowar.attention_backends import describe_backends
     from flowar.precision import default_device, native_bfloat16
 
     device = default_device()
@@ -52,6 +53,7 @@ def machine_facts() -> dict[str, Any]:
         "cpu threads": torch.get_num_threads(),
         "gpu": gpu,
         "native bfloat16": "yes" if native_bfloat16(device) else "no",
+        **describe_backends(device),
         "optional packages": ", ".join(optional_packages()) or "none",
     }
 
@@ -59,7 +61,7 @@ def machine_facts() -> dict[str, Any]:
 def optional_packages() -> list[str]:
     """Those extras that are installed, with their versions."""
     found = []
-    for name in ("flash-attn", "diffusers", "tensorboard"):
+    for name in ("diffusers", "tensorboard"):
         try:
             found.append(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
