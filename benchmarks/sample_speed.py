@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timing import fill_weights, save_results, seconds_of, summary, table, time_alternating
+from flops import engine_flops, published_flops
+from models import load_model
+from record import save_results
+from tables import table
+from timing import seconds_of, summary, time_alternating
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from flowar import FlowAR, FlowARConfig
-from flowar.checkpoint import skeleton
-from flowar.config import PRESETS
+from flowar import FlowAR
 from flowar.hub import shipped_models
 from flowar.precision import default_device, parse_dtype
 
@@ -63,15 +64,6 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def load_model(name: str, device: torch.device) -> FlowAR:
-    """A preset with weights of no meaning, or a trained model."""
-    if name.upper() not in PRESETS:
-        return FlowAR.from_pretrained(name).to(device)
-    model = skeleton(FlowAR, FlowARConfig.preset(name), torch.float32).to_empty(device=device)
-    fill_weights(model)
-    return model
-
-
 def measure(
     name: str, model: FlowAR, batch: int, dtype_name: str, options: argparse.Namespace, device: torch.device
 ) -> dict[str, Any]:
@@ -84,8 +76,9 @@ def measure(
         return model.sample(labels, schedule=schedule, seed=0, naive=naive, dtype=dtype, progress=False)
 
     runs: dict[str, Callable[[], Tensor]] = {"naive": lambda: run(True), "optimised": lambda: run(False)}
-    counted = {variant: count_flops(sample) for variant, sample in runs.items()}
-    latents = {variant: result for variant, (result, _) in counted.items()}
+    counts = {"naive": published_flops, "optimised": engine_flops}
+    flops = {variant: count(model.config, schedule, batch) for variant, count in counts.items()}
+    latents = {variant: sample() for variant, sample in runs.items()}
     truth = latents["naive"] if dtype == torch.float32 else run(True, torch.float32)
     agreement = check(latents["naive"], latents["optimised"], truth, dtype == torch.float32)
     # The check has run both variants once; a GPU wants a little more to reach its clock rate.
@@ -99,7 +92,7 @@ def measure(
         "agreement": agreement,
         "matmul_tflops": matmul_rate(device, dtype or torch.float32),
         "variants": {
-            variant: summary(seconds) | {"seconds": seconds, "tflop_per_image": counted[variant][1] / batch / 1e12}
+            variant: summary(seconds) | {"seconds": seconds, "tflop_per_image": flops[variant] / batch / 1e12}
             for variant, seconds in times.items()
         },
         "speed_up": summary(times["naive"])["median"] / summary(times["optimised"])["median"],
@@ -125,19 +118,6 @@ def check(naive: Tensor, optimised: Tensor, truth: Tensor, exact: bool) -> str:
     if errors[1] > ERROR_RATIO * errors[0]:
         sys.exit(f"latents of the optimised sampler: {verdict}, expected at most {ERROR_RATIO} times that")
     return verdict
-
-
-def count_flops(run: Callable[[], Tensor]) -> tuple[Tensor, int]:
-    """The result of `run` and the floating-point operations of its matrix products and attention."""
-
-    def attention(q_shape: list[int], k_shape: list[int], v_shape: list[int], *_: object, **__: object) -> int:
-        return int(sdpa_flop_count(q_shape, k_shape, v_shape))
-
-    # The counter knows the attention of GPUs alone. It watches kernels and changes none.
-    cpu_attention = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention}
-    with FlopCounterMode(display=False, custom_mapping=cpu_attention) as counter:
-        result = run()
-    return result, counter.get_total_flops()
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype, size: int = 2048) -> float:

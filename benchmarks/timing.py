@@ -1,47 +1,124 @@
-"""What all benchmarks share: alternating timings, their summary, a table, and a record of the machine."""
+"""The clocks. Variants always take turns, so that drift of the machine meets all of them alike.
+
+Sampling is timed from outside (`time_alternating`): what a caller waits for. Single ops are too short for that on a
+GPU: `event_times` and `graph_times` read the GPU's own clock.
+"""
 
 from __future__ import annotations
 
-import re
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
-
-from flowar.commands.info import machine_facts
-from flowar.files import write_json
-
-RESULTS = Path(__file__).parent / "results"
 
 Runs = Mapping[str, Callable[[], object]]
+Times = dict[str, list[float]]
+
+# More than the L2 cache of any GPU so far; and reading it takes longer than the host needs to launch an op.
+FLUSH_BYTES = 256 * 2**20
+GRAPH_CALLS = 20  # in one CUDA graph: its own launch then is a small share
+MINIMUM_ROUNDS, MAXIMUM_ROUNDS = 10, 300
 
 
-def time_alternating(
-    runs: Runs, device: torch.device, seconds: float, warmup: float, repeats: int = 2
-) -> dict[str, list[float]]:
-    """Seconds of every call of every variant, the variants taking turns so that drift meets all of them alike.
+def time_alternating(runs: Runs, device: torch.device, seconds: float, warmup: float, repeats: int = 2) -> Times:
+    """Seconds of every call of every variant, as the caller sees them.
 
     Args:
         runs: the variants.
         device: waited for before a clock is read.
-        seconds: rounds go on until this much time has been measured,
-        repeats: and every variant has run this often.
+        seconds: a variant stays in the rounds until it has been measured for this long,
+        repeats: and this often, so that a slow one does not keep a fast one from being measured well.
         warmup: calls in the first `warmup` seconds are not counted; 0 if all variants have run already.
     """
-    until = time.perf_counter() + warmup
+    warm_up(runs, device, warmup)
+    times: Times = {name: [] for name in runs}
+    while measured := [name for name in runs if sum(times[name]) < seconds or len(times[name]) < repeats]:
+        for name in measured:
+            times[name].append(seconds_of(runs[name], device))
+    return times
+
+
+def event_times(runs: Runs, device: torch.device, seconds: float, warmup: float) -> Times:
+    """Seconds of every call on the GPU, with an empty L2 cache: nothing of the arguments is there already."""
+    buffer = torch.zeros(FLUSH_BYTES // 4, device=device)
+
+    def flushed(run: Callable[[], object]) -> Callable[[], tuple[torch.cuda.Event, torch.cuda.Event]]:
+        def timed() -> tuple[torch.cuda.Event, torch.cuda.Event]:
+            # Read, not written: what lies modified in the cache would be written back while the clock runs.
+            buffer.sum()
+            return between_events(run)
+
+        return timed
+
+    return on_device({name: flushed(run) for name, run in runs.items()}, device, seconds, warmup)
+
+
+def graph_times(runs: Runs, device: torch.device, seconds: float, warmup: float) -> Times:
+    """Seconds of every call on the GPU within a CUDA graph: no launch from the host, arguments in the cache."""
+
+    def captured(run: Callable[[], object]) -> Callable[[], tuple[torch.cuda.Event, torch.cuda.Event]]:
+        run()  # what is done at the first call alone cannot be captured
+        torch.cuda.synchronize(device)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            for _ in range(GRAPH_CALLS):
+                run()
+        return lambda: between_events(graph.replay)
+
+    times = on_device({name: captured(run) for name, run in runs.items()}, device, seconds, warmup)
+    return {name: [value / GRAPH_CALLS for value in values] for name, values in times.items()}
+
+
+def between_events(run: Callable[[], object]) -> tuple[torch.cuda.Event, torch.cuda.Event]:
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start.record()
+    run()
+    end.record()
+    return start, end
+
+
+def on_device(
+    timed: Mapping[str, Callable[[], tuple[torch.cuda.Event, torch.cuda.Event]]],
+    device: torch.device,
+    seconds: float,
+    warmup: float,
+) -> Times:
+    """Rounds for about `seconds` after a warm-up, none of which waits for the GPU before the last has been queued."""
+    rounds = warm_up(timed, device, warmup)
+    rounds = round(min(max(rounds * seconds / max(warmup, 1e-3), MINIMUM_ROUNDS), MAXIMUM_ROUNDS))
+    events = {name: [] for name in timed}  # type: dict[str, list[tuple[torch.cuda.Event, torch.cuda.Event]]]
+    for _ in range(rounds):
+        for name, run in timed.items():
+            events[name].append(run())
+    torch.cuda.synchronize(device)
+    return {name: [start.elapsed_time(end) / 1e3 for start, end in pairs] for name, pairs in events.items()}
+
+
+def host_seconds(run: Callable[[], object], device: torch.device, calls: int = 50, repeats: int = 7) -> float:
+    """What one call costs the host; on a GPU without its work, on a CPU with it.
+
+    So few calls that the GPU's queue never is full: then the host would wait for it.
+    """
+    times = []
+    for _ in range(repeats):
+        synchronize(device)
+        start = time.perf_counter()
+        for _ in range(calls):
+            run()
+        times.append((time.perf_counter() - start) / calls)
+    synchronize(device)
+    return statistics.median(times)
+
+
+def warm_up(runs: Runs, device: torch.device, seconds: float) -> int:
+    """Run all variants in turns for `seconds`; how many rounds that were."""
+    rounds, until = 0, time.perf_counter() + seconds
     while time.perf_counter() < until:
         for run in runs.values():
             seconds_of(run, device)
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    while sum(map(sum, times.values())) < seconds or min(map(len, times.values())) < repeats:
-        for name, run in runs.items():
-            times[name].append(seconds_of(run, device))
-    return times
+        rounds += 1
+    return rounds
 
 
 def seconds_of(run: Callable[[], object], device: torch.device) -> float:
@@ -60,7 +137,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def summary(times: Sequence[float]) -> dict[str, float]:
-    """Median, 20th and 80th percentile (interpolated)."""
+    """Median and percentiles (interpolated)."""
     ordered = sorted(times)
 
     def quantile(share: float) -> float:
@@ -69,68 +146,4 @@ def summary(times: Sequence[float]) -> dict[str, float]:
         high = min(low + 1, len(ordered) - 1)
         return ordered[low] + (position - low) * (ordered[high] - ordered[low])
 
-    return {"median": statistics.median(ordered), "p20": quantile(0.2), "p80": quantile(0.8)}
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Columns as wide as they need to be: words to the left, numbers (as strings, too) to the right."""
-    cells = [[*map(str, row)] for row in (header, *rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    numeric = [all(re.match(r"^[\d.±<>=% x-]+$", row[i]) for row in cells[1:]) for i in range(len(header))]
-
-    def line(row: Sequence[str]) -> str:
-        parts = (
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(row, widths, numeric, strict=True)
-        )
-        return "  ".join(parts).rstrip()
-
-    return "\n".join([line(cells[0]), "  ".join("-" * width for width in widths), *map(line, cells[1:])])
-
-
-def environment(device: torch.device) -> dict[str, Any]:
-    """Everything about the machine and the code that a number depends on."""
-    return {"device": device_name(device), "device type": device.type, "commit": commit()} | machine_facts()
-
-
-def device_name(device: torch.device) -> str:
-    """The name of the GPU or the processor."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(machine_facts()["cpu"])
-
-
-def commit(folder: Path = RESULTS.parent) -> str:
-    """The commit of the checkout, "+changes" if tracked files differ from it; "unknown" outside of one."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", *arguments]
-        return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        return git("rev-parse", "--short=12", "HEAD") + ("+changes" if git("status", "-s", "-uno") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def save_results(benchmark: str, device: torch.device, output: Path | None, values: Mapping[str, Any]) -> Path:
-    """Write `values` and the environment as JSON, by default into `results/`, one file a benchmark and device."""
-    slug = re.sub(r"[^a-z0-9]+", "-", device_name(device).lower()).strip("-")
-    path = output or RESULTS / f"{benchmark}-{slug}.json"
-    write_json(path, {"benchmark": benchmark, "environment": environment(device), **values})
-    return path
-
-
-@torch.no_grad()
-def fill_weights(model: nn.Module, seed: int = 0) -> None:
-    """Deterministic weights under which every layer matters: at initialisation, gates and output are zero.
-
-    Matrices are normal, scaled by their fan-in; norms are near 1. The output is damped, so that sampling is well
-    conditioned and two correct ways to compute it stay close.
-    """
-    for index, (name, parameter) in enumerate(model.named_parameters()):
-        generator = torch.Generator(parameter.device).manual_seed(seed + index)
-        parameter.normal_(generator=generator)
-        if name.endswith("norm.weight"):
-            parameter.mul_(0.1).add_(1)
-        else:
-            damping = 0.1 if "output_proj" in name else 1.0
-            parameter.mul_(damping / parameter[0].numel() ** 0.5 if parameter.dim() > 1 else 0.1)
+    return {"median": statistics.median(ordered), "p20": quantile(0.2), "p80": quantile(0.8), "p99": quantile(0.99)}
