@@ -1,10 +1,125 @@
-"""Which precision the hardware is good at."""
+"""Which precision the networks run in while sampling, and which the hardware is good at."""
 
 from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
 from flowar.errors import first_line
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What the networks compute in: the dtype of weights and activations, and how matrices are multiplied.
+
+    "exact" products are of the dtype itself. "tf32" rounds the factors of float32 products to 10 bits; "fp8" rounds
+    them to float8_e4m3fn, with a scale per row (see `flowar.fp8`). Sums are float32 at least in all of them.
+    """
+
+    name: str
+    dtype: torch.dtype
+    matmul: Literal["exact", "tf32", "fp8"] = "exact"
+
+
+PRECISIONS = {
+    precision.name: precision
+    for precision in (
+        Precision("float32", torch.float32),
+        Precision("tf32", torch.float32, "tf32"),
+        Precision("bfloat16", torch.bfloat16),
+        Precision("float16", torch.float16),
+        Precision("fp8", torch.bfloat16, "fp8"),
+        Precision("float64", torch.float64),
+    )
+}
+SHORT_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+MINIMUM_CAPABILITY = {"tf32": (8, 0), "bfloat16": (8, 0), "fp8": (8, 9)}  # of a GPU
+
+
+def resolve_precision(request: torch.dtype | str | None, device: torch.device, parameters: torch.dtype) -> Precision:
+    """The precision that sampling runs in: `request`, for a model whose `parameters` have that dtype on `device`.
+
+    Args:
+        request: float32 (fp32), tf32, bfloat16 (bf16), float16 (fp16), fp8 or float64 by name, or a torch dtype.
+            None and "auto": bfloat16 for float32 parameters on a GPU that has it, otherwise the parameters' own.
+
+    Raises:
+        ValueError: for another request, and for one that `device` cannot serve.
+    """
+    if request is None or request == "auto":
+        use_bfloat16 = parameters == torch.float32 and device.type == "cuda" and native_bfloat16(device)
+        request = torch.bfloat16 if use_bfloat16 else parameters
+    name = str(request).removeprefix("torch.")
+    precision = PRECISIONS.get(SHORT_NAMES.get(name, name))
+    if precision is None:
+        raise ValueError(f"dtype: expected one of auto, {', '.join(PRECISIONS)}, got {request}")
+    check_device(precision, device)
+    return precision
+
+
+def check_device(precision: Precision, device: torch.device) -> None:
+    """Raise ValueError if `device` does not compute in this precision."""
+    if precision.name == "float64" and device.type != "cpu":
+        raise ValueError(f"dtype: float64 expects the CPU, got {device}")
+    if precision.name == "tf32" and device.type != "cuda":
+        raise ValueError(f"dtype: tf32 expects a GPU, got {device}")
+    minimum = MINIMUM_CAPABILITY.get(precision.name)
+    if minimum is None or device.type != "cuda":
+        return
+    capability = torch.cuda.get_device_capability(device)
+    if capability < minimum:
+        needed, found = (".".join(map(str, version)) for version in (minimum, capability))
+        raise ValueError(f"dtype: {precision.name} expects compute capability {needed} or later, got {found}")
+
+
+class _MatmulSetting:
+    """torch's setting for float32 products on GPUs. The process has one: threads that want the same share it."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.users = 0
+        self.before = ""
+
+    def acquire(self, wanted: str) -> None:
+        with self.lock:
+            current = torch.backends.cuda.matmul.fp32_precision
+            if self.users and current != wanted:
+                raise RuntimeError(f"dtype: expected one float32 precision at a time, got {wanted} beside {current}")
+            if not self.users:
+                self.before = current
+                torch.backends.cuda.matmul.fp32_precision = wanted
+            self.users += 1
+
+    def release(self) -> None:
+        with self.lock:
+            self.users -= 1
+            if not self.users:
+                torch.backends.cuda.matmul.fp32_precision = self.before
+
+
+_matmul_setting = _MatmulSetting()
+
+
+@contextmanager
+def matmul_precision(precision: Precision) -> Iterator[None]:
+    """Multiply float32 matrices on GPUs as `precision` says in this context; afterwards torch's setting is as it was.
+
+    Raises:
+        RuntimeError: while another thread samples in the other of float32 and tf32, as torch has one setting for all.
+    """
+    if precision.dtype != torch.float32:  # no product of float32 matrices that matters
+        yield
+        return
+    _matmul_setting.acquire("tf32" if precision.matmul == "tf32" else "ieee")
+    try:
+        yield
+    finally:
+        _matmul_setting.release()
 
 
 def native_bfloat16(device: torch.device) -> bool:
