@@ -14,9 +14,10 @@ import torch
 
 Runs = Mapping[str, Callable[[], object]]
 Times = dict[str, list[float]]
+Interval = tuple[torch.cuda.Event, torch.cuda.Event]
 
 # More than the L2 cache of any GPU so far; and reading it takes longer than the host needs to launch an op.
-FLUSH_BYTES = 256 * 2**20
+FLUSH_BYTES = 512 * 2**20
 GRAPH_CALLS = 20  # in one CUDA graph: its own launch then is a small share
 MINIMUM_ROUNDS, MAXIMUM_ROUNDS = 10, 300
 
@@ -43,8 +44,8 @@ def event_times(runs: Runs, device: torch.device, seconds: float, warmup: float)
     """Seconds of every call on the GPU, with an empty L2 cache: nothing of the arguments is there already."""
     buffer = torch.zeros(FLUSH_BYTES // 4, device=device)
 
-    def flushed(run: Callable[[], object]) -> Callable[[], tuple[torch.cuda.Event, torch.cuda.Event]]:
-        def timed() -> tuple[torch.cuda.Event, torch.cuda.Event]:
+    def flushed(run: Callable[[], object]) -> Callable[[], Interval]:
+        def timed() -> Interval:
             # Read, not written: what lies modified in the cache would be written back while the clock runs.
             buffer.sum()
             return between_events(run)
@@ -57,7 +58,7 @@ def event_times(runs: Runs, device: torch.device, seconds: float, warmup: float)
 def graph_times(runs: Runs, device: torch.device, seconds: float, warmup: float) -> Times:
     """Seconds of every call on the GPU within a CUDA graph: no launch from the host, arguments in the cache."""
 
-    def captured(run: Callable[[], object]) -> Callable[[], tuple[torch.cuda.Event, torch.cuda.Event]]:
+    def captured(run: Callable[[], object]) -> Callable[[], Interval]:
         run()  # what is done at the first call alone cannot be captured
         torch.cuda.synchronize(device)
         graph = torch.cuda.CUDAGraph()
@@ -70,7 +71,7 @@ def graph_times(runs: Runs, device: torch.device, seconds: float, warmup: float)
     return {name: [value / GRAPH_CALLS for value in values] for name, values in times.items()}
 
 
-def between_events(run: Callable[[], object]) -> tuple[torch.cuda.Event, torch.cuda.Event]:
+def between_events(run: Callable[[], object]) -> Interval:
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     start.record()
     run()
@@ -79,7 +80,7 @@ def between_events(run: Callable[[], object]) -> tuple[torch.cuda.Event, torch.c
 
 
 def on_device(
-    timed: Mapping[str, Callable[[], tuple[torch.cuda.Event, torch.cuda.Event]]],
+    timed: Mapping[str, Callable[[], Interval]],
     device: torch.device,
     seconds: float,
     warmup: float,
@@ -87,7 +88,7 @@ def on_device(
     """Rounds for about `seconds` after a warm-up, none of which waits for the GPU before the last has been queued."""
     rounds = warm_up(timed, device, warmup)
     rounds = round(min(max(rounds * seconds / max(warmup, 1e-3), MINIMUM_ROUNDS), MAXIMUM_ROUNDS))
-    events = {name: [] for name in timed}  # type: dict[str, list[tuple[torch.cuda.Event, torch.cuda.Event]]]
+    events: dict[str, list[Interval]] = {name: [] for name in timed}
     for _ in range(rounds):
         for name, run in timed.items():
             events[name].append(run())
@@ -95,7 +96,7 @@ def on_device(
     return {name: [start.elapsed_time(end) / 1e3 for start, end in pairs] for name, pairs in events.items()}
 
 
-def host_seconds(run: Callable[[], object], device: torch.device, calls: int = 50, repeats: int = 7) -> float:
+def host_seconds(run: Callable[[], object], device: torch.device, calls: int = 10, repeats: int = 15) -> float:
     """What one call costs the host; on a GPU without its work, on a CPU with it.
 
     So few calls that the GPU's queue never is full: then the host would wait for it.

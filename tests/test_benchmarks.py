@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import models
+import op_calls
+import ops_speed
 import pytest
 import record
 import sample_speed
@@ -19,7 +21,7 @@ from conftest import SMALL, small_model
 from flops import engine_flops, published_flops
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from flowar import FlowAR, Schedule
+from flowar import FlowAR, Schedule, ops
 from flowar.checkpoint import skeleton
 
 CPU = torch.device("cpu")
@@ -169,3 +171,68 @@ def test_sample_speed_end_to_end(
         naive, optimised = (result["variants"][variant] for variant in ("naive", "optimised"))
         assert len(naive["seconds"]) == len(optimised["seconds"]) == 2
         assert result["speed_up"] == pytest.approx(naive["median"] / optimised["median"])
+
+
+READ_ONCE = [name for name in op_calls.OPS if name not in ("rotary_qkv_cache", "latent_resample", "latent_pyramid")]
+
+
+@pytest.mark.parametrize("name", READ_ONCE)
+def test_bytes_moved_are_those_of_arguments_and_results(name: str) -> None:
+    """To 5 %: what broadcasts, and small tables, are left out of the formulas."""
+    for call in op_calls.Calls(2, 4, torch.bfloat16, CPU).of([name]):
+        tensors = [x for x in call.arguments if isinstance(x, torch.Tensor)]
+        read = [
+            x for x in tensors if (x.dtype != torch.int64 and x is not call.arguments[-1]) or name != "velocity_step"
+        ]
+        touched = [*read, *op_calls.results(call, ops)]
+        assert call.moved == pytest.approx(sum(x.numel() * x.element_size() for x in touched), rel=0.05)
+
+
+def test_every_op_has_calls_of_one_and_of_many_images() -> None:
+    for batch, scale in ((2, 0), (4, 2)):
+        calls = list(op_calls.Calls(batch, scale, torch.float32, CPU).of(op_calls.OPS))
+        assert {call.op for call in calls} == set(op_calls.OPS)
+        assert {call.rows for call in calls if call.op == "geglu"} == {batch * 4**scale}
+
+
+class TestOpsSpeed:
+    def test_wrong_numbers_end_the_program(self) -> None:
+        exact = [torch.ones(3, dtype=torch.float64)]
+        eager = [torch.ones(3)]
+        ops_speed.check("op", [torch.ones(3)], eager, exact, slack=1)
+        for wrong in (1.001, float("nan")):
+            with pytest.raises(SystemExit, match=r"op: error .*, expected at most 1\.19e-07"):
+                ops_speed.check("op", [torch.full((3,), wrong)], eager, exact, slack=1)
+
+    def test_end_to_end(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    ) -> None:
+        monkeypatch.setattr(
+            ops_speed, "compile_reference", lambda call, skipped: skipped.append(f"no compiler: {call.op}")
+        )
+        monkeypatch.setattr(ops_speed, "COPY_BYTES", {"cpu": 2**20})
+        options = ["--ops", "silu_add", "velocity_step", "--seconds", "0", "--output", str(tmp_path / "out.json")]
+        monkeypatch.setattr(sys, "argv", ["ops_speed.py", "--device", "cpu", *options])
+        ops_speed.main()
+        values = json.loads((tmp_path / "out.json").read_text())
+        assert values["settings"]["dtype"] == "float32"
+        large, small = values["calls"][:4], values["calls"][4:]
+        assert [(call["op"], call["pass"]) for call in large] == [
+            ("silu_add", "forward"),
+            ("silu_add", "forward"),
+            ("silu_add", "backward"),
+            ("velocity_step", "forward"),
+        ]
+        assert sorted({call["rows"] for call in small if call["op"] == "silu_add"}) == [2, 8, 32, 128, 512]
+        for call in values["calls"]:
+            assert call["gb_s"] == pytest.approx(call["bytes"] / call["variants"]["flowar"]["median"] / 1e9)
+        assert large[0]["of_copy"] == pytest.approx(large[0]["gb_s"] / values["copy_gb_s"])
+        assert [host["op"] for host in values["host"]] == ["silu_add", "velocity_step"]
+        shown = capsys.readouterr().out
+        assert shown.count("skipped: no compiler") == 3
+        assert shown.splitlines()[0].split()[:3] == ["op", "call", "rows"]
+
+    def test_quick_leaves_large_calls_out(self) -> None:
+        options = ops_speed.argparse.Namespace(ops=["latent_pyramid", "geglu"], quick=True)
+        planned = [(call.op, large) for call, large in ops_speed.plan(options, torch.float32, CPU, [])]
+        assert planned == [("geglu", False)] * 4 + [("latent_pyramid", False), ("geglu", False)]
