@@ -2,11 +2,10 @@
 // sentinels at every misaligned offset. Usage: test_kernels [baseline|avx2|avx512]; 77 where the processor lacks it.
 #include <cmath>
 #include <cstdio>
-#include <cstring>
 #include <functional>
-#include <random>
 #include <vector>
 
+#include "buffer.h"
 #include "kernels/counter_normal.h"
 #include "kernels/cpu/isa.h"
 #include "kernels/geglu.h"
@@ -22,107 +21,7 @@ using namespace flowar;
 
 namespace {
 
-int failures = 0;
 constexpr double kEps = 1e-2;  // large, so that a row of one channel is not divided by nearly nothing
-
-// A tensor of one dtype at a chosen element offset in a larger buffer whose other elements are sentinels.
-class Buffer {
- public:
-  Buffer(DType dtype, int64_t count, int64_t offset) : dtype_(dtype), count_(count), offset_(offset) {
-    bytes_.assign((count + offset + kAfter) * size(), kSentinel);
-  }
-
-  static Buffer random(DType dtype, int64_t count, int64_t offset, unsigned seed) {
-    Buffer buffer(dtype, count, offset);
-    std::mt19937 generator(seed);
-    std::normal_distribution<double> normal;
-    for (int64_t i = 0; i < count; ++i) buffer.set(i, normal(generator));
-    return buffer;
-  }
-
-  void set(int64_t i, double value) {
-    const float single = static_cast<float>(value);
-    uint32_t bits;
-    std::memcpy(&bits, &single, 4);
-    switch (dtype_) {
-      case DType::kFloat64:
-        std::memcpy(at(i), &value, 8);
-        break;
-      case DType::kFloat32:
-        std::memcpy(at(i), &single, 4);
-        break;
-      case DType::kBFloat16:
-        std::memcpy(at(i), reinterpret_cast<char*>(&bits) + 2, 2);
-        break;
-      case DType::kFloat16: {  // normal numbers only, truncated: any half will do as an input
-        const int exponent = static_cast<int>(bits >> 23 & 0xff) - 112;
-        const uint16_t half =
-            static_cast<uint16_t>((bits >> 16 & 0x8000) | (exponent > 0 ? exponent << 10 | (bits >> 13 & 0x3ff) : 0));
-        std::memcpy(at(i), &half, 2);
-      }
-    }
-  }
-
-  double get(int64_t i) const {
-    if (dtype_ == DType::kFloat64) return load<double>(i);
-    if (dtype_ == DType::kFloat32) return load<float>(i);
-    const uint16_t bits = load<uint16_t>(i);
-    if (dtype_ == DType::kBFloat16) {
-      const uint32_t wide = static_cast<uint32_t>(bits) << 16;
-      float value;
-      std::memcpy(&value, &wide, 4);
-      return value;
-    }
-    const int exponent = bits >> 10 & 0x1f, mantissa = bits & 0x3ff;
-    const double magnitude = exponent ? std::ldexp(1024 + mantissa, exponent - 25) : std::ldexp(mantissa, -24);
-    return bits & 0x8000 ? -magnitude : magnitude;
-  }
-
-  Input input(int64_t batch_stride, int64_t token_stride, int64_t from = 0) const {
-    return {bytes_.data() + (offset_ + from) * size(), batch_stride, token_stride, dtype_};
-  }
-  Output output(int64_t batch_stride, int64_t token_stride) {
-    return {bytes_.data() + offset_ * size(), batch_stride, token_stride, dtype_};
-  }
-
-  void expect(const char* what, int64_t i, double wanted, double scale = 1) const {
-    const double unit = dtype_ == DType::kFloat64    ? 1e-13
-                        : dtype_ == DType::kFloat32  ? 2e-6
-                        : dtype_ == DType::kBFloat16 ? 4.1e-3
-                                                     : 5.2e-4;
-    const double error = std::fabs(get(i) - wanted);
-    if (error <=
-        unit * (std::fabs(wanted) + scale * (dtype_ == DType::kFloat64 || dtype_ == DType::kFloat32 ? 1 : 1e-2)))
-      return;
-    if (++failures < 20) std::printf("%s [%lld]: expected %.9g, got %.9g\n", what, (long long)i, wanted, get(i));
-  }
-
-  void expect_sentinels(const char* what) const {
-    const auto intact = [&](size_t begin, size_t end) {
-      for (size_t i = begin; i < end; ++i)
-        if (bytes_[i] != kSentinel) return false;
-      return true;
-    };
-    if (intact(0, offset_ * size()) && intact((offset_ + count_) * size(), bytes_.size())) return;
-    if (++failures < 20) std::printf("%s: wrote outside of its output\n", what);
-  }
-
- private:
-  static constexpr char kSentinel = 0x5a;
-  static constexpr int64_t kAfter = 40;
-  size_t size() const { return dtype_ == DType::kFloat64 ? 8 : dtype_ == DType::kFloat32 ? 4 : 2; }
-  char* at(int64_t i) { return bytes_.data() + (offset_ + i) * size(); }
-  template <typename T>
-  T load(int64_t i) const {
-    T value;
-    std::memcpy(&value, bytes_.data() + (offset_ + i) * size(), sizeof(T));
-    return value;
-  }
-
-  DType dtype_;
-  int64_t count_, offset_;
-  std::vector<char> bytes_;
-};
 
 double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
 double density(double x) { return std::exp(-0.5 * x * x) / std::sqrt(2 * M_PI); }
@@ -330,7 +229,7 @@ void test_latent(DType dtype, int64_t c, int64_t offset) {
 void test_velocity_step(DType dtype, int64_t c, int64_t offset, bool guided) {
   const int64_t half = kBatch * kTokens * c;
   const DType wide = dtype == DType::kFloat64 ? dtype : DType::kFloat32;
-  Buffer state = Buffer::random(wide, half, offset, 1), next(dtype, 2 * half, offset);
+  Buffer state = Buffer::random(wide, half, offset, 1, Buffer::kSentinels), next(dtype, 2 * half, offset);
   const Buffer before = state, v = Buffer::random(dtype, 2 * half, offset, 2);
   VelocityStep p{kTokens, c, -0.25, 2.5, state.output(kTokens * c, c), v.input(kTokens * c, c), {}, 2, {}};
   if (guided) p.unconditional = v.input(kTokens * c, c, half);
