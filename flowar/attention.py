@@ -107,7 +107,7 @@ class CrossAttention(nn.Module):
         return k, v
 
     def forward(
-        self, x: Tensor, keys_values: tuple[Tensor, Tensor], rotation: Tensor, lengths: Sequence[int]
+        self, x: Tensor, keys_values: tuple[Tensor, ...], rotation: Tensor, lengths: Sequence[int]
     ) -> Tensor:
-        (q,) = ops.rotary_qkv(self.q(x), rotation, self.heads, parts=1).unbind()
-        return self.proj(scale_attention(q, *keys_values, lengths))
+        (q,), (k, v) = ops.rotary_qkv(self.q(x), rotation, self.heads, parts=1).unbind(), keys_values
+        return self.proj(scale_attention(q, k, v, lengths))

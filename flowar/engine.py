@@ -1,159 +1,213 @@
 """The inference plan: the numbers of `naive.py`, with less work.
 
-1. Where guidance does nothing (outside its interval, or weight 1 as at scale 0) only the conditional half runs.
-2. Cross-attention keys and values are computed once per scale.
-3. τ, SiLU(τ) and the modulations that depend on τ alone are tables over the time grid.
-4. SiLU(c + τ) is computed once for all blocks of a step, and the modulations of several steps in one GEMM, so that
-   small scales read the weights once; chunks keep to a memory budget.
-5. AR modulations are computed once per image.
-6. GEGLU's projections are one GEMM, its hidden width padded with zeros to a multiple of 64.
-7. Keys and values of all scales have one preallocated cache; no attention has a mask.
+Its savings, each exact, and each a field of `Savings`:
+
+- where guidance does nothing (outside its interval, or weight 1 as at scale 0) only the conditional half runs;
+- cross-attention keys and values are computed once per scale;
+- τ, SiLU(τ) and the modulations that depend on τ alone are tables over the time grid;
+- the modulations of all blocks, and at small scales of many steps, are one GEMM, within a memory budget;
+- AR modulations are computed once per image;
+- GEGLU's hidden width is padded with zeros to a multiple of 64;
+- the norms of cross-attention join the residual addition before them, their weights the GEMM behind them;
+- at the scale of one token attention is a linear map, and cross-attention the same at every step;
+- on a GPU, every scale is one CUDA graph.
+
+Keys and values of all scales have one preallocated cache, and no attention has a mask.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+import threading
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flowar import ops
+from flowar import ops, packing
 from flowar.ar_transformer import ARTransformer
-from flowar.flow_solver import euler
-from flowar.flow_transformer import BlockContext, FlowTransformer
+from flowar.attention_backends import attention_backend
+from flowar.errors import first_line
+from flowar.flow_transformer import FlowTransformer
 from flowar.layers import GEGLU
 from flowar.model import FlowAR
+from flowar.sampling_program import SamplingProgram, ScaleCallback, StepCallback
 from flowar.schedule import Schedule
 
-Packable = TypeVar("Packable", bound=nn.Module)
+# Programs of a plan that wait for the next call, in number and as a share of the GPU's memory.
+MAX_PROGRAMS = 8
+MAX_MEMORY_SHARE = 0.3
 
-MODULATION_BUDGET = 64 * 2**20  # bytes of modulations computed ahead of their steps
-HIDDEN_MULTIPLE = 64  # hidden widths the GEMM kernels like; 2730 is not even a multiple of 8
+
+@dataclass(frozen=True)
+class Savings:
+    """What the engine does not compute twice. Switched off one by one to measure each."""
+
+    conditional_half: bool = True
+    cross_attention_once: bool = True
+    time_tables: bool = True
+    stacked_modulations: bool = True
+    class_modulations_once: bool = True
+    padded_geglu: bool = True
+    folded_norms: bool = True
+    single_token: bool = True
+    graphs: bool = True
 
 
 class InferencePlan:
     """A model's weights, packed for sampling in one dtype. Weights that need no change are shared with the model."""
 
-    def __init__(self, model: FlowAR, dtype: torch.dtype) -> None:
-        self.dtype = dtype
-        self.config = model.config
-        self.pyramid = model.pyramid
-        self.ar: ARTransformer = pack(model.ar_transformer, dtype)
-        self.flow: FlowTransformer = pack(model.flow_transformer, dtype)
+    def __init__(self, model: FlowAR, dtype: torch.dtype, savings: Savings | None = None) -> None:
+        self.dtype, self.config, self.pyramid = dtype, model.config, model.pyramid
+        self.savings = savings or Savings()
+        self.state_dtype = torch.promote_types(dtype, torch.float32)
+        self.ar: ARTransformer = packing.pack(model.ar_transformer, dtype)
+        self.flow: FlowTransformer = packing.pack(model.flow_transformer, dtype)
+        self.device = self.ar.input_positions.device
+        self.modulation: nn.Linear | None = None
+        self.single_token_flow = self.flow
+        self._rewrite(model.flow_transformer)
+        self._shared = {parameter.data_ptr() for parameter in model.parameters()}
+        self._idle: list[tuple[ProgramKey, SamplingProgram]] = []  # captured ones, the last used last
+        self._lock = threading.Lock()
+
+    def _rewrite(self, exact: FlowTransformer) -> None:
+        """Apply the savings that lie in the weights."""
+        if self.savings.padded_geglu:
+            for layer in (*self.ar.modules(), *self.flow.modules()):
+                if isinstance(layer, GEGLU):
+                    packing.pad_hidden(layer)
+        if self.savings.folded_norms:
+            packing.fold_norms(self.flow, exact)
+        if self.savings.stacked_modulations:
+            self.modulation = packing.stack_modulations(self.flow)
+        if self.savings.single_token:
+            self.single_token_flow = packing.single_token(self.flow, exact)
+
+    def flow_of(self, tokens: int) -> FlowTransformer:
+        """The flow transformer for a scale of so many tokens."""
+        return self.single_token_flow if tokens == 1 else self.flow
 
     @torch.inference_mode()
     def sample(
         self,
         class_labels: Tensor,
         schedule: Schedule,
-        noise: Sequence[Tensor],
-        on_step: Callable[[], None],
-        on_scale: Callable[[int, Tensor], None],
+        noise: Sequence[Tensor] | Tensor,
+        on_step: StepCallback,
+        on_scale: ScaleCallback | None = None,
     ) -> Tensor:
-        """Tokens of the last scale [B, n, c], of the noise's dtype; arguments as `FlowAR.sample` has checked them."""
-        labels, scales = class_labels, len(noise)
-        if any(weight != 1 for k in range(scales) for weight in schedule.guidance_weights(k, scales)):
-            labels = torch.cat((labels, torch.full_like(labels, self.config.null_class)))
-        modulations = self.ar.modulations(labels)
-        cache = self.ar.new_cache(len(labels), self.dtype)
-        times = torch.tensor(schedule.times[:-1], device=labels.device)
-        tau = self.flow.time_embed(times[:, None, None])  # [T, 1, 1, W]
-        by_time = [block.by_time(F.silu(tau)) for block in self.flow.blocks]  # [T, 1, 1, 3W] or None each
-        tokens = noise[0]
-        for k, start in enumerate(noise):
-            inputs = None
-            if k > 0:
-                inputs = self.pyramid.upsample(tokens, k).to(self.dtype).repeat(len(labels) // len(start), 1, 1)
-            z = self.ar.step(inputs, labels, modulations, cache)  # [B or 2B, n_k, D]
-            steering = Steering(self.flow, z, tau, by_time, k)
-            tokens = self._integrate(k, start, steering, schedule, on_step)
-            on_scale(k, tokens)
-        return tokens
+        """Tokens of the last scale [B, n, c], float32 or wider.
 
-    def _integrate(
-        self, k: int, noise: Tensor, steering: Steering, schedule: Schedule, on_step: Callable[[], None]
-    ) -> Tensor:
-        """The ODE of scale k from its noise."""
-        batch = len(noise)
-        weights = schedule.guidance_weights(k, len(self.config.grids))
-        rows = [batch if weight == 1 else 2 * batch for weight in weights]
-        steps = steering.steps(rows)
-        network_input = noise.to(self.dtype).repeat(max(rows) // batch, 1, 1)
+        Args:
+            class_labels: int64 [B], checked.
+            schedule: times and guidance.
+            noise: [B, n_k, c] for every scale, or int64 [B], the seeds of the images (`noise.image_seeds`).
+            on_step: called at every step; where scales are CUDA graphs, after each scale as often as it has steps.
+            on_scale: called with (k, tokens [B, n_k, c]) after every scale.
+        """
+        key = self._key(len(class_labels), schedule, noise)
+        program = self._take(key) or self._build(key)
+        try:
+            return program.run(class_labels, noise, on_step, on_scale)
+        finally:
+            self._give_back(key, program)
 
-        def velocity(i: int) -> Tensor:
-            on_step()
-            contexts, output_modulation = next(steps)
-            x = network_input[: rows[i]]
-            return self.flow.run(x, contexts, output_modulation, steering.rotation, steering.lengths)
+    def close(self) -> None:
+        """Let go of the memory of all programs that are not at work."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for _, program in idle:
+            program.close()
 
-        return euler(velocity, noise.clone(), schedule.times, weights, network_input)
+    def report(self) -> PlanReport:
+        """What this plan holds in memory."""
+        parts = (self.ar, self.flow, self.single_token_flow)
+        weights = {each.data_ptr(): each.nbytes for part in parts for each in part.parameters()}
+        own = sum(size for pointer, size in weights.items() if pointer not in self._shared)
+        with self._lock:
+            programs = [ProgramReport(key.batch, len(key.schedule.times) - 1, each.bytes) for key, each in self._idle]
+        return PlanReport(str(self.dtype), own, programs)
 
+    def _key(self, batch: int, schedule: Schedule, noise: Sequence[Tensor] | Tensor) -> ProgramKey:
+        batch = bucket(batch) if self._graphs else batch
+        noise_dtype = None if isinstance(noise, Tensor) else noise[0].dtype
+        return ProgramKey(batch, schedule, noise_dtype, attention_backend(), ops.reference_active())
 
-class Steering:
-    """What steers the flow transformer at every step of one scale: contexts of the blocks, modulation of the output."""
+    @property
+    def _graphs(self) -> bool:
+        return self.savings.graphs and self.device.type == "cuda"
 
-    def __init__(self, flow: FlowTransformer, z: Tensor, tau: Tensor, by_time: Sequence[Tensor | None], k: int) -> None:
-        """z [B or 2B, n, D] of scale k; tau [T, 1, 1, W] and each block's `by_time` are tables over the time grid."""
-        self.flow, self.tau, self.by_time = flow, tau, by_time
-        self.rotation, self.lengths = flow.rotation([k]), [flow.lengths[k]]
-        self.conditions = flow.condition_embed(z)  # [B or 2B, n, W]
-        self.keys_values = [block.keys_values(z, self.rotation) for block in flow.blocks]
-        width = sum(block.position_modulation.out_features for block in flow.blocks)
-        step_bytes = self.conditions[..., 0].numel() * width * self.conditions.element_size()
-        self.steps_ahead = max(1, MODULATION_BUDGET // step_bytes)
+    def _build(self, key: ProgramKey) -> SamplingProgram:
+        program = SamplingProgram(self, key.schedule, key.batch, key.noise_dtype)
+        if self._graphs:
+            try:
+                program.capture()
+            except RuntimeError as error:
+                self.close()  # it may have been for want of memory
+                message = (
+                    f"CUDA graph capture failed ({first_line(error)}): sampling goes on without graphs, more slowly"
+                )
+                warnings.warn(message, RuntimeWarning, stacklevel=5)
+        return program
 
-    def steps(self, rows_per_step: Sequence[int]) -> Iterator[tuple[list[BlockContext], Tensor]]:
-        """Step by step, for the first `rows_per_step[i]` rows of the conditions."""
-        for start, stop in self._chunks(rows_per_step):
-            rows = rows_per_step[start]
-            steer = torch.stack([ops.silu_add(self.conditions[:rows], tau) for tau in self.tau[start:stop]])
-            by_position = [block.position_modulation(steer) for block in self.flow.blocks]
-            output_modulation = self.flow.output_modulation(steer)
-            for i in range(start, stop):
-                contexts = [
-                    BlockContext(
-                        position[i - start],
-                        None if time is None else time[i],
-                        None if pair is None else (pair[0][:rows], pair[1][:rows]),
-                    )
-                    for position, time, pair in zip(by_position, self.by_time, self.keys_values, strict=True)
-                ]
-                yield contexts, output_modulation[i - start]
+    def _take(self, key: ProgramKey) -> SamplingProgram | None:
+        """An idle program, which then belongs to the caller alone."""
+        with self._lock:
+            for i in reversed(range(len(self._idle))):
+                if self._idle[i][0] == key:
+                    return self._idle.pop(i)[1]
+        return None
 
-    def _chunks(self, rows: Sequence[int]) -> Iterator[tuple[int, int]]:
-        """Runs of consecutive steps with equally many rows, none longer than the budget allows."""
-        start = 0
-        for i in range(1, len(rows) + 1):
-            if i == len(rows) or rows[i] != rows[start] or i - start == self.steps_ahead:
-                yield start, i
-                start = i
+    def _give_back(self, key: ProgramKey, program: SamplingProgram) -> None:
+        """Keep a captured program for the next call; others cost nothing to build."""
+        if not program.captured:
+            return
+        budget, evicted = memory_budget(self.device), []
+        with self._lock:
+            self._idle.append((key, program))
+            while len(self._idle) > 1 and (
+                len(self._idle) > MAX_PROGRAMS or sum(each.bytes for _, each in self._idle) > budget
+            ):
+                evicted.append(self._idle.pop(0)[1])
+        for each in evicted:
+            each.close()
 
 
-def pack(module: Packable, dtype: torch.dtype) -> Packable:
-    """A copy of `module` for inference in `dtype`: parameters cast (shared where the dtype is theirs), GEGLU padded."""
-    shared = {id(parameter): frozen(parameter.detach().to(dtype)) for parameter in module.parameters()}
-    packed = copy.deepcopy(module, shared).eval()
-    for layer in packed.modules():
-        if isinstance(layer, GEGLU):
-            pad_hidden(layer)
-    return packed
+class ProgramKey(NamedTuple):
+    """What two calls must have in common to run the same program."""
+
+    batch: int
+    schedule: Schedule
+    noise_dtype: torch.dtype | None  # None: from seeds
+    attention_backend: str
+    reference_ops: bool
 
 
-def pad_hidden(layer: GEGLU) -> None:
-    """Pad the hidden width with zeros, in place: gelu(0) * 0 = 0, so the output does not change."""
-    hidden = layer.fc2.in_features
-    padding = -hidden % HIDDEN_MULTIPLE
-    if padding == 0:
-        return
-    halves = layer.fc1.weight.view(2, hidden, -1)
-    layer.fc1.weight = frozen(F.pad(halves, (0, 0, 0, padding)).flatten(0, 1))
-    layer.fc1.bias = frozen(F.pad(layer.fc1.bias.view(2, hidden), (0, padding)).flatten())
-    layer.fc2.weight = frozen(F.pad(layer.fc2.weight, (0, padding)))
-    layer.fc1.out_features, layer.fc2.in_features = 2 * (hidden + padding), hidden + padding
+class ProgramReport(NamedTuple):
+    """A program that waits for the next call: images at once, steps a scale, bytes of its buffers and graphs."""
+
+    batch: int
+    steps: int
+    bytes: int
 
 
-def frozen(weight: Tensor) -> nn.Parameter:
-    return nn.Parameter(weight, requires_grad=False)
+class PlanReport(NamedTuple):
+    """A plan: its dtype, the bytes of weights that it does not share with the model, its idle programs."""
+
+    dtype: str
+    weight_bytes: int
+    programs: list[ProgramReport]
+
+
+def memory_budget(device: torch.device) -> float:
+    """Bytes that idle programs may hold on a GPU."""
+    return MAX_MEMORY_SHARE * torch.cuda.get_device_properties(device).total_memory
+
+
+def bucket(batch: int) -> int:
+    """The batch size of the program that serves `batch` images: 1, 2, 3, 4, 6, 8, 12, 16, 24, ..."""
+    power = 1 << (batch - 1).bit_length()
+    return power * 3 // 4 if power >= 4 and batch <= power * 3 // 4 else power

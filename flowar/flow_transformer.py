@@ -25,7 +25,7 @@ class BlockContext(NamedTuple):
 
     by_position: Tensor  # [B, N, 6W] (attn_mlp) or [B, N, 3W] (attn_cross_mlp), from SiLU(c + τ)
     by_time: Tensor | None = None  # [B, N or 1, 3W], from SiLU(τ); attn_cross_mlp only
-    keys_values: tuple[Tensor, Tensor] | None = None  # k, v [B, N, H, d] of the conditions; attn_cross_mlp only
+    keys_values: tuple[Tensor, ...] | None = None  # k, v [B, N, H, d] of the conditions; attn_cross_mlp only
 
 
 class AttnMLPBlock(nn.Module):
@@ -70,7 +70,7 @@ class AttnCrossMLPBlock(nn.Module):
     def by_time(self, activated_tau: Tensor) -> Tensor:
         return self.time_modulation(activated_tau)
 
-    def keys_values(self, z: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor]:
+    def keys_values(self, z: Tensor, rotation: Tensor) -> tuple[Tensor, ...]:
         return self.cross.keys_values(self.condition_norm(z), rotation)
 
     def forward(

@@ -7,6 +7,7 @@ noise ──ODE over t: 1 -> 0, velocity = flow transformer(x_t, t, z_k)──> 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -19,10 +20,11 @@ from flowar.config import FlowARConfig
 from flowar.flow_transformer import FlowTransformer
 from flowar.initialization import initialize
 from flowar.latent_pyramid import LatentPyramid
-from flowar.noise import scale_noise
+from flowar.noise import image_seeds, scale_noise
 from flowar.progress import step_progress
 from flowar.schedule import Schedule
 
+_packing = threading.Lock()  # two threads that sample from one model share its plan
 SAMPLING_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -138,17 +140,18 @@ class FlowAR(PretrainedModel):
         dtype = dtype or self.ar_transformer.input_positions.dtype
         if dtype not in SAMPLING_DTYPES:
             raise ValueError(f"dtype: expected one of {', '.join(map(str, SAMPLING_DTYPES))}, got {dtype}")
-        noise = [part.to(torch.promote_types(dtype, torch.float32)) for part in self._noise(labels, seed, noise)]
-        with step_progress(len(noise) * (len(schedule.times) - 1), progress) as on_step:
-            arguments = (labels, schedule, noise)
-            callbacks = (on_step, on_scale or (lambda k, tokens: None))
+        scales, state_dtype = len(self.config.grids), torch.promote_types(dtype, torch.float32)
+        given = None if noise is None else [part.to(state_dtype) for part in self.check_noise(noise, labels)]
+        with step_progress(scales * (len(schedule.times) - 1), progress) as on_step:
             if naive:
                 from flowar.naive import sample_naive
 
-                tokens = sample_naive(self, *arguments, dtype, *callbacks)
+                start = given or self._seeded_noise(seed, labels, state_dtype)
+                tokens = sample_naive(self, labels, schedule, start, dtype, on_step, on_scale)
             else:
-                tokens = self._plan(dtype).sample(*arguments, *callbacks)
-        return self.pyramid.to_grid(tokens, len(noise) - 1).clone(memory_format=torch.contiguous_format)
+                seeds_or_noise = given or image_seeds(seed, len(labels)).to(labels.device, non_blocking=True)
+                tokens = self._plan(dtype).sample(labels, schedule, seeds_or_noise, on_step, on_scale)
+        return self.pyramid.to_grid(tokens, scales - 1).clone(memory_format=torch.contiguous_format)
 
     def schedule(
         self,
@@ -182,11 +185,11 @@ class FlowAR(PretrainedModel):
             raise ValueError(f"class_labels: expected [B] with B >= 1, got shape {list(labels.shape)}")
         if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
             raise ValueError(f"class_labels: expected {expected}, got dtype {labels.dtype}")
-        labels = labels.to(device, torch.int64)
-        low, high = labels.min().item(), labels.max().item()
+        labels = labels.to(torch.int64)
+        low, high = labels.min().item(), labels.max().item()  # where the labels are: on the host this waits for no GPU
         if low < 0 or high > last:
             raise ValueError(f"class_labels: expected {expected}, got {low if low < 0 else high}")
-        return labels
+        return labels.to(device, non_blocking=labels.device.type == "cpu")
 
     def check_latents(self, latents: Tensor) -> Tensor:
         """`latents` as they are.
@@ -204,26 +207,37 @@ class FlowAR(PretrainedModel):
         dropped = torch.rand(class_labels.shape, device=class_labels.device) < self.config.class_dropout
         return class_labels.masked_fill(dropped, self.config.null_class)
 
-    def _noise(self, labels: Tensor, seed: int | Sequence[int], noise: Sequence[Tensor] | None) -> list[Tensor]:
-        lengths, channels = self.config.scale_lengths, self.config.latent_channels
-        if noise is None:
-            return scale_noise(seed, len(labels), lengths, channels, labels.device)
-        expected = [[len(labels), n, channels] for n in lengths]
+    def check_noise(self, noise: Sequence[Tensor], class_labels: Tensor) -> list[Tensor]:
+        """Noise [B, n_k, c] of every scale, on the model's device.
+
+        Raises:
+            ValueError: unless there is one tensor a scale, of that shape.
+        """
+        expected = [[len(class_labels), n, self.config.latent_channels] for n in self.config.scale_lengths]
         shapes = [list(part.shape) for part in noise]
         if shapes != expected:
             raise ValueError(f"noise: expected tensors of shapes {expected}, got {shapes}")
-        return [part.to(labels.device) for part in noise]
+        return [part.to(class_labels.device) for part in noise]
+
+    def _seeded_noise(self, seed: int | Sequence[int], class_labels: Tensor, dtype: torch.dtype) -> list[Tensor]:
+        lengths, channels = self.config.scale_lengths, self.config.latent_channels
+        noise = scale_noise(seed, len(class_labels), lengths, channels, class_labels.device)
+        return [part.to(dtype) for part in noise]
 
     def _plan(self, dtype: torch.dtype) -> Any:
         """The inference plan for `dtype`, packed again whenever a parameter has changed or moved."""
         from flowar.engine import InferencePlan
 
-        parameters = [*self.parameters()]
         # Inference tensors do not count their changes.
-        state = [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in parameters]
-        if dtype not in self._plans or self._plans[dtype][0] != state:
-            self._plans[dtype] = (state, InferencePlan(self, dtype))
-        return self._plans[dtype][1]
+        state = [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in self.parameters()]
+        with _packing:
+            packed_state, plan = self._plans.get(dtype, (None, None))
+            if packed_state != state:
+                if plan is not None:
+                    plan.close()
+                plan = InferencePlan(self, dtype)
+                self._plans[dtype] = (state, plan)
+        return plan
 
 
 def check_shape(name: str, tensor: Tensor, expected: Sequence[int]) -> None:

@@ -27,7 +27,7 @@ def sample_naive(
     noise: Sequence[Tensor],
     dtype: torch.dtype,
     on_step: Callable[[], None],
-    on_scale: Callable[[int, Tensor], None],
+    on_scale: Callable[[int, Tensor], None] | None,
 ) -> Tensor:
     """Tokens of the last scale [B, n, c], of the noise's dtype; arguments as `FlowAR.sample` has checked them."""
     ar, flow, config = model.ar_transformer, model.flow_transformer, model.config
@@ -49,6 +49,7 @@ def sample_naive(
 
             weights = schedule.guidance_weights(k, len(noise))
             tokens = euler(velocity, state, schedule.times, weights)
-            on_scale(k, tokens)
+            if on_scale is not None:
+                on_scale(k, tokens)
     assert tokens is not None
     return tokens

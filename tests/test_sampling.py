@@ -156,11 +156,11 @@ def test_low_precision_errs_no_more_than_autocast(flow_block: Any, dtype: torch.
     arguments = (torch.arange(5).repeat(2), 5, 3.0)
     exact = model.sample(*arguments, naive=True)
     naive, optimised = (model.sample(*arguments, naive=naive, dtype=dtype) for naive in (True, False))
-    assert optimised.dtype == torch.float32
-    allowed = 1.5 * (naive - exact).square().mean().sqrt()
-    assert 0 < (optimised - exact).square().mean().sqrt() < allowed
     cast = copy.deepcopy(model).to(dtype).sample(*arguments)
-    assert torch.equal(cast, optimised)
+    allowed = 1.5 * (naive - exact).square().mean().sqrt()
+    for low_precision in (optimised, cast):
+        assert low_precision.dtype == torch.float32
+        assert 0 < (low_precision - exact).square().mean().sqrt() < allowed
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -1,0 +1,215 @@
+"""The sampling of one batch size under one schedule: its buffers, and the work of every scale."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from flowar import ops
+from flowar.cuda_graph import capture
+from flowar.flow_solver import euler
+from flowar.flow_transformer import BlockContext
+from flowar.schedule import Schedule
+
+if TYPE_CHECKING:
+    from flowar.engine import InferencePlan
+
+# Bytes of modulations computed ahead of their steps. A GPU wants few and large GEMMs; a CPU its caches.
+MODULATION_BUDGET = {"cuda": 256 * 2**20, "cpu": 64 * 2**20}
+
+StepCallback = Callable[[], None]
+ScaleCallback = Callable[[int, Tensor], None]
+
+
+class SamplingProgram:
+    """Runs from the same inputs over the same memory every time, with nothing that a CUDA graph could not replay.
+
+    Not for two calls at once.
+    """
+
+    def __init__(self, plan: InferencePlan, schedule: Schedule, batch: int, noise_dtype: torch.dtype | None) -> None:
+        """`batch` images from given noise of `noise_dtype`, or, where that is None, from seeds."""
+        device, config, scales = plan.device, plan.config, len(plan.config.grids)
+        self.plan, self.schedule, self.batch = plan, schedule, batch
+        self.weights = [schedule.guidance_weights(k, scales) for k in range(scales)]
+        guided = any(weight != 1 for weights in self.weights for weight in weights)
+        self.labels = torch.full(((2 if guided else 1) * batch,), config.null_class, device=device)
+        self.seeds = torch.zeros(batch, dtype=torch.int64, device=device)
+        self.noise: list[Tensor] | None = None
+        if noise_dtype is not None:
+            shapes = [(batch, n, config.latent_channels) for n in config.scale_lengths]
+            self.noise = [torch.zeros(shape, dtype=noise_dtype, device=device) for shape in shapes]
+        self.cache = plan.ar.new_cache(len(self.labels), plan.dtype)
+        self.times = torch.tensor(schedule.times[:-1], device=device)[:, None, None]  # [T, 1, 1]
+        self.tables = TimeTables(plan, self.times)
+        self.modulations: Sequence[Tensor] = ()
+        self.tokens = [torch.empty(0)] * scales
+        self.on_step: StepCallback = lambda: None
+        self.works: Sequence[Callable[[], Tensor]] = [partial(self._scale, k) for k in range(scales)]
+        self.captured, self.bytes = False, 0
+        self.finished = torch.cuda.Event() if device.type == "cuda" else None
+
+    def capture(self) -> None:
+        """Turn the work of every scale into a CUDA graph.
+
+        Raises:
+            RuntimeError: if that fails; the program then runs as before.
+        """
+        before = torch.cuda.memory_reserved(self.plan.device)
+        self.works, self.captured = capture(self.works, self.plan.device), True
+        grown = torch.cuda.memory_reserved(self.plan.device) - before  # the pool of the graphs
+        self.bytes = max(0, grown) + self.cache.keys.nbytes + self.cache.values.nbytes
+
+    def run(
+        self,
+        class_labels: Tensor,
+        noise: Sequence[Tensor] | Tensor,
+        on_step: StepCallback,
+        on_scale: ScaleCallback | None,
+    ) -> Tensor:
+        """Tokens of the last scale [b, n, c] for b <= batch labels, and their noise or seeds [b]."""
+        if self.finished is not None:
+            self.finished.wait()  # the run before may have been on another stream
+        count = len(class_labels)
+        self.labels[:count].copy_(class_labels, non_blocking=True)
+        values = [noise] if isinstance(noise, Tensor) else noise
+        for buffer, value in zip(self.noise or [self.seeds], values, strict=True):
+            buffer[:count].copy_(value, non_blocking=True)
+        self.on_step = (lambda: None) if self.captured else on_step
+        try:
+            for k, work in enumerate(self.works):
+                tokens = work()[:count]
+                if self.captured:
+                    for _ in self.weights[k]:
+                        on_step()
+                if on_scale is not None:
+                    on_scale(k, tokens.clone())
+            return tokens.clone()
+        finally:
+            if self.finished is not None:
+                self.finished.record()
+
+    def close(self) -> None:
+        """Wait until the memory of this program may be used for something else."""
+        if self.finished is not None:
+            self.finished.synchronize()
+
+    def _scale(self, k: int) -> Tensor:
+        """Tokens [batch, n_k, c] of scale k, given those of the scale before."""
+        plan, rows = self.plan, len(self.labels) // self.batch
+        if k == 0:
+            self.cache.offset = 0
+        if k == 0 or not plan.savings.class_modulations_once:
+            self.modulations = plan.ar.modulations(self.labels)
+        inputs = None
+        if k > 0:
+            inputs = plan.pyramid.upsample(self.tokens[k - 1], k).to(plan.dtype).repeat(rows, 1, 1)
+        z = plan.ar.step(inputs, self.labels, self.modulations, self.cache)  # [batch or 2 batch, n_k, D]
+        self.tokens[k] = self._integrate(k, self._start(k), z)
+        return self.tokens[k]
+
+    def _start(self, k: int) -> Tensor:
+        """The noise of scale k, to be changed in place."""
+        if self.noise is not None:
+            return self.noise[k].clone()
+        n, channels = self.plan.config.scale_lengths[k], self.plan.config.latent_channels
+        return ops.counter_normal(self.seeds, k, n * channels).view(self.batch, n, channels).to(self.plan.state_dtype)
+
+    def _integrate(self, k: int, state: Tensor, z: Tensor) -> Tensor:
+        """The ODE of scale k from its noise."""
+        weights, batch = self.weights[k], self.batch
+        rows = [len(z) if weight != 1 or not self.plan.savings.conditional_half else batch for weight in weights]
+        steering = Steering(self.plan, self.tables, z, k)
+        steps = steering.steps(rows)
+        network_input = state.to(self.plan.dtype).repeat(max(rows) // batch, 1, 1)
+
+        def velocity(i: int) -> Tensor:
+            self.on_step()
+            contexts, output_modulation = next(steps)
+            x = network_input[: rows[i]]
+            return steering.flow.run(x, contexts, output_modulation, steering.rotation, steering.lengths)
+
+        return euler(velocity, state, self.schedule.times, weights, network_input)
+
+
+class TimeTables:
+    """τ and the modulations that depend on τ alone, over the time grid."""
+
+    def __init__(self, plan: InferencePlan, times: Tensor) -> None:
+        self.plan, self.times = plan, times
+        self.once = self._compute(times) if plan.savings.time_tables else None
+
+    def at(self, start: int, stop: int) -> tuple[Tensor, list[Tensor | None]]:
+        """Of steps start .. stop - 1: τ [T, 1, 1, W], and for every block [T, 1, 1, 3W] or None."""
+        if self.once is None:
+            return self._compute(self.times[start:stop])
+        tau, by_time = self.once
+        return tau[start:stop], [None if table is None else table[start:stop] for table in by_time]
+
+    def _compute(self, times: Tensor) -> tuple[Tensor, list[Tensor | None]]:
+        tau = self.plan.flow.time_embed(times)
+        return tau, [block.by_time(F.silu(tau)) for block in self.plan.flow.blocks]
+
+
+class Steering:
+    """What steers the flow transformer at every step of one scale: contexts of the blocks, modulation of the output."""
+
+    def __init__(self, plan: InferencePlan, tables: TimeTables, z: Tensor, k: int) -> None:
+        """z [B or 2B, n, D] of scale k."""
+        self.plan, self.tables, self.z = plan, tables, z
+        self.flow = plan.flow_of(z.shape[1])
+        self.rotation, self.lengths = self.flow.rotation([k]), [self.flow.lengths[k]]
+        self.conditions = self.flow.condition_embed(z)  # [B or 2B, n, W]
+        self.known = self._keys_values() if plan.savings.cross_attention_once else None
+        self.steps_ahead = 0  # whose modulations one GEMM computes; 0: one GEMM a block, when its turn comes
+        if plan.modulation is not None:
+            step_bytes = z.shape[:2].numel() * plan.modulation.out_features * z.element_size()
+            self.steps_ahead = MODULATION_BUDGET[z.device.type] // step_bytes
+
+    def steps(self, rows_per_step: Sequence[int]) -> Iterator[tuple[Iterable[BlockContext], Tensor]]:
+        """Step by step, for the first `rows_per_step[i]` rows of the conditions."""
+        for start, stop in self._chunks(rows_per_step):
+            rows = rows_per_step[start]
+            tau, by_time = self.tables.at(start, stop)
+            by_position, output_modulation = self._modulations(self._steer(rows, tau))
+            for i in range(stop - start):
+                yield self._contexts(i, rows, by_position, by_time), output_modulation[i]
+
+    def _chunks(self, rows: Sequence[int]) -> Iterator[tuple[int, int]]:
+        """Runs of consecutive steps with equally many rows, none longer than the budget allows."""
+        start, longest = 0, max(1, self.steps_ahead)
+        for i in range(1, len(rows) + 1):
+            if i == len(rows) or rows[i] != rows[start] or i - start == longest:
+                yield start, i
+                start = i
+
+    def _steer(self, rows: int, tau: Tensor) -> Tensor:
+        """SiLU(c + τ) of T steps: [T, rows, n, W]."""
+        c, steps = self.conditions[:rows], len(tau)
+        return ops.silu_add(c.reshape(1, -1, c.shape[-1]).expand(steps, -1, -1), tau[:, 0]).view(steps, *c.shape)
+
+    def _modulations(self, steer: Tensor) -> tuple[Iterable[Tensor], Tensor]:
+        """Of every block [T, rows, n, 6W or 3W], and of the output [T, rows, n, 2W]."""
+        layers = [block.position_modulation for block in self.flow.blocks]
+        if self.steps_ahead and self.plan.modulation is not None:
+            sizes = [layer.out_features for layer in (*layers, self.flow.output_modulation)]
+            *blocks, output = self.plan.modulation(steer).split(sizes, -1)
+            return blocks, output
+        return (layer(steer) for layer in layers), self.flow.output_modulation(steer)
+
+    def _contexts(
+        self, i: int, rows: int, by_position: Iterable[Tensor], by_time: Sequence[Tensor | None]
+    ) -> Iterator[BlockContext]:
+        """Of step i of a chunk; each block's when its turn comes, so that modulations need not live all at once."""
+        known = self._keys_values() if self.known is None else self.known
+        for position, time, pair in zip(by_position, by_time, known, strict=True):
+            keys_values = None if pair is None else tuple(each[:rows] for each in pair)
+            yield BlockContext(position[i], None if time is None else time[i], keys_values)
+
+    def _keys_values(self) -> list[tuple[Tensor, ...] | None]:
+        return [block.keys_values(self.z, self.rotation) for block in self.flow.blocks]

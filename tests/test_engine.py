@@ -1,0 +1,219 @@
+"""The engine: every saving by itself, programs as CUDA graphs (recorded and replayed without a GPU), their cache."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+import recorded_graph
+import torch
+from conftest import error, small_model
+from torch import Tensor
+
+from flowar import FlowAR, Schedule, engine, sampling_program
+from flowar.engine import InferencePlan, Savings, bucket
+from flowar.noise import image_seeds, scale_noise
+
+BLOCKS = ["attn_mlp", "attn_cross_mlp"]
+SCHEDULE = Schedule.published(6, 3.0, (0.0, 0.8))
+
+
+def run(plan: InferencePlan, labels: list[int], seed: int = 0, schedule: Schedule = SCHEDULE, **options: Any) -> Tensor:
+    seeds = image_seeds(seed, len(labels))
+    return plan.sample(torch.tensor(labels), schedule, seeds, lambda: None, **options)
+
+
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plans on the CPU take the path of a GPU; graphs are recorded and replayed by `recorded_graph`."""
+    monkeypatch.setattr(InferencePlan, "_graphs", property(lambda plan: plan.savings.graphs))
+    monkeypatch.setattr(sampling_program, "capture", recorded_graph.capture)
+    monkeypatch.setattr(engine, "memory_budget", lambda device: 2**30)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 0)
+
+
+@pytest.mark.parametrize("flow_block", BLOCKS)
+@pytest.mark.parametrize("name", [field.name for field in fields(Savings)])
+def test_each_saving_leaves_the_numbers(flow_block: Any, name: str) -> None:
+    model = small_model(flow_block=flow_block)
+    every, without = InferencePlan(model, torch.float32), replace(Savings(), **{name: False})
+    assert error(run(InferencePlan(model, torch.float32, without), [0, 3]), run(every, [0, 3])) < 1e-5
+
+
+@pytest.mark.parametrize("flow_block", BLOCKS)
+def test_no_saving_at_all(flow_block: Any) -> None:
+    model = small_model(flow_block=flow_block)
+    none = Savings(**{field.name: False for field in fields(Savings)})
+    assert (
+        error(run(InferencePlan(model, torch.float32, none), [0, 3]), run(InferencePlan(model, torch.float32), [0, 3]))
+        < 1e-5
+    )
+
+
+@pytest.mark.parametrize("budget", [0, 20_000, 2**30])
+@pytest.mark.parametrize("flow_block", BLOCKS)
+def test_memory_budget_of_modulations(flow_block: Any, budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Block by block, several steps at once, all steps at once: the same numbers."""
+    monkeypatch.setitem(sampling_program.MODULATION_BUDGET, "cpu", budget)
+    model = small_model(flow_block=flow_block)
+    naive = model.sample([1, 2], schedule=SCHEDULE, naive=True)
+    assert error(model.pyramid.to_grid(run(InferencePlan(model, torch.float32), [1, 2]), 2), naive) < 1e-4
+
+
+@pytest.mark.usefixtures("graphs")
+@pytest.mark.parametrize("flow_block", BLOCKS)
+def test_graphs_replay_the_eager_run(flow_block: Any) -> None:
+    """Bit for bit, for other labels, seeds and batch sizes than those of the recording."""
+    model = small_model(flow_block=flow_block)
+    plan, eager = InferencePlan(model, torch.float32), InferencePlan(model, torch.float32, Savings(graphs=False))
+    for labels, seed in (([0, 1, 2], 5), ([4, 4, 0], 6), ([3, 0, 1], 5)):
+        scales: list[Tensor] = []
+        replayed = run(plan, labels, seed, on_scale=lambda k, tokens, scales=scales: scales.append(tokens))
+        assert torch.equal(replayed, run(eager, labels, seed))
+        assert [part.shape[1] for part in scales] == list(model.config.scale_lengths)
+        assert torch.equal(scales[-1], replayed)
+    assert len(plan._idle) == 1
+    plain = Schedule.published(4, 1.0)
+    assert torch.equal(run(plan, [0, 1, 2], schedule=plain), run(eager, [0, 1, 2], schedule=plain))
+    assert len(plan._idle) == 2
+
+
+@pytest.mark.usefixtures("graphs")
+def test_batches_share_a_program_by_bucket() -> None:
+    plan = InferencePlan(small_model(), torch.float32)
+    six = run(plan, [0, 1, 2, 3, 4, 0], 9)
+    five = run(plan, [0, 1, 2, 3, 4], 9)
+    assert torch.equal(five, six[:5])
+    assert [key.batch for key, _ in plan._idle] == [6]
+    assert error(run(plan, [0], 9), six[:1]) < 1e-5
+    assert [key.batch for key, _ in plan._idle] == [6, 1]
+
+
+@pytest.mark.usefixtures("graphs")
+def test_noise_given_to_graphs() -> None:
+    model = small_model()
+    plan, labels = InferencePlan(model, torch.float32), torch.tensor([1, 2, 3])
+    noise = scale_noise(4, 3, model.config.scale_lengths, 4, torch.device("cpu"))
+    for _ in range(2):
+        given = plan.sample(labels, SCHEDULE, noise, lambda: None)
+        assert torch.equal(given, run(plan, [1, 2, 3], 4))
+        assert torch.equal(noise[0], scale_noise(4, 3, model.config.scale_lengths, 4, torch.device("cpu"))[0])
+
+
+@pytest.mark.usefixtures("graphs")
+def test_results_outlive_the_next_run() -> None:
+    plan = InferencePlan(small_model(), torch.float32)
+    first = run(plan, [0, 1], 0)
+    kept = first.clone()
+    assert not torch.equal(run(plan, [2, 3], 1), first)
+    assert torch.equal(first, kept)
+
+
+@pytest.mark.usefixtures("graphs")
+def test_steps_are_counted_under_graphs() -> None:
+    steps: list[int] = []
+    plan = InferencePlan(small_model(), torch.float32)
+    for _ in range(2):
+        steps.clear()
+        plan.sample(torch.tensor([1]), SCHEDULE, image_seeds(0, 1), lambda: steps.append(1))
+        assert len(steps) == 3 * 6
+
+
+def test_programs_are_bounded(graphs: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = InferencePlan(small_model(), torch.float32)
+    for steps in range(1, 12):
+        run(plan, [0], schedule=Schedule.published(steps, 2.0))
+    assert [len(key.schedule.times) - 1 for key, _ in plan._idle] == list(range(4, 12))
+    report = plan.report()
+    assert [program.steps for program in report.programs] == list(range(4, 12))
+    assert all(program.bytes > 0 for program in report.programs)
+    monkeypatch.setattr(engine, "memory_budget", lambda device: report.programs[0].bytes)
+    run(plan, [0], schedule=Schedule.published(5, 2.0))
+    assert [len(key.schedule.times) - 1 for key, _ in plan._idle] == [5]
+    plan.close()
+    assert not plan._idle
+
+
+def test_report_counts_the_weights_that_are_not_shared() -> None:
+    model = small_model(flow_block="attn_cross_mlp")
+    weights = sum(parameter.nbytes for parameter in model.parameters())
+    shared, cast = (InferencePlan(model, dtype).report() for dtype in (torch.float32, torch.bfloat16))
+    assert shared.weight_bytes < 0.75 * weights
+    assert 0.5 * weights <= cast.weight_bytes < 0.75 * weights
+    assert not shared.programs
+
+
+def test_failed_capture_warns_and_goes_on(graphs: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(works: Any, device: Any) -> Any:
+        raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nmore")
+
+    monkeypatch.setattr(sampling_program, "capture", fail)
+    model = small_model()
+    plan = InferencePlan(model, torch.float32)
+    with pytest.warns(RuntimeWarning, match=r"CUDA graph capture failed \(.*capturing\): sampling goes on") as caught:
+        got = run(plan, [0, 1])
+    assert len(caught) == 1
+    assert torch.equal(got, run(InferencePlan(model, torch.float32, Savings(graphs=False)), [0, 1]))
+
+
+def test_host_reads_cannot_be_recorded() -> None:
+    """The recorder that stands in for a CUDA graph refuses what a CUDA graph refuses."""
+    with pytest.raises(RuntimeError, match="not permitted"):
+        recorded_graph.capture([lambda: float(torch.ones(1).sum())], torch.device("cpu"))
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_threads_do_not_share_a_program(recorded: bool, request: pytest.FixtureRequest) -> None:
+    if recorded:
+        request.getfixturevalue("graphs")
+    model = small_model()
+    expected = [model.sample([1, 2], 5, 3.0, seed=seed) for seed in range(4)]
+    got: dict[int, list[Tensor]] = {seed: [] for seed in range(4)}
+
+    def work(seed: int) -> None:
+        got[seed] = [model.sample([1, 2], 5, 3.0, seed=seed) for _ in range(3)]
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in got]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(torch.equal(each, expected[seed]) for seed in got for each in got[seed])
+    assert all(len(each) == 3 for each in got.values())
+
+
+def test_sampling_inside_a_callback(graphs: None) -> None:
+    """A callback that samples has a program of its own."""
+    model = small_model()
+    expected, inner = model.sample([1, 2], 5, 3.0, seed=1), []
+    outer = model.sample(
+        [1, 2], 5, 3.0, seed=1, on_scale=lambda k, tokens: inner.append(model.sample([1, 2], 5, 3.0, seed=k))
+    )
+    assert torch.equal(outer, expected)
+    assert torch.equal(inner[1], expected)
+
+
+def test_buckets() -> None:
+    sizes = [bucket(batch) for batch in range(1, 257)]
+    assert sorted(set(sizes)) == [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256]
+    assert all(batch <= size <= 1.5 * batch for batch, size in enumerate(sizes, 1))
+
+
+def test_graphs_need_a_gpu() -> None:
+    plan = InferencePlan(small_model(), torch.float32)
+    run(plan, [0, 1, 2, 3, 4])
+    assert not plan._idle
+
+
+def test_model_drops_the_programs_of_old_weights(graphs: None) -> None:
+    model: FlowAR = small_model()
+    model.sample([0], 2)
+    old = model._plan(torch.float32)
+    assert old._idle
+    with torch.no_grad():
+        next(model.parameters()).add_(1)
+    model.sample([0], 2)
+    assert not old._idle
+    assert model._plan(torch.float32) is not old
