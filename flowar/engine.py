@@ -18,7 +18,6 @@ Keys and values of all scales have one preallocated cache, and no attention has 
 from __future__ import annotations
 
 import threading
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -26,10 +25,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from flowar import ops, packing
+from flowar import cuda_graph, ops, packing
 from flowar.ar_transformer import ARTransformer
 from flowar.attention_backends import attention_backend
-from flowar.errors import first_line
 from flowar.flow_transformer import FlowTransformer
 from flowar.layers import GEGLU
 from flowar.model import FlowAR
@@ -132,25 +130,21 @@ class InferencePlan:
         return PlanReport(str(self.dtype), own, programs)
 
     def _key(self, batch: int, schedule: Schedule, noise: Sequence[Tensor] | Tensor) -> ProgramKey:
-        batch = bucket(batch) if self._graphs else batch
+        batch = bucket(batch) if self._uses_graphs() else batch
         noise_dtype = None if isinstance(noise, Tensor) else noise[0].dtype
         return ProgramKey(batch, schedule, noise_dtype, attention_backend(), ops.reference_active())
 
-    @property
-    def _graphs(self) -> bool:
-        return self.savings.graphs and self.device.type == "cuda"
+    def _uses_graphs(self) -> bool:
+        return self.savings.graphs and cuda_graph.available(self.device)
 
     def _build(self, key: ProgramKey) -> SamplingProgram:
         program = SamplingProgram(self, key.schedule, key.batch, key.noise_dtype)
-        if self._graphs:
+        if self._uses_graphs():
             try:
                 program.capture()
             except RuntimeError as error:
                 self.close()  # it may have been for want of memory
-                message = (
-                    f"CUDA graph capture failed ({first_line(error)}): sampling goes on without graphs, more slowly"
-                )
-                warnings.warn(message, RuntimeWarning, stacklevel=5)
+                cuda_graph.warn_of_failure("sampling", error)
         return program
 
     def _take(self, key: ProgramKey) -> SamplingProgram | None:

@@ -10,6 +10,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from flowar.cuda_graph import GraphedFunction
 from flowar.hub import locate
 from flowar.model import FlowAR
 from flowar.tokenizer import Tokenizer
@@ -40,6 +41,9 @@ class FlowARPipeline:
         check_tokenizer(record, tokenizer)
         self.model = model
         self.tokenizer = tokenizer
+        self._decode = GraphedFunction(
+            lambda latents: self.tokenizer.decode(latents), "decoding", self._decoder_weights
+        )
 
     @staticmethod
     def from_pretrained(
@@ -75,8 +79,11 @@ class FlowARPipeline:
             ValueError: as `FlowAR.sample`.
         """
         latents = self.model.sample(class_labels, *schedule, **sampling)
-        images = [image for part in latents.split(DECODE_BATCH) for image in to_pil(self.tokenizer.decode(part))]
+        images = [image for part in latents.split(DECODE_BATCH) for image in to_pil(self._decode(part))]
         return PipelineOutput(images, latents)
+
+    def _decoder_weights(self) -> list[Tensor]:
+        return [*self.tokenizer.parameters(), *self.tokenizer.buffers()]
 
 
 def to_pil(images: Tensor) -> list[Image]:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flowar import ops
-from flowar.cuda_graph import capture
+from flowar.cuda_graph import StreamOrder, capture
 from flowar.flow_solver import euler
 from flowar.flow_transformer import BlockContext
 from flowar.schedule import Schedule
@@ -52,7 +52,7 @@ class SamplingProgram:
         self.on_step: StepCallback = lambda: None
         self.works: Sequence[Callable[[], Tensor]] = [partial(self._scale, k) for k in range(scales)]
         self.captured, self.bytes = False, 0
-        self.finished = torch.cuda.Event() if device.type == "cuda" else None
+        self.order = StreamOrder(device)
 
     def capture(self) -> None:
         """Turn the work of every scale into a CUDA graph.
@@ -73,31 +73,29 @@ class SamplingProgram:
         on_scale: ScaleCallback | None,
     ) -> Tensor:
         """Tokens of the last scale [b, n, c] for b <= batch labels, and their noise or seeds [b]."""
-        if self.finished is not None:
-            self.finished.wait()  # the run before may have been on another stream
-        count = len(class_labels)
-        self.labels[:count].copy_(class_labels, non_blocking=True)
-        values = [noise] if isinstance(noise, Tensor) else noise
-        for buffer, value in zip(self.noise or [self.seeds], values, strict=True):
-            buffer[:count].copy_(value, non_blocking=True)
-        self.on_step = (lambda: None) if self.captured else on_step
-        try:
-            for k, work in enumerate(self.works):
-                tokens = work()[:count]
-                if self.captured:
-                    for _ in self.weights[k]:
-                        on_step()
-                if on_scale is not None:
-                    on_scale(k, tokens.clone())
-            return tokens.clone()
-        finally:
-            if self.finished is not None:
-                self.finished.record()
+        with self.order:
+            return self._run(class_labels, [noise] if isinstance(noise, Tensor) else noise, on_step, on_scale)
 
     def close(self) -> None:
         """Wait until the memory of this program may be used for something else."""
-        if self.finished is not None:
-            self.finished.synchronize()
+        self.order.synchronize()
+
+    def _run(
+        self, class_labels: Tensor, noise: Sequence[Tensor], on_step: StepCallback, on_scale: ScaleCallback | None
+    ) -> Tensor:
+        count = len(class_labels)
+        self.labels[:count].copy_(class_labels, non_blocking=True)
+        for buffer, value in zip(self.noise or [self.seeds], noise, strict=True):
+            buffer[:count].copy_(value, non_blocking=True)
+        self.on_step = (lambda: None) if self.captured else on_step
+        for k, work in enumerate(self.works):
+            tokens = work()[:count]
+            if self.captured:
+                for _ in self.weights[k]:
+                    on_step()
+            if on_scale is not None:
+                on_scale(k, tokens.clone())
+        return tokens.clone()
 
     def _scale(self, k: int) -> Tensor:
         """Tokens [batch, n_k, c] of scale k, given those of the scale before."""

@@ -12,7 +12,7 @@ import torch
 from conftest import error, small_model
 from torch import Tensor
 
-from flowar import FlowAR, Schedule, engine, sampling_program
+from flowar import FlowAR, Schedule, cuda_graph, engine, sampling_program
 from flowar.engine import InferencePlan, Savings, bucket
 from flowar.noise import image_seeds, scale_noise
 
@@ -28,7 +28,7 @@ def run(plan: InferencePlan, labels: list[int], seed: int = 0, schedule: Schedul
 @pytest.fixture
 def graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plans on the CPU take the path of a GPU; graphs are recorded and replayed by `recorded_graph`."""
-    monkeypatch.setattr(InferencePlan, "_graphs", property(lambda plan: plan.savings.graphs))
+    monkeypatch.setattr(cuda_graph, "available", lambda device: True)
     monkeypatch.setattr(sampling_program, "capture", recorded_graph.capture)
     monkeypatch.setattr(engine, "memory_budget", lambda device: 2**30)
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 0)
