@@ -29,8 +29,10 @@ from flowar import cuda_graph, ops, packing
 from flowar.ar_transformer import ARTransformer
 from flowar.attention_backends import attention_backend
 from flowar.flow_transformer import FlowTransformer
+from flowar.fp8 import to_fp8
 from flowar.layers import GEGLU
 from flowar.model import FlowAR
+from flowar.precision import Precision, matmul_precision, resolve_precision
 from flowar.sampling_program import SamplingProgram, ScaleCallback, StepCallback
 from flowar.schedule import Schedule
 
@@ -55,15 +57,25 @@ class Savings:
 
 
 class InferencePlan:
-    """A model's weights, packed for sampling in one dtype. Weights that need no change are shared with the model."""
+    """A model's weights, packed for sampling in one precision. Weights that need no change are shared with the model.
 
-    def __init__(self, model: FlowAR, dtype: torch.dtype, savings: Savings | None = None) -> None:
-        self.dtype, self.config, self.pyramid = dtype, model.config, model.pyramid
-        self.savings = savings or Savings()
-        self.state_dtype = torch.promote_types(dtype, torch.float32)
-        self.ar: ARTransformer = packing.pack(model.ar_transformer, dtype)
-        self.flow: FlowTransformer = packing.pack(model.flow_transformer, dtype)
-        self.device = self.ar.input_positions.device
+    Args:
+        model: it is not changed.
+        precision: a `Precision`, or anything that `FlowAR.sample` takes for its `dtype`.
+        savings: all of them if left out.
+    """
+
+    def __init__(
+        self, model: FlowAR, precision: Precision | torch.dtype | str | None, savings: Savings | None = None
+    ) -> None:
+        parameter = model.ar_transformer.input_positions
+        if not isinstance(precision, Precision):
+            precision = resolve_precision(precision, parameter.device, parameter.dtype)
+        self.precision, self.dtype, self.device = precision, precision.dtype, parameter.device
+        self.config, self.pyramid, self.savings = model.config, model.pyramid, savings or Savings()
+        self.state_dtype = torch.promote_types(self.dtype, torch.float32)
+        self.ar: ARTransformer = packing.pack(model.ar_transformer, self.dtype)
+        self.flow: FlowTransformer = packing.pack(model.flow_transformer, self.dtype)
         self.modulation: nn.Linear | None = None
         self.single_token_flow = self.flow
         self._rewrite(model.flow_transformer)
@@ -79,6 +91,10 @@ class InferencePlan:
                     packing.pad_hidden(layer)
         if self.savings.folded_norms:
             packing.fold_norms(self.flow, exact)
+        if self.precision.matmul == "fp8":  # whose layers stay apart, each with scales of its own
+            to_fp8(self.ar)
+            to_fp8(self.flow)
+            return
         if self.savings.stacked_modulations:
             self.modulation = packing.stack_modulations(self.flow)
         if self.savings.single_token:
@@ -107,11 +123,12 @@ class InferencePlan:
             on_scale: called with (k, tokens [B, n_k, c]) after every scale.
         """
         key = self._key(len(class_labels), schedule, noise)
-        program = self._take(key) or self._build(key)
-        try:
-            return program.run(class_labels, noise, on_step, on_scale)
-        finally:
-            self._give_back(key, program)
+        with matmul_precision(self.precision):
+            program = self._take(key) or self._build(key)
+            try:
+                return program.run(class_labels, noise, on_step, on_scale)
+            finally:
+                self._give_back(key, program)
 
     def close(self) -> None:
         """Let go of the memory of all programs that are not at work."""
@@ -127,7 +144,7 @@ class InferencePlan:
         own = sum(size for pointer, size in weights.items() if pointer not in self._shared)
         with self._lock:
             programs = [ProgramReport(key.batch, len(key.schedule.times) - 1, each.bytes) for key, each in self._idle]
-        return PlanReport(str(self.dtype), own, programs)
+        return PlanReport(self.precision.name, own, programs)
 
     def _key(self, batch: int, schedule: Schedule, noise: Sequence[Tensor] | Tensor) -> ProgramKey:
         batch = bucket(batch) if self._uses_graphs() else batch
@@ -189,9 +206,9 @@ class ProgramReport(NamedTuple):
 
 
 class PlanReport(NamedTuple):
-    """A plan: its dtype, the bytes of weights that it does not share with the model, its idle programs."""
+    """A plan: its precision, the bytes of weights that it does not share with the model, its idle programs."""
 
-    dtype: str
+    precision: str
     weight_bytes: int
     programs: list[ProgramReport]
 

@@ -21,11 +21,11 @@ from flowar.flow_transformer import FlowTransformer
 from flowar.initialization import initialize
 from flowar.latent_pyramid import LatentPyramid
 from flowar.noise import image_seeds, scale_noise
+from flowar.precision import Precision, resolve_precision
 from flowar.progress import step_progress
 from flowar.schedule import Schedule
 
 _packing = threading.Lock()  # two threads that sample from one model share its plan
-SAMPLING_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 class Loss(NamedTuple):
@@ -115,7 +115,7 @@ class FlowAR(PretrainedModel):
         seed: int | Sequence[int] = 0,
         noise: Sequence[Tensor] | None = None,
         naive: bool = False,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
         progress: bool | None = None,
         on_scale: Callable[[int, Tensor], None] | None = None,
     ) -> Tensor:
@@ -128,7 +128,9 @@ class FlowAR(PretrainedModel):
             seed: one for the batch, or one per image.
             noise: list over scales of [B, n_k, c] instead of a seed.
             naive: run the published algorithm without any saving.
-            dtype: of the networks; the state is at least float32. Default: the parameters' own.
+            dtype: of the networks, as a torch dtype or by name: float32, tf32, bfloat16, float16, fp8, float64; the
+                state is at least float32. Default ("auto"): bfloat16 for float32 parameters on a GPU that has it, otherwise the
+                parameters' own.
             progress: show a bar; by default only on a terminal.
             on_scale: called with (k, latents of scale k as tokens [B, n_k, c]) after every scale.
 
@@ -137,20 +139,18 @@ class FlowAR(PretrainedModel):
         """
         labels = self.check_labels(class_labels)
         schedule = schedule or self.schedule(num_inference_steps, guidance_scale, guidance_interval)
-        dtype = dtype or self.ar_transformer.input_positions.dtype
-        if dtype not in SAMPLING_DTYPES:
-            raise ValueError(f"dtype: expected one of {', '.join(map(str, SAMPLING_DTYPES))}, got {dtype}")
-        scales, state_dtype = len(self.config.grids), torch.promote_types(dtype, torch.float32)
+        precision = resolve_precision(dtype, labels.device, self.ar_transformer.input_positions.dtype)
+        scales, state_dtype = len(self.config.grids), torch.promote_types(precision.dtype, torch.float32)
         given = None if noise is None else [part.to(state_dtype) for part in self.check_noise(noise, labels)]
         with step_progress(scales * (len(schedule.times) - 1), progress) as on_step:
             if naive:
                 from flowar.naive import sample_naive
 
                 start = given or self._seeded_noise(seed, labels, state_dtype)
-                tokens = sample_naive(self, labels, schedule, start, dtype, on_step, on_scale)
+                tokens = sample_naive(self, labels, schedule, start, precision, on_step, on_scale)
             else:
                 seeds_or_noise = given or image_seeds(seed, len(labels)).to(labels.device, non_blocking=True)
-                tokens = self._plan(dtype).sample(labels, schedule, seeds_or_noise, on_step, on_scale)
+                tokens = self._plan(precision).sample(labels, schedule, seeds_or_noise, on_step, on_scale)
         return self.pyramid.to_grid(tokens, scales - 1).clone(memory_format=torch.contiguous_format)
 
     def schedule(
@@ -224,19 +224,19 @@ class FlowAR(PretrainedModel):
         noise = scale_noise(seed, len(class_labels), lengths, channels, class_labels.device)
         return [part.to(dtype) for part in noise]
 
-    def _plan(self, dtype: torch.dtype) -> Any:
-        """The inference plan for `dtype`, packed again whenever a parameter has changed or moved."""
+    def _plan(self, precision: Precision) -> Any:
+        """The inference plan for `precision`, packed again whenever a parameter has changed or moved."""
         from flowar.engine import InferencePlan
 
         # Inference tensors do not count their changes.
         state = [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in self.parameters()]
         with _packing:
-            packed_state, plan = self._plans.get(dtype, (None, None))
+            packed_state, plan = self._plans.get(precision, (None, None))
             if packed_state != state:
                 if plan is not None:
                     plan.close()
-                plan = InferencePlan(self, dtype)
-                self._plans[dtype] = (state, plan)
+                plan = InferencePlan(self, precision)
+                self._plans[precision] = (state, plan)
         return plan
 
 

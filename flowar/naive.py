@@ -16,6 +16,7 @@ from flowar import ops
 from flowar.attention_backends import use_attention_backend
 from flowar.flow_solver import euler
 from flowar.model import FlowAR
+from flowar.precision import Precision, matmul_precision
 from flowar.schedule import Schedule
 
 
@@ -25,16 +26,23 @@ def sample_naive(
     class_labels: Tensor,
     schedule: Schedule,
     noise: Sequence[Tensor],
-    dtype: torch.dtype,
+    precision: Precision,
     on_step: Callable[[], None],
     on_scale: Callable[[int, Tensor], None] | None,
 ) -> Tensor:
-    """Tokens of the last scale [B, n, c], of the noise's dtype; arguments as `FlowAR.sample` has checked them."""
+    """Tokens of the last scale [B, n, c], of the noise's dtype; arguments as `FlowAR.sample` has checked them.
+
+    Raises:
+        ValueError: for fp8, which the published algorithm does not know.
+    """
+    if precision.matmul == "fp8":
+        raise ValueError("dtype: fp8 expects naive=False, got naive=True")
     ar, flow, config = model.ar_transformer, model.flow_transformer, model.config
     labels = torch.cat((class_labels, torch.full_like(class_labels, config.null_class)))
+    dtype = precision.dtype
     low_precision = dtype in (torch.bfloat16, torch.float16)
     autocast = torch.autocast(class_labels.device.type, dtype, enabled=low_precision)
-    with ops.use_reference(), use_attention_backend("sdpa"), autocast:
+    with ops.use_reference(), use_attention_backend("sdpa"), matmul_precision(precision), autocast:
         cache = ar.new_cache(len(labels), dtype)
         tokens: Tensor | None = None
         for k, state in enumerate(noise):

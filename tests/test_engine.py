@@ -15,6 +15,7 @@ from torch import Tensor
 from flowar import FlowAR, Schedule, cuda_graph, engine, sampling_program
 from flowar.engine import InferencePlan, Savings, bucket
 from flowar.noise import image_seeds, scale_noise
+from flowar.precision import PRECISIONS
 
 BLOCKS = ["attn_mlp", "attn_cross_mlp"]
 SCHEDULE = Schedule.published(6, 3.0, (0.0, 0.8))
@@ -210,10 +211,20 @@ def test_graphs_need_a_gpu() -> None:
 def test_model_drops_the_programs_of_old_weights(graphs: None) -> None:
     model: FlowAR = small_model()
     model.sample([0], 2)
-    old = model._plan(torch.float32)
+    old = model._plan(PRECISIONS["float32"])
     assert old._idle
     with torch.no_grad():
         next(model.parameters()).add_(1)
     model.sample([0], 2)
     assert not old._idle
-    assert model._plan(torch.float32) is not old
+    assert model._plan(PRECISIONS["float32"]) is not old
+
+
+def test_fp8_plan() -> None:
+    """Near the sample in bfloat16, and not that sample: the engine has fp8 layers in its blocks."""
+    model = small_model(flow_block="attn_cross_mlp", ar_width=64)
+    exact, bfloat16, fp8 = (model.sample([0, 1, 2], 5, 2.0, dtype=dtype) for dtype in ("fp32", "bf16", "fp8"))
+    assert error(bfloat16, exact) < error(fp8, exact) < 0.5
+    report = model._plan(PRECISIONS["fp8"]).report()
+    assert report.precision == "fp8"
+    assert report.weight_bytes < model._plan(PRECISIONS["bfloat16"]).report().weight_bytes

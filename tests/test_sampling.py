@@ -12,6 +12,7 @@ from torch import Tensor
 
 from flowar import FlowAR, Schedule
 from flowar.noise import scale_noise
+from flowar.precision import PRECISIONS
 
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "attn_mlp": {},
@@ -168,8 +169,9 @@ def test_plan_follows_the_weights(dtype: torch.dtype) -> None:
     model, other = small_model(seed=0), small_model(seed=1)
     arguments = ([0, 1], 4, 3.0)
     first = model.sample(*arguments, dtype=dtype)
-    plan = model._plan(dtype)
-    assert model._plan(dtype) is plan
+    precision = PRECISIONS[str(dtype).removeprefix("torch.")]
+    plan = model._plan(precision)
+    assert model._plan(precision) is plan
     model.load_state_dict(other.state_dict())
     assert torch.equal(model.sample(*arguments, dtype=dtype), other.sample(*arguments, dtype=dtype))
     with torch.no_grad():
@@ -221,7 +223,8 @@ def test_progress_bar_counts_every_step(naive: bool, monkeypatch: pytest.MonkeyP
         ({"guidance_scale": -1.0}, "guidance_scale: expected a finite number >= 0, got -1.0"),
         ({"guidance_scale": float("nan")}, "guidance_scale: expected a finite number >= 0, got nan"),
         ({"guidance_interval": (0.9, 0.1)}, "guidance_interval: expected 0 <= low <= high <= 1"),
-        ({"dtype": torch.int8}, "dtype: expected one of torch.float32.*got torch.int8"),
+        ({"dtype": torch.int8}, "dtype: expected one of auto, float32.*got torch.int8"),
+        ({"dtype": "fp8", "naive": True}, "dtype: fp8 expects naive=False, got naive=True"),
     ],
     ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
 )
