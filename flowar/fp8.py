@@ -1,0 +1,75 @@
+"""Linear layers whose matrices are float8_e4m3fn: half the bytes of bfloat16, twice its rate from Ada and Hopper on.
+
+Weights are rounded once, activations at every call, each row to 3 bits of mantissa under a float32 scale of its own
+that takes its largest value to 448, the largest of the format. Products are summed in float32 and come out in bfloat16.
+
+What that costs: latents sampled from the same noise differ from those in bfloat16 by 0.13 of their standard deviation
+(root mean square) in the model that ships with the package, which in bfloat16 differs by 0.03 from float32. In the
+recorded models of the tests, whose weights are not trained, it is 0.016 (attn_mlp) and 0.009 (attn_cross_mlp) on their
+own schedules, and 0.022 in 4 steps.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+FP8 = torch.float8_e4m3fn
+FP8_MAX = torch.finfo(FP8).max  # 448
+SIZE_MULTIPLE = 16  # of both sides of a matrix, for the tensor cores
+
+
+def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """x [M, K] to float8_e4m3fn [M, K] and float32 scales [M, 1], whose product is x, rounded.
+
+    A row of zeros stays one. What is not finite makes its row NaN.
+    """
+    wide = x.float()
+    largest = wide.abs().amax(-1, keepdim=True)
+    scale = (largest / FP8_MAX).clamp(min=torch.finfo(torch.float32).tiny)  # no division by zero
+    return (wide / scale).to(FP8), scale
+
+
+class Fp8Linear(nn.Module):
+    """A linear layer for inference: x [..., in_features] of any dtype to bfloat16 [..., out_features].
+
+    Raises:
+        ValueError: for a layer of sizes that are not multiples of 16.
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        if not fits_fp8(linear):
+            sizes = f"{self.in_features} to {self.out_features}"
+            raise ValueError(
+                f"fp8: expected a linear layer of sizes that are multiples of {SIZE_MULTIPLE}, got {sizes}"
+            )
+        weight, scale = quantize_rows(linear.weight.detach())
+        self.weight = nn.Parameter(weight, requires_grad=False)  # [out, in]
+        self.scale = nn.Parameter(scale, requires_grad=False)  # [out, 1]
+        bias = None if linear.bias is None else linear.bias.detach().to(torch.bfloat16)
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)  # [out]
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, row_scale = quantize_rows(x.reshape(-1, self.in_features))
+        columns, column_scale = self.weight.t(), self.scale.t()
+        out = torch._scaled_mm(rows, columns, row_scale, column_scale, self.bias, out_dtype=torch.bfloat16)
+        return out.view(*x.shape[:-1], self.out_features)
+
+
+def fits_fp8(linear: nn.Linear) -> bool:
+    """Whether both sizes are multiples of 16."""
+    return linear.in_features % SIZE_MULTIPLE == 0 and linear.out_features % SIZE_MULTIPLE == 0
+
+
+def to_fp8(transformer: nn.Module) -> None:
+    """Replace the linear layers of a transformer's `blocks`, in place: attention, GEGLU and modulations.
+
+    Embeddings, time MLP, input and output layers stay as they are. So do layers of sizes that do not fit: in the
+    published models GEGLU of hidden width 2730, until it is padded for inference.
+    """
+    for parent in [module for name, module in transformer.named_modules() if name.startswith("blocks.")]:
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.Linear) and fits_fp8(child):
+                setattr(parent, name, Fp8Linear(child))
