@@ -1,142 +1,258 @@
-"""How fast images are sampled: the published algorithm ("naive") against the inference plan ("optimised").
+"""How fast images are sampled: the published algorithm ("naive") against the inference plan ("engine").
 
     python benchmarks/sample_speed.py
     python benchmarks/sample_speed.py --models L H --batch-sizes 1 32 --dtypes bfloat16
+    python benchmarks/sample_speed.py --models L --batch-sizes 64 --ladder --details
 
-Before anything is timed, both must give the same latents; otherwise the exit code is 1. README.md explains the numbers.
+What does not give the latents of the published algorithm is not timed, and the exit code is 1. README.md explains the
+numbers.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import samplers
 import torch
+from agreement import Disagreement, Expected
+from details import count_launches, stage_times
 from flops import engine_flops, published_flops
 from models import load_model
 from record import save_results
+from samplers import COMPILED, ENGINE, NAIVE, NO_GRAPHS, Sampler
 from tables import table
 from timing import seconds_of, summary, time_alternating
 from torch import Tensor
 
-from flowar import FlowAR
+from flowar import FlowAR, Schedule
+from flowar.engine import InferencePlan, Savings
+from flowar.errors import first_line
 from flowar.hub import shipped_models
+from flowar.noise import image_seeds
 from flowar.precision import default_device, parse_dtype
 
-FLOAT32_TOLERANCE = 1e-4  # largest difference, relative to the standard deviation
-ERROR_RATIO = 1.5  # in low precision: of the optimised error to that of naive autocast, both against naive float32
+MATMUL_SIZE = {"cuda": 8192, "cpu": 2048}
+PLANS = {ENGINE: Savings(), NO_GRAPHS: Savings(graphs=False)}
+Setting = tuple[FlowAR, Schedule, torch.dtype]
 CASE = ("model", "batch", "dtype", "variant")
-NUMBERS = ("latency s", "p20", "p80", "images/s", "speed-up", "TFLOP/image", "TFLOP/s")
+NUMBERS = ("p50 ms", "p20", "p80", "p99", "images/s", "x naive", "TFLOP/s", "MiB")
 
 
 def main() -> None:
+    started = time.perf_counter()
     options = parse_arguments()
     device = default_device(options.device)
     if options.threads:
         torch.set_num_threads(options.threads)
-    results = []
-    for name in options.models:
-        model = load_model(name, device)
-        for dtype_name in options.dtypes:
-            for batch in options.batch_sizes:
-                results.append(measure(name, model, batch, dtype_name, options, device))
-                print(f"{name}, batch {batch}, {dtype_name}: {results[-1]['agreement']}", file=sys.stderr)
-    print(table((*CASE, *NUMBERS), [row for result in results for row in table_rows(result)]))
     settings = {key: value for key, value in vars(options).items() if key != "output"}
-    print(save_results("sample_speed", device, options.output, {"settings": settings, "results": results}))
+    results: list[dict[str, Any]] = []
+    left_out: list[str] = []
+
+    def save() -> Path:
+        values = {"settings": settings, "results": results, "left_out": left_out}
+        return save_results("sample_speed", device, options.output, values)
+
+    for case in cases(options, device):
+        if time.perf_counter() - started > options.budget_seconds:
+            left_out.append(case.title)
+            continue
+        results.append(case.values)
+        for message in case.measure():
+            print(f"{case.title}: {message}", file=sys.stderr)
+            save()
+    print(table((*CASE, *NUMBERS), [row for result in results for row in table_rows(result)]))
+    for title in left_out:
+        print(f"left out, since {options.budget_seconds:.0f} s were over: {title}")
+    print(save())
+    if any(result["wrong"] for result in results):
+        sys.exit(1)
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Speed of sampling, naive and optimised, after a check of equality.")
-    models = [*(folder.name for folder in shipped_models()), "S"]
-    parser.add_argument("--models", nargs="+", default=models, help="presets (S B L H), folders or shipped names")
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1])
-    parser.add_argument("--dtypes", nargs="+", default=["float32"], help="float32 bfloat16 float16")
+    parser = argparse.ArgumentParser(description="Speed of sampling, after a check of equality.")
+    parser.add_argument("--models", nargs="+", help="presets (S B L H), folders or shipped names")
+    parser.add_argument("--batch-sizes", type=int, nargs="+")
+    parser.add_argument("--dtypes", nargs="+", help="float32 bfloat16 float16")
     parser.add_argument("--steps", type=int, help="per scale; the model's own preset if left out")
     parser.add_argument("--guidance-scale", type=float, help="the model's own preset if left out")
+    parser.add_argument(
+        "--ladder", action="store_true", help="also torch.compile, and each saving switched off in turn"
+    )
+    parser.add_argument("--details", action="store_true", help="also milliseconds of stages and scales, and launches")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, help="of the CPU")
-    parser.add_argument("--seconds", type=float, default=10, help="to measure each case for; two runs at least")
+    parser.add_argument("--seconds", type=float, default=5, help="to measure each variant for; two runs at least")
+    parser.add_argument("--budget-seconds", type=float, default=float("inf"), help="after these, no case is begun")
     parser.add_argument("--output", type=Path, help="JSON file; by default in benchmarks/results")
     return parser.parse_args()
 
 
-def measure(
-    name: str, model: FlowAR, batch: int, dtype_name: str, options: argparse.Namespace, device: torch.device
-) -> dict[str, Any]:
-    """Check that the variants agree, then time them."""
-    dtype = parse_dtype(dtype_name)
-    labels = torch.arange(batch) % model.config.num_classes
-    schedule = model.schedule(options.steps, options.guidance_scale)
-
-    def run(naive: bool, dtype: torch.dtype | None = dtype) -> Tensor:
-        return model.sample(labels, schedule=schedule, seed=0, naive=naive, dtype=dtype, progress=False)
-
-    runs: dict[str, Callable[[], Tensor]] = {"naive": lambda: run(True), "optimised": lambda: run(False)}
-    counts = {"naive": published_flops, "optimised": engine_flops}
-    flops = {variant: count(model.config, schedule, batch) for variant, count in counts.items()}
-    latents = {variant: sample() for variant, sample in runs.items()}
-    truth = latents["naive"] if dtype == torch.float32 else run(True, torch.float32)
-    agreement = check(latents["naive"], latents["optimised"], truth, dtype == torch.float32)
-    # The check has run both variants once; a GPU wants a little more to reach its clock rate.
-    times = time_alternating(runs, device, options.seconds, warmup=1.0 if device.type == "cuda" else 0.0)
-    return {
-        "model": name,
-        "batch": batch,
-        "dtype": dtype_name,
-        "evaluations": len(schedule.times) - 1,
-        "guidance_scale": schedule.guidance_scale,
-        "agreement": agreement,
-        "matmul_tflops": matmul_rate(device, dtype or torch.float32),
-        "variants": {
-            variant: summary(seconds) | {"seconds": seconds, "tflop_per_image": flops[variant] / batch / 1e12}
-            for variant, seconds in times.items()
-        },
-        "speed_up": summary(times["naive"])["median"] / summary(times["optimised"])["median"],
-    }
+def cases(options: argparse.Namespace, device: torch.device) -> Iterator[Case]:
+    """Every model in every dtype at every batch size; by default the presets on a GPU, and little on a CPU."""
+    gpu = device.type == "cuda"
+    shipped = [folder.name for folder in shipped_models()]
+    for name in options.models or (["L", "S", "H"] if gpu else [*shipped, "S"]):
+        model = load_model(name, device)
+        schedule = model.schedule(options.steps, options.guidance_scale)
+        for chosen in options.dtypes or ["bfloat16" if gpu else "float32"]:
+            setting = (model, schedule, parse_dtype(chosen) or torch.float32)
+            expected = Expected.of(*setting)
+            for batch in options.batch_sizes or ([1, 8, 64, 256] if gpu else [1]):
+                yield Case(name, setting, expected, batch, options, device)
 
 
-def check(naive: Tensor, optimised: Tensor, truth: Tensor, exact: bool) -> str:
-    """How well the latents agree; ends the program if not well enough.
+class Case:
+    """One model, dtype and batch size: `values` are its results so far."""
 
-    `exact` asks for the same numbers to float32 rounding. In low precision both have rounded differently, so each is
-    compared with `truth`, the naive sampler in float32.
-    """
-    if not bool(torch.isfinite(optimised).all()):
-        sys.exit("latents: expected finite numbers")
-    if exact:
-        error = float((optimised - naive).abs().max() / naive.std())
-        verdict = f"largest difference {error:.1e} of the standard deviation"
-        if error > FLOAT32_TOLERANCE:
-            sys.exit(f"latents of the optimised sampler: {verdict}, expected at most {FLOAT32_TOLERANCE}")
-        return verdict
-    errors = [float((latents - truth).square().mean().sqrt() / truth.std()) for latents in (naive, optimised)]
-    verdict = f"error {errors[1]:.1e} against {errors[0]:.1e} of naive autocast"
-    if errors[1] > ERROR_RATIO * errors[0]:
-        sys.exit(f"latents of the optimised sampler: {verdict}, expected at most {ERROR_RATIO} times that")
-    return verdict
+    def __init__(
+        self,
+        name: str,
+        setting: Setting,
+        expected: Expected,
+        batch: int,
+        options: argparse.Namespace,
+        device: torch.device,
+    ) -> None:
+        self.setting, self.expected, self.batch, self.options, self.device = setting, expected, batch, options, device
+        _, schedule, dtype = setting
+        self.title = f"{name}, batch {batch}, {dtype_name(dtype)}"
+        self.values: dict[str, Any] = {
+            "model": name,
+            "batch": batch,
+            "dtype": dtype_name(dtype),
+            "evaluations": len(schedule.times) - 1,
+            "guidance_scale": schedule.guidance_scale,
+            "matmul_tflops": matmul_rate(device, dtype),
+            "variants": {},
+            "wrong": {},
+            "skipped": {},
+            "details": {},
+        }
+
+    def measure(self) -> Iterator[str]:
+        """Fill `values`; a word after every part."""
+        makers = {NAIVE: lambda: samplers.naive(*self.setting), ENGINE: lambda: samplers.engine(*self.setting)}
+        if self.options.ladder:
+            makers |= samplers.without_each_saving(*self.setting)
+        runs = self._first_runs(makers)
+        self._time(runs)
+        for name, values in self.values["variants"].items():
+            yield f"{name}: {1e3 * values['median']:.4g} ms; {values['agreement']}"
+        for name, reason in self.values["wrong"].items():
+            yield f"WRONG {name}: {reason}"
+        baseline = {name: run for name, run in runs.items() if name == NAIVE}
+        if self.options.details:
+            self._look_inside(baseline)
+            yield "stages and scales are recorded"
+        if self.options.ladder:
+            compiled = self._first_runs({COMPILED: lambda: samplers.compiled(*self.setting)}, Exception)
+            self._time(compiled | baseline)
+            yield f"{COMPILED}: {self.values['skipped'].get(COMPILED, 'measured')}"
+
+    def _first_runs(
+        self, makers: Mapping[str, Callable[[], Sampler]], skippable: type[Exception] = torch.OutOfMemoryError
+    ) -> dict[str, Callable[[], Tensor]]:
+        """Make and check every variant; those that agree, ready to be timed."""
+        runs, (model, schedule, _) = {}, self.setting
+        for name, make in makers.items():
+            memory = PeakMemory(self.device)
+            try:
+                with warnings.catch_warnings(record=True) as raised:
+                    warnings.simplefilter("always", RuntimeWarning)
+                    sampler = make()
+                    latents = sampler(self.batch)
+                agreement = self.expected.check(latents)
+            except Disagreement as reason:
+                self.values["wrong"][name] = str(reason)
+            except skippable as error:
+                self.values["skipped"][name] = f"{type(error).__name__}: {first_line(error)}"
+            else:
+                flops = published_flops if name in (NAIVE, COMPILED) else engine_flops
+                self.values["variants"][name] = {
+                    "agreement": agreement,
+                    "memory_mib": memory.mebibytes(),
+                    "warnings": [str(each.message) for each in raised if each.category is RuntimeWarning],
+                    "tflop_per_image": flops(model.config, schedule, self.batch) / self.batch / 1e12,
+                }
+                runs[name] = partial(sampler, self.batch)
+        return runs
+
+    def _time(self, runs: Mapping[str, Callable[[], Tensor]]) -> None:
+        """Record times of those that have none yet, and their ratio to the naive sampler among `runs`."""
+        times = time_alternating(runs, self.device, self.options.seconds, warmup=0)  # they have run already
+        medians = {name: summary(seconds)["median"] for name, seconds in times.items()}
+        for name, seconds in times.items():
+            values = self.values["variants"][name]
+            if "seconds" not in values:
+                ratio = medians[NAIVE] / medians[name] if NAIVE in medians else None
+                values |= summary(seconds) | {"seconds": seconds, "speed_up": ratio}
+
+    def _look_inside(self, baseline: Mapping[str, Callable[[], Tensor]]) -> None:
+        """Milliseconds of stages and scales; on a GPU, scales under CUDA graphs and launches too."""
+        model, schedule, dtype = self.setting
+        labels = samplers.labels_of(model, self.batch).to(self.device)
+        seeds = image_seeds(0, self.batch).to(self.device)
+        plans = {name: InferencePlan(model, dtype, savings) for name, savings in PLANS.items()}
+        for name, plan in plans.items():
+            with_graphs = plan.savings.graphs and self.device.type == "cuda"
+            stages = stage_times(partial(plan.sample, labels, schedule, seeds), self.device)
+            if with_graphs:  # its callbacks tell whole scales alone
+                stages = {"scale_ms": [sum(parts) for parts in zip(*stages.values(), strict=True)]}
+            self.values["details"][name] = stages
+        if self.device.type == "cuda":
+            sample = {name: samplers.plan_sampler(model, schedule, plan) for name, plan in plans.items()}
+            looked_at = {name: partial(sampler, self.batch) for name, sampler in sample.items()}
+            for name, run in (looked_at | dict(baseline)).items():
+                self.values["details"].setdefault(name, {})["launches"] = count_launches(run, self.device)
 
 
-def matmul_rate(device: torch.device, dtype: torch.dtype, size: int = 2048) -> float:
+def dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+class PeakMemory:
+    """What a variant adds to what is in memory when it begins: packed weights, buffers, activations at their most."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.before = device, 0
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            self.before = torch.cuda.memory_allocated(device)
+
+    def mebibytes(self) -> float | None:
+        """The peak so far; None on a CPU, where nobody counts."""
+        if self.device.type != "cuda":
+            return None
+        return (torch.cuda.max_memory_allocated(self.device) - self.before) / 2**20
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     """TFLOP/s of one large matrix product: the ceiling of this machine."""
+    size = MATMUL_SIZE[device.type]
     a, b = torch.randn(2, size, size, device=device).to(dtype)
     times = [seconds_of(lambda: a @ b, device) for _ in range(8)]
     return 2 * size**3 / min(times[2:]) / 1e12
 
 
-def table_rows(result: dict[str, Any]) -> list[list[str]]:
+def table_rows(result: Mapping[str, Any]) -> list[list[str]]:
     """One row a variant, and one for the matrix rate."""
     case = [result["model"], str(result["batch"]), result["dtype"]]
     rows = []
     for variant, values in result["variants"].items():
-        seconds, flops = values["median"], values["tflop_per_image"]
-        rate, ratio = result["batch"] / seconds, result["speed_up"] if variant == "optimised" else 1.0
-        numbers = [f"{seconds:.3f}", f"{values['p20']:.3f}", f"{values['p80']:.3f}", f"{rate:.3g}", f"{ratio:.2f}"]
-        rows.append([*case, variant, *numbers, f"{flops:.4g}", f"{flops * rate:.3g}"])
-    rows.append([*case, "one large matmul", "", "", "", "", "", "", f"{result['matmul_tflops']:.3g}"])
+        rate = result["batch"] / values["median"]
+        times = [f"{1e3 * values[key]:.4g}" for key in ("median", "p20", "p80", "p99")]
+        ratio = "" if values["speed_up"] is None else f"{values['speed_up']:.2f}"
+        memory = "" if values["memory_mib"] is None else f"{values['memory_mib']:.0f}"
+        numbers = [*times, f"{rate:.3g}", ratio, f"{values['tflop_per_image'] * rate:.3g}", memory]
+        rows.append([*case, variant, *numbers])
+    rows.append([*case, "one large matmul", "", "", "", "", "", "", f"{result['matmul_tflops']:.3g}", ""])
     return rows
 
 

@@ -7,22 +7,30 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import details
 import models
 import op_calls
 import ops_speed
 import pytest
 import record
 import sample_speed
+import samplers
 import tables
 import timing
 import torch
+from agreement import Disagreement, Expected
 from conftest import SMALL, small_model
 from flops import engine_flops, published_flops
+from torch._dynamo.utils import counters
+from torch.autograd import DeviceType
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from flowar import FlowAR, Schedule, ops
 from flowar.checkpoint import skeleton
+from flowar.engine import Savings
 
 CPU = torch.device("cpu")
 
@@ -101,25 +109,31 @@ def test_weights_are_deterministic_and_all_of_them_matter() -> None:
     assert (a - b).std() > 1e-4 * a.std()  # the class reaches the latents
 
 
-class TestCheck:
+class TestAgreement:
+    naive = torch.arange(128.0).sin().view(2, 4, 4, 4) * 2**0.5  # of standard deviation 1
+
     def test_float32(self) -> None:
-        naive = torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(0))
-        assert "largest difference" in sample_speed.check(naive, naive + 1e-5, naive, exact=True)
-        with pytest.raises(SystemExit, match=r"largest difference 2\.\de-04 .*, expected at most 0\.0001"):
-            sample_speed.check(naive, naive + 2e-4 * naive.std(), naive, exact=True)
+        expected = Expected(torch.float32, self.naive, self.naive)
+        assert "largest difference" in expected.check(self.naive + 1e-5)
+        with pytest.raises(Disagreement, match=r"largest difference 2\.\de-04 .*, expected at most 1\.0e-04"):
+            expected.check(self.naive + 2e-4 * self.naive.std())
 
     def test_low_precision(self) -> None:
-        truth = torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(0))
-        naive = truth + 0.01
-        assert "of naive autocast" in sample_speed.check(naive, truth - 0.014, truth, exact=False)
-        with pytest.raises(SystemExit, match=r"expected at most 1\.5 times that"):
-            sample_speed.check(naive, truth - 0.016, truth, exact=False)
+        expected = Expected(torch.bfloat16, self.naive + 0.01, truth=self.naive)
+        assert "of naive autocast" in expected.check(self.naive - 0.014)
+        with pytest.raises(Disagreement, match=r"error 1\.\de-02 against 1\.0e-02 .*, expected at most 1\.5e-02"):
+            expected.check(self.naive - 0.016)
 
-    @pytest.mark.parametrize("exact", [True, False])
-    def test_not_finite(self, exact: bool) -> None:
+    def test_the_first_images_of_a_larger_batch(self) -> None:
+        expected = Expected(torch.float32, self.naive, self.naive)
+        assert expected.check(torch.cat((self.naive, self.naive + 1))).endswith("0.0e+00 of the standard deviation")
+        assert expected.check(self.naive[:1]).endswith("0.0e+00 of the standard deviation")
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+    def test_not_finite(self, dtype: torch.dtype) -> None:
         bad = torch.full((1, 2), float("nan"))
-        with pytest.raises(SystemExit, match="latents: expected finite numbers"):
-            sample_speed.check(bad, bad, bad, exact)
+        with pytest.raises(Disagreement, match="expected finite numbers"):
+            Expected(dtype, bad, bad).check(bad)
 
 
 def counted_flops(run: Callable[[], object]) -> int:
@@ -150,27 +164,114 @@ def test_flops(flow_block: str, guidance_scale: float) -> None:
     assert engine < naive
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_sample_speed_end_to_end(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, dtype: str
-) -> None:
-    small_model(seed=1).save_pretrained(tmp_path / "model")
-    options = ["--models", str(tmp_path / "model"), "--batch-sizes", "1", "3", "--steps", "2", "--seconds", "0"]
-    arguments = [*options, "--dtypes", dtype, "--device", "cpu", "--output", str(tmp_path / "out.json")]
-    monkeypatch.setattr(sys, "argv", ["sample_speed.py", *arguments])
-    monkeypatch.setattr(sample_speed, "matmul_rate", lambda device, dtype: 1.0)
-    sample_speed.main()
-    shown = capsys.readouterr().out.splitlines()
-    assert shown[0].split()[:4] == ["model", "batch", "dtype", "variant"]
-    assert [line.split()[3] for line in shown[2:-1]] == ["naive", "optimised", "one"] * 2
-    assert shown[-1] == str(tmp_path / "out.json")
-    values = json.loads((tmp_path / "out.json").read_text())
-    assert values["settings"]["batch_sizes"] == [1, 3]
-    for result, batch in zip(values["results"], (1, 3), strict=True):
-        assert (result["batch"], result["dtype"], result["evaluations"]) == (batch, dtype, 2)
-        naive, optimised = (result["variants"][variant] for variant in ("naive", "optimised"))
-        assert len(naive["seconds"]) == len(optimised["seconds"]) == 2
-        assert result["speed_up"] == pytest.approx(naive["median"] / optimised["median"])
+class TestSampleSpeed:
+    """With a small model, on the CPU."""
+
+    @pytest.fixture
+    def run(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+        """Call `main` with more options; what it recorded."""
+        small_model(seed=1).save_pretrained(tmp_path / "model")
+        monkeypatch.setattr(sample_speed, "matmul_rate", lambda device, dtype: 1.0)
+
+        def run(*options: str) -> dict[str, Any]:
+            given = ["--models", str(tmp_path / "model"), "--steps", "2", "--seconds", "0", "--device", "cpu"]
+            arguments = ["sample_speed.py", *given, *options, "--output", str(tmp_path / "out.json")]
+            monkeypatch.setattr(sys, "argv", arguments)
+            sample_speed.main()
+            return json.loads((tmp_path / "out.json").read_text())
+
+        return run
+
+    @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+    def test_naive_and_engine(
+        self, run: Callable[..., dict[str, Any]], capsys: pytest.CaptureFixture[str], dtype: str
+    ) -> None:
+        values = run("--batch-sizes", "1", "3", "--dtypes", dtype)
+        shown = capsys.readouterr().out.splitlines()
+        assert shown[0].split()[:4] == ["model", "batch", "dtype", "variant"]
+        assert [line.split()[3] for line in shown[2:-1]] == ["naive", "engine", "one"] * 2
+        assert values["settings"]["batch_sizes"] == [1, 3]
+        for result, batch in zip(values["results"], (1, 3), strict=True):
+            assert (result["batch"], result["dtype"], result["evaluations"]) == (batch, dtype, 2)
+            naive, engine = (result["variants"][variant] for variant in ("naive", "engine"))
+            assert len(naive["seconds"]) == len(engine["seconds"]) == 2
+            assert engine["speed_up"] == pytest.approx(naive["median"] / engine["median"])
+            assert engine["tflop_per_image"] < naive["tflop_per_image"]
+
+    def test_ladder_and_details(self, run: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+        """Every saving once."""
+        monkeypatch.setattr(samplers, "compiled", samplers.naive)
+        (result,) = run("--batch-sizes", "1", "--ladder", "--details")["results"]
+        rungs = ["naive", "engine", *(f"engine without {name.replace('_', ' ')}" for name in vars(Savings()))]
+        assert list(result["variants"]) == [*rungs, "naive + torch.compile"]
+        assert not result["wrong"]
+        assert all(values["speed_up"] > 0 for values in result["variants"].values())
+        for stages in result["details"].values():
+            assert len(stages["ar_ms"]) == len(stages["ode_ms"]) == 3
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("flow_block", ["attn_mlp", "attn_cross_mlp"])
+    def test_blocks_compile_whole_and_once_a_scale(self, flow_block: str) -> None:
+        """Without code generation. The first block of a transformer gets no branch from the one before."""
+        counters.clear()
+        model = small_model(flow_block=flow_block, flow_depth=3)
+        setting = (model, model.schedule(2), torch.float32)
+        assert torch.equal(samplers.compiled(*setting, backend="eager")(2), samplers.naive(*setting)(2))
+        assert not counters["graph_break"]
+        assert counters["stats"]["unique_graphs"] == 2 * len(model.config.grids)
+
+    def test_a_compiler_that_fails_is_a_word(
+        self, run: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fails(*_: object) -> None:
+            raise RuntimeError("no compiler\nhere")
+
+        monkeypatch.setattr(samplers, "compiled", fails)
+        (result,) = run("--batch-sizes", "1", "--ladder")["results"]
+        assert result["skipped"] == {"naive + torch.compile": "RuntimeError: no compiler"}
+        assert "naive + torch.compile" not in result["variants"]
+
+    def test_wrong_latents_are_not_timed(
+        self, run: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        def wrong(*setting: Any) -> samplers.Sampler:
+            return lambda batch: samplers.naive(*setting)(batch) + 1
+
+        monkeypatch.setattr(samplers, "engine", wrong)
+        with pytest.raises(SystemExit) as exit:
+            run("--batch-sizes", "1")
+        assert exit.value.code == 1
+        (result,) = json.loads((tmp_path / "out.json").read_text())["results"]
+        assert list(result["variants"]) == ["naive"]
+        assert "largest difference" in result["wrong"]["engine"]
+
+    def test_the_budget_leaves_cases_out(
+        self, run: Callable[..., dict[str, Any]], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        values = run("--batch-sizes", "1", "2", "--budget-seconds", "-1")
+        assert values["results"] == []
+        assert [title.split(", ")[1] for title in values["left_out"]] == ["batch 1", "batch 2"]
+        assert "left out, since -1 s were over: " in capsys.readouterr().out
+
+
+def test_stages_are_told_by_the_callbacks(ticking: None) -> None:
+    def run(on_step: Callable[[], None], on_scale: Callable[..., None]) -> None:
+        for scale in range(2):
+            for _ in range(3):
+                on_step()
+            on_scale(scale, None)
+
+    assert details.stage_times(run, CPU, repeats=2) == {"ar_ms": [1000.0] * 2, "ode_ms": [1000.0] * 2}
+
+
+def test_launches_of_a_profile() -> None:
+    def event(name: str, device: DeviceType) -> SimpleNamespace:
+        return SimpleNamespace(name=name, device_type=device)
+
+    host = ["cudaLaunchKernel", "cuLaunchKernelEx", "cudaGraphLaunch", "cudaMemcpyAsync", "cudaDeviceSynchronize"]
+    device = ["geglu_kernel", "ampere_gemm", "Memcpy DtoD (Device -> Device)", "Memset (Device)"]
+    events = [event(name, DeviceType.CPU) for name in host] + [event(name, DeviceType.CUDA) for name in device]
+    assert details.launches_of(events) == {"kernels": 2, "launches": 4}
 
 
 READ_ONCE = [name for name in op_calls.OPS if name not in ("rotary_qkv_cache", "latent_resample", "latent_pyramid")]
