@@ -81,7 +81,12 @@ class TestHelp:
         [
             (
                 "sample",
-                ["image i of a seed is the same", "--naive [{true,false}]", "default: samples.png"],
+                [
+                    "image i of a seed is the same",
+                    "tf32, bfloat16, float16, fp8 or float64",
+                    "--naive [{true,false}]",
+                    "default: samples.png",
+                ],
             ),
             (
                 "train",
@@ -154,6 +159,18 @@ class TestSample:
         (expected,) = pipeline([1], 2, 3.0, (0.0, 0.5), seed=7, naive=True).images
         assert Image.open(output).tobytes() == expected.tobytes()
 
+    @pytest.mark.parametrize("dtype", ["bf16", "fp8", "float64"])
+    def test_precision(self, model_folder: Path, tmp_path: Path, dtype: str) -> None:
+        output = tmp_path / "grid.png"
+        main(
+            [
+                *("sample", "--model", str(model_folder), "--classes", "[1]", "--per_class", "1"),
+                *("--dtype", dtype, "--device", "cpu", "--output", str(output)),
+            ]
+        )
+        (expected,) = FlowARPipeline.from_pretrained(model_folder)([1], dtype=dtype).images
+        assert Image.open(output).tobytes() == expected.tobytes()
+
     def test_options_from_a_file(self, capsys: pytest.CaptureFixture[str], model_folder: Path, tmp_path: Path) -> None:
         config = tmp_path / "sample.yaml"
         config.write_text(f"model: {model_folder}\nclasses: [1, 2]\nper_class: 3\noutput: {tmp_path / 'a.png'}\n")
@@ -175,7 +192,12 @@ class TestSample:
                 "guidance_interval: expected 0 <= low <= high <= 1",
             ),
             (["--num_inference_steps", "0"], "num_inference_steps: expected a positive integer, got 0"),
-            (["--dtype", "int8"], "dtype: expected one of float32, bfloat16, float16, got int8"),
+            (
+                ["--dtype", "int8"],
+                "dtype: expected one of auto, float32, tf32, bfloat16, float16, fp8, float64, got int8",
+            ),
+            (["--dtype", "tf32", "--device", "cpu"], "dtype: tf32 expects a GPU, got cpu"),
+            (["--dtype", "fp8", "--naive", "--device", "cpu"], "dtype: fp8 expects naive=False, got naive=True"),
             (["--device", "abacus"], "device: expected auto, cpu, or a GPU of this machine such as cuda:0, got abacus"),
             (["--model", "no-such-model"], "model: expected a folder, a shipped model"),
             (["--seed", "x"], "seed: expected int, got x; flowar sample --help lists the options"),

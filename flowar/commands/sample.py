@@ -21,7 +21,8 @@ class Options:
         num_inference_steps: of the ODE of each scale; the model's own preset if left out.
         guidance_scale: 1 is none; the model's own preset if left out.
         guidance_interval: [low, high], the times that guidance acts at; the model's own preset if left out.
-        dtype: of the networks: float32, bfloat16 or float16; the checkpoint's own if left out.
+        dtype: of the networks: float32, tf32, bfloat16, float16, fp8 or float64; "auto" is bfloat16 for a float32
+            checkpoint on a GPU that has it, otherwise the checkpoint's own.
         device: "auto" is the GPU if there is one.
         naive: run the published algorithm without any saving.
     """
@@ -34,7 +35,7 @@ class Options:
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
     guidance_interval: tuple[float, float] | None = None
-    dtype: str | None = None
+    dtype: str = "auto"
     device: str = "auto"
     naive: bool = False
 
@@ -45,7 +46,7 @@ def run(options: Options) -> None:
 
     from flowar.files import write_aside
     from flowar.pipeline import FlowARPipeline, image_grid
-    from flowar.precision import default_device, parse_dtype
+    from flowar.precision import default_device
 
     if options.per_class < 1:
         raise ValueError(f"per_class: expected a positive integer, got {options.per_class}")
@@ -57,7 +58,7 @@ def run(options: Options) -> None:
         guidance_scale=options.guidance_scale,
         guidance_interval=options.guidance_interval,
         seed=options.seed,
-        dtype=parse_dtype(options.dtype),
+        dtype=options.dtype,
         naive=options.naive,
     ).images
     write_aside(options.output, lambda aside: image_grid(images, len(classes)).save(aside, "PNG"))
