@@ -4,7 +4,7 @@
 // Computed in double and rounded once. Moves 4 bytes per number.
 #pragma once
 
-#include <cstdint>
+#include "tensor.h"
 
 namespace flowar {
 
@@ -19,5 +19,9 @@ struct CounterNormal {
 constexpr int64_t kNormalsPerPiece = 1024;
 
 void counter_normal_cpu(const CounterNormal& p, int64_t piece_begin, int64_t piece_end);
+
+#ifdef USE_CUDA
+cudaError_t counter_normal_cuda(const CounterNormal& p, int64_t pieces, cudaStream_t stream);
+#endif
 
 }  // namespace flowar

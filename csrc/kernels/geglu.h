@@ -25,4 +25,9 @@ struct GegluBackward {
 void geglu_cpu(const Geglu& p, int64_t row_begin, int64_t row_end);
 void geglu_backward_cpu(const GegluBackward& p, int64_t row_begin, int64_t row_end);
 
+#ifdef USE_CUDA
+cudaError_t geglu_cuda(const Geglu& p, int64_t rows, cudaStream_t stream);
+cudaError_t geglu_backward_cuda(const GegluBackward& p, int64_t rows, cudaStream_t stream);
+#endif
+
 }  // namespace flowar

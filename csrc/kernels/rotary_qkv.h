@@ -39,4 +39,9 @@ struct RotaryQkvBackward {
 void rotary_qkv_cpu(const RotaryQkv& p, int64_t row_begin, int64_t row_end);
 void rotary_qkv_backward_cpu(const RotaryQkvBackward& p, int64_t row_begin, int64_t row_end);
 
+#ifdef USE_CUDA
+cudaError_t rotary_qkv_cuda(const RotaryQkv& p, int64_t rows, cudaStream_t stream);
+cudaError_t rotary_qkv_backward_cuda(const RotaryQkvBackward& p, int64_t rows, cudaStream_t stream);
+#endif
+
 }  // namespace flowar

@@ -21,4 +21,8 @@ struct VelocityStep {
 
 void velocity_step_cpu(const VelocityStep& p, int64_t row_begin, int64_t row_end);
 
+#ifdef USE_CUDA
+cudaError_t velocity_step_cuda(const VelocityStep& p, int64_t rows, cudaStream_t stream);
+#endif
+
 }  // namespace flowar

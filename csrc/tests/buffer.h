@@ -74,8 +74,8 @@ class Buffer {
   Input input(int64_t batch_stride, int64_t token_stride, int64_t from = 0) const {
     return {bytes_.data() + (offset_ + from) * size(), batch_stride, token_stride, dtype_};
   }
-  Output output(int64_t batch_stride, int64_t token_stride) {
-    return {bytes_.data() + offset_ * size(), batch_stride, token_stride, dtype_};
+  Output output(int64_t batch_stride, int64_t token_stride, int64_t from = 0) {
+    return {at(from), batch_stride, token_stride, dtype_};
   }
 
   // Within the rounding of the dtype, taken `roundings` times, of values that were computed from such of size `scale`.
@@ -84,9 +84,12 @@ class Buffer {
                         : dtype_ == DType::kFloat32  ? 2e-6
                         : dtype_ == DType::kBFloat16 ? 4.1e-3
                                                      : 5.2e-4;
-    const double error = std::fabs(get(i) - wanted);
     const double small = dtype_ == DType::kFloat64 || dtype_ == DType::kFloat32 ? 1 : 1e-2;
-    if (error <= roundings * unit * (std::fabs(wanted) + scale * small)) return;
+    expect_within(what, i, wanted, roundings * unit * (std::fabs(wanted) + scale * small));
+  }
+
+  void expect_within(const char* what, int64_t i, double wanted, double tolerance) const {
+    if (std::fabs(get(i) - wanted) <= tolerance) return;
     if (++failures < 20) std::printf("%s [%lld]: expected %.9g, got %.9g\n", what, (long long)i, wanted, get(i));
   }
 

@@ -1,5 +1,7 @@
 #include "../counter_normal.h"
 
+#include "../philox.h"
+
 #ifndef FLOWAR_KERNEL
 #  define FLOWAR_KERNEL "counter_normal.cpp"
 #  include "each_isa.h"
@@ -9,26 +11,6 @@ FLOWAR_DISPATCH(counter_normal_cpu, CounterNormal)
 namespace flowar::FLOWAR_ISA {
 
 constexpr int64_t kBlocks = kNormalsPerPiece / 4;
-
-struct Block {
-  uint32_t word0, word1, word2, word3;
-};
-
-FLOWAR_ELEMENT Block philox(uint32_t index, uint32_t stream, uint64_t seed) {
-  uint32_t c0 = index, c1 = 0, c2 = stream, c3 = 0;
-  uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
-#  pragma GCC unroll 10
-  for (int round = 0; round < 10; ++round) {
-    const uint64_t first = uint64_t{0xD2511F53u} * c0, second = uint64_t{0xCD9E8D57u} * c2;
-    c0 = static_cast<uint32_t>(second >> 32) ^ c1 ^ k0;
-    c1 = static_cast<uint32_t>(second);
-    c2 = static_cast<uint32_t>(first >> 32) ^ c3 ^ k1;
-    c3 = static_cast<uint32_t>(first);
-    k0 += 0x9E3779B9u;
-    k1 += 0xBB67AE85u;
-  }
-  return {c0, c1, c2, c3};
-}
 
 // A word as a double; by bits, since AVX2 has no conversion from 64-bit integers: 2^52 + word has word as its mantissa.
 FLOWAR_ELEMENT double uniform(uint32_t word) {
@@ -44,7 +26,7 @@ static void counter_normal_cpu(const CounterNormal& p, int64_t begin, int64_t en
     const uint64_t seed = static_cast<uint64_t>(p.seeds[piece.batch]);
 #  pragma omp simd
     for (uint32_t i = 0; i < kBlocks; ++i) {
-      const Block block = philox(first + i, p.stream, seed);
+      const PhiloxBlock block = philox(first + i, p.stream, seed);
       words[0][i] = block.word0;
       words[1][i] = block.word1;
       words[2][i] = block.word2;

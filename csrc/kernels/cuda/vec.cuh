@@ -5,8 +5,6 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
-#include <initializer_list>
-
 #include "../tensor.h"
 
 namespace flowar {
@@ -30,6 +28,12 @@ struct Raw<1> {
   uint32_t bits;
 };
 
+// Two elements that may lie at any offset: a channel pair.
+template <>
+struct Raw<2> {
+  Raw<1> one[2];
+};
+
 template <int N>
 __device__ Raw<N> load(const Input& x, int64_t offset);
 
@@ -46,6 +50,11 @@ template <>
 __device__ inline Raw<1> load<1>(const Input& x, int64_t offset) {
   if (x.dtype == DType::kFloat32) return {static_cast<const uint32_t*>(x.data)[offset]};
   return {static_cast<const uint16_t*>(x.data)[offset]};
+}
+
+template <>
+__device__ inline Raw<2> load<2>(const Input& x, int64_t offset) {
+  return {{load<1>(x, offset), load<1>(x, offset + 1)}};
 }
 
 template <int N>
@@ -91,6 +100,10 @@ __device__ inline Vec<1> widen(const Raw<1>& raw, DType dtype) {
   return {{dtype == DType::kFloat32 ? __uint_as_float(raw.bits) : widen_pair(raw.bits, dtype).x}};
 }
 
+__device__ inline Vec<2> widen(const Raw<2>& raw, DType dtype) {
+  return {{widen(raw.one[0], dtype)[0], widen(raw.one[1], dtype)[0]}};
+}
+
 __device__ inline void store(const Output& x, int64_t offset, const Vec<kVector>& v) {
   uint32_t words[kVector];
   char* at = static_cast<char*>(x.data) + offset * element_size(x.dtype);
@@ -111,6 +124,11 @@ __device__ inline void store(const Output& x, int64_t offset, const Vec<1>& v) {
   } else {
     static_cast<uint16_t*>(x.data)[offset] = static_cast<uint16_t>(narrow_pair(v[0], 0, x.dtype));
   }
+}
+
+__device__ inline void store(const Output& x, int64_t offset, const Vec<2>& v) {
+  store(x, offset, Vec<1>{{v[0]}});
+  store(x, offset + 1, Vec<1>{{v[1]}});
 }
 
 template <typename Void>

@@ -31,6 +31,10 @@ inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return
 inline float __uint_as_float(unsigned bits) { return std::bit_cast<float>(bits); }
 inline unsigned __float_as_uint(float value) { return std::bit_cast<unsigned>(value); }
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
+inline void sincospi(double x, double* sine, double* cosine) {
+  *sine = std::sin(M_PI * x);
+  *cosine = std::cos(M_PI * x);
+}
 
 inline void __syncthreads() { emulation::sync_block(); }
 inline void __syncwarp(unsigned mask = 0xffffffffu) { emulation::sync_warp(mask); }
