@@ -106,8 +106,6 @@ class CrossAttention(nn.Module):
         k, v = ops.rotary_qkv(self.kv(z), rotation, self.heads, parts=2).unbind()
         return k, v
 
-    def forward(
-        self, x: Tensor, keys_values: tuple[Tensor, ...], rotation: Tensor, lengths: Sequence[int]
-    ) -> Tensor:
+    def forward(self, x: Tensor, keys_values: tuple[Tensor, ...], rotation: Tensor, lengths: Sequence[int]) -> Tensor:
         (q,), (k, v) = ops.rotary_qkv(self.q(x), rotation, self.heads, parts=1).unbind(), keys_values
         return self.proj(scale_attention(q, k, v, lengths))

@@ -128,9 +128,9 @@ class FlowAR(PretrainedModel):
             seed: one for the batch, or one per image.
             noise: list over scales of [B, n_k, c] instead of a seed.
             naive: run the published algorithm without any saving.
-            dtype: of the networks, as a torch dtype or by name: float32, tf32, bfloat16, float16, fp8, float64; the
-                state is at least float32. Default ("auto"): bfloat16 for float32 parameters on a GPU that has it, otherwise the
-                parameters' own.
+            dtype: of the networks, as a torch dtype or by name: float32, tf32, bfloat16, float16, fp8, float64. The
+                state is at least float32. Default ("auto"): bfloat16 for float32 parameters on a GPU that has it,
+                otherwise the parameters' own.
             progress: show a bar; by default only on a terminal.
             on_scale: called with (k, latents of scale k as tokens [B, n_k, c]) after every scale.
 
