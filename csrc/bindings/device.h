@@ -26,6 +26,7 @@ namespace flowar {
 
 constexpr const char* kBackendName = "a CUDA device";
 constexpr bool kBackendHasFloat64 = false;
+constexpr bool kBackendSumsInParts = true;  // over tokens: kernels/token_sums.h
 inline bool on_backend(const torch::stable::Tensor& x) { return x.is_cuda(); }
 
 // Launches on the device and current stream of `like`.
@@ -42,6 +43,7 @@ void run_cuda(const torch::stable::Tensor& like, int64_t rows, const Launch& lau
 
 constexpr const char* kBackendName = "the CPU";
 constexpr bool kBackendHasFloat64 = true;
+constexpr bool kBackendSumsInParts = false;
 inline bool on_backend(const torch::stable::Tensor& x) { return x.is_cpu(); }
 
 // Splits the rows among torch's threads, `unit` adjacent rows staying together; `work` is the elements of a row.

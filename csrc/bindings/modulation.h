@@ -2,8 +2,11 @@
 #pragma once
 
 #include <initializer_list>
+#include <optional>
 
+#include "../kernels/token_sums.h"
 #include "check.h"
+#include "device.h"
 
 namespace flowar {
 
@@ -28,6 +31,17 @@ inline int64_t gradient_unit(const Shape& shape, std::initializer_list<Output> g
     if (gradient.token_stride == 0) return std::max<int64_t>(shape.tokens, 1);
   }
   return 1;
+}
+
+// The room for `parts` that token_sums.h speaks of, where there are any; it must outlive the kernel.
+inline std::optional<Tensor> room_for_parts(const Shape& shape, std::initializer_list<Output> gradients,
+                                            const Tensor& like, float*& parts) {
+  int64_t summed = 0;
+  for (const Output& gradient : gradients) summed += gradient.token_stride == 0;
+  if (!kBackendSumsInParts || summed == 0 || token_parts(shape.tokens) <= 1) return std::nullopt;
+  Tensor room = empty({summed, shape.batch, token_parts(shape.tokens), shape.channels}, DType::kFloat32, like);
+  parts = static_cast<float*>(room.data_ptr());
+  return room;
 }
 
 }  // namespace flowar

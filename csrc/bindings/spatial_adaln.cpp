@@ -33,6 +33,7 @@ std::tuple<Tensor, Tensor> spatial_adaln_backward(Tensor grad, Tensor x, Tensor 
   Tensor grad_x = empty(sizes, p.x.dtype, x);
   p.grad_x = contiguous_output(grad_x, shape, p.x.dtype);
   Tensor grad_scale = modulation_gradient(scale, p.scale.dtype, shape, p.grad.dtype, p.grad_scale);
+  const std::optional<Tensor> room = room_for_parts(shape, {p.grad_scale}, x, p.parts);
   FLOWAR_RUN(spatial_adaln_backward, p, x, shape.rows(), gradient_unit(shape, {p.grad_scale}), shape.channels);
   return {grad_x, grad_scale};
 }

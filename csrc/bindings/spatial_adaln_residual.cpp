@@ -49,6 +49,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> spatial_adaln_residual_backward(Tenso
   Tensor grad_branch = modulation_gradient(branch, p.branch.dtype, shape, compute, p.grad_branch);
   Tensor grad_scale = modulation_gradient(scale, p.scale.dtype, shape, compute, p.grad_scale);
   const int64_t unit = gradient_unit(shape, {p.grad_gate, p.grad_branch, p.grad_scale});
+  const std::optional<Tensor> room = room_for_parts(shape, {p.grad_gate, p.grad_branch, p.grad_scale}, sum, p.parts);
   FLOWAR_RUN(spatial_adaln_residual_backward, p, sum, shape.rows(), unit, shape.channels);
   return {grad_x, grad_gate, grad_branch, grad_scale};
 }

@@ -32,9 +32,15 @@ struct SpatialAdalnBackward {
   Input scale;
   Output grad_x;
   Output grad_scale;
+  float* parts = nullptr;  // CUDA only: token_sums.h
 };
 
 void spatial_adaln_cpu(const SpatialAdaln& p, int64_t row_begin, int64_t row_end);
 void spatial_adaln_backward_cpu(const SpatialAdalnBackward& p, int64_t row_begin, int64_t row_end);
+
+#ifdef USE_CUDA
+cudaError_t spatial_adaln_cuda(const SpatialAdaln& p, int64_t rows, cudaStream_t stream);
+cudaError_t spatial_adaln_backward_cuda(const SpatialAdalnBackward& p, int64_t rows, cudaStream_t stream);
+#endif
 
 }  // namespace flowar

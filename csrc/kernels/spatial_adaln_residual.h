@@ -39,9 +39,16 @@ struct SpatialAdalnResidualBackward {
   Output grad_gate;
   Output grad_branch;
   Output grad_scale;
+  float* parts = nullptr;  // CUDA only: token_sums.h
 };
 
 void spatial_adaln_residual_cpu(const SpatialAdalnResidual& p, int64_t row_begin, int64_t row_end);
 void spatial_adaln_residual_backward_cpu(const SpatialAdalnResidualBackward& p, int64_t row_begin, int64_t row_end);
+
+#ifdef USE_CUDA
+cudaError_t spatial_adaln_residual_cuda(const SpatialAdalnResidual& p, int64_t rows, cudaStream_t stream);
+cudaError_t spatial_adaln_residual_backward_cuda(const SpatialAdalnResidualBackward& p, int64_t rows,
+                                                 cudaStream_t stream);
+#endif
 
 }  // namespace flowar
