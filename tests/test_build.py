@@ -19,6 +19,9 @@ ROOT = Path(__file__).parents[1]
 LIBRARY = Path(flowar.__file__).parent / "_C_cpu.so"
 KERNELS = sorted((ROOT / "csrc/kernels/cpu").glob("*.cpp"))
 OPS = [path.stem for path in KERNELS if path.stem != "isa"]
+CUDA_KERNELS = [path.stem for path in sorted((ROOT / "csrc/kernels/cuda").glob("*.cu"))]
+# Resampling gathers single elements, and noise reads nothing.
+WITHOUT_VECTOR_LOADS = {"latent_pyramid", "latent_resample", "counter_normal"}
 
 
 def run_python(code: str, *arguments: str, folder: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -82,6 +85,46 @@ def test_kernels_are_vectorised() -> None:
             body = "".join(code for head, code in heads if f"flowar::{isa}::" in head and parameters in head)
             arithmetic = re.findall(rf"v(?:fn?m(?:add|sub)\w*|mul|add|sub)p[sd]\s.*%{register}", body)
             assert len(arithmetic) >= 2, f"{name}: {len(arithmetic)} arithmetic instructions on {register} registers"
+
+
+def cuda_architectures(setup: str) -> list[str]:
+    """The default of setup.py without dots; PTX goes with the last one."""
+    default = re.search(r'"TORCH_CUDA_ARCH_LIST", "([\d.;]+)\+PTX"', setup)
+    assert default
+    return default[1].replace(".", "").split(";")
+
+
+def test_both_builds_compile_for_the_same_architectures() -> None:
+    setup, cmake = (ROOT / "setup.py").read_text(), (ROOT / "CMakeLists.txt").read_text()
+    theirs = re.search(r"CMAKE_CUDA_ARCHITECTURES ([\d a-z-]+)\)", cmake)
+    assert theirs
+    assert re.findall(r"\d+", theirs[1]) == cuda_architectures(setup)
+    assert not theirs[1].endswith("-real"), "the last architecture comes with PTX, for those after it"
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
+@pytest.mark.parametrize("name", CUDA_KERNELS)
+def test_cuda_kernels_compile_well(name: str, tmp_path: Path) -> None:
+    """For every architecture: no register is spilled, and vector kernels load and store 16 bytes at a time."""
+    architectures = cuda_architectures((ROOT / "setup.py").read_text())
+    targets = [f"-gencode=arch=compute_{each},code=sm_{each}" for each in architectures]
+    targets.append(f"-gencode=arch=compute_{architectures[-1]},code=compute_{architectures[-1]}")
+    options = ["-std=c++17", "-O3", "-DUSE_CUDA", "-fatbin", "-Xptxas=-v", "--keep", f"--keep-dir={tmp_path}"]
+    source, out = ROOT / f"csrc/kernels/cuda/{name}.cu", tmp_path / "kernels.fatbin"
+    result = subprocess.run(
+        ["nvcc", *options, *targets, str(source), "-o", str(out)], capture_output=True, text=True, check=False
+    )
+    report = result.stdout + result.stderr
+    assert result.returncode == 0, report
+    assert "warning" not in report, report
+    stores_and_loads = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", report)
+    assert len(stores_and_loads) >= len(architectures)
+    assert set(stores_and_loads) == {("0", "0")}, report
+    for each in architectures:
+        code = (tmp_path / f"{name}.compute_{each}.ptx").read_text()
+        if name not in WITHOUT_VECTOR_LOADS:
+            assert re.search(r"ld\.global\S*\.v4\.", code), each
+            assert re.search(r"st\.global\S*\.v4\.", code), each
 
 
 @pytest.mark.skipif(ops.reference_active(), reason="installed without the compiled ops")

@@ -1,5 +1,3 @@
-#include <algorithm>
-
 #include "harness.h"
 #include "kernels/rotary_qkv.h"
 
@@ -40,8 +38,8 @@ void compare_parts(const Case& c) {
   for (int64_t i = 0; i < c.parts; ++i) out[i].expect_all("rotary_qkv", wanted[i], 4);
 }
 
-void compare_backward(const Case& c) {
-  const int64_t part_stride = kRows * c.width + 8 * (c.sample.offset % 2);
+void compare_backward(const Case& c, int64_t pad) {
+  const int64_t part_stride = kRows * c.width + pad;
   const Buffer grad = Buffer::random(c.sample.dtype(0), c.parts * part_stride, c.sample.offset, 3);
   const auto backward = [&](Buffer& out) {
     return RotaryQkvBackward{kTokens,
@@ -59,20 +57,22 @@ void compare_backward(const Case& c) {
   out.expect_all("rotary_qkv_backward", wanted, 4);
 }
 
-// k and v into the middle of caches [batch, tokens, heads, dim] or [batch, heads, tokens, dim] of another dtype.
-void compare_cache(const Case& c, bool heads_first) {
-  constexpr int64_t kCached = kTokens + 4, kFirst = 2;
-  const int64_t token_stride = heads_first ? c.dim : c.width, head_stride = heads_first ? kCached * c.dim : c.dim;
+// k and v into the middle of caches of another dtype: [batch, tokens, heads, dim], or [batch, heads, tokens, dim] with
+// `pad` elements between heads.
+void compare_cache(const Case& c, bool heads_first, int64_t pad) {
+  constexpr int64_t kCached = kTokens + 4, kFirst = 2, kGrid = 8;
+  const int64_t token_stride = heads_first ? c.dim : c.width, head_stride = heads_first ? kCached * c.dim + pad : c.dim;
+  const int64_t batch_stride = kCached * c.width + kGrid * kHeads;
   const auto forward = [&](std::vector<Buffer>& out) {
     RotaryQkv p = c.parameters();
     p.part[0] = {out[0].output(kTokens * c.width, c.width), c.dim};
     for (int i = 1; i < 3; ++i) {
-      p.part[i] = {out[i].output(kCached * c.width, token_stride, kFirst * token_stride), head_stride};
+      p.part[i] = {out[i].output(batch_stride, token_stride, kFirst * token_stride), head_stride};
     }
     return p;
   };
   std::vector<Buffer> out{Buffer(c.sample.dtype(0), kRows * c.width, c.sample.offset)};
-  for (int i = 1; i < 3; ++i) out.emplace_back(c.sample.dtype(i), kBatch * kCached * c.width, c.sample.offset);
+  for (int i = 1; i < 3; ++i) out.emplace_back(c.sample.dtype(i), kBatch * batch_stride, c.sample.offset);
   std::vector<Buffer> wanted = out;
   rotary_qkv_cpu(forward(wanted), 0, kRows);
   expect_launched("rotary_qkv_cache", rotary_qkv_cuda(forward(out), kRows, nullptr));
@@ -82,8 +82,11 @@ void compare_cache(const Case& c, bool heads_first) {
 void compare(const Sample& sample) {
   if (sample.channels > 100) return;  // of one head
   compare_parts(Case(sample, 1 + sample.mixture % 3));
-  compare_backward(Case(sample, 1 + sample.mixture % 3));
-  compare_cache(Case(sample, 3), sample.mixture % 2);
+  for (const int64_t pad : {0, 1}) {
+    compare_backward(Case(sample, 1 + sample.mixture % 3), pad);
+    compare_cache(Case(sample, 3), true, pad);
+  }
+  compare_cache(Case(sample, 3), false, 0);
 }
 
 const Test test("rotary_qkv", [] { for_each_sample(compare); });
