@@ -144,7 +144,7 @@ class Case:
         runs = self._first_runs(makers)
         self._time(runs)
         for name, values in self.values["variants"].items():
-            yield f"{name}: {1e3 * values['median']:.4g} ms; {values['agreement']}"
+            yield "; ".join([f"{name}: {1e3 * values['median']:.4g} ms", values["agreement"], *values["warnings"]])
         for name, reason in self.values["wrong"].items():
             yield f"WRONG {name}: {reason}"
         baseline = {name: run for name, run in runs.items() if name == NAIVE}
@@ -160,7 +160,8 @@ class Case:
         self, makers: Mapping[str, Callable[[], Sampler]], skippable: type[Exception] = torch.OutOfMemoryError
     ) -> dict[str, Callable[[], Tensor]]:
         """Make and check every variant; those that agree, ready to be timed."""
-        runs, (model, schedule, _) = {}, self.setting
+        model, schedule, _ = self.setting
+        runs: dict[str, Callable[[], Tensor]] = {}
         for name, make in makers.items():
             memory = PeakMemory(self.device)
             try:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import json
+import subprocess
 import sys
-from collections.abc import Callable
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import details
+import gpu_report
 import models
 import op_calls
 import ops_speed
@@ -18,14 +24,15 @@ import pytest
 import record
 import sample_speed
 import samplers
+import steps
 import tables
 import timing
 import torch
 from agreement import Disagreement, Expected
 from conftest import SMALL, small_model
 from flops import engine_flops, published_flops
+from torch._C._autograd import DeviceType
 from torch._dynamo.utils import counters
-from torch.autograd import DeviceType
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from flowar import FlowAR, Schedule, ops
@@ -64,6 +71,66 @@ class TestAlternating:
         calls: list[int] = []
         times = timing.time_alternating({"a": lambda: calls.append(1)}, CPU, seconds=0, warmup=7)
         assert len(calls) > len(times["a"]) == 2
+
+
+@pytest.mark.usefixtures("ticking")
+class TestGpuClocks:
+    """With events and graphs of a GPU that is not there: its clock, too, advances by one second whenever it is read."""
+
+    @pytest.fixture(autouse=True)
+    def gpu(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        """What was done on it."""
+        done: list[str] = []
+
+        class Event:
+            def __init__(self, enable_timing: bool) -> None:
+                assert enable_timing
+
+            def record(self) -> None:
+                self.time = timing.time.perf_counter()
+
+            def elapsed_time(self, end: Event) -> float:
+                return 1e3 * (end.time - self.time)
+
+        class Graph:
+            def replay(self) -> None:
+                done.append("replay")
+
+        @contextmanager
+        def capture(graph: Graph) -> Iterator[None]:
+            done.append("capture")
+            yield
+            done.append("captured")
+
+        for name, fake in (("Event", Event), ("CUDAGraph", Graph), ("graph", capture)):
+            monkeypatch.setattr(torch.cuda, name, fake)
+        monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+        monkeypatch.setattr(timing, "FLUSH_BYTES", 64)
+        return done
+
+    def test_calls_take_turns_with_an_empty_cache(self, gpu: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.Tensor, "sum", lambda self: gpu.append("flush"))
+        runs = {"a": lambda: gpu.append("a"), "b": lambda: gpu.append("b")}
+        times = timing.event_times(runs, CPU, seconds=0, warmup=0)
+        assert gpu == ["flush", "a", "flush", "b"] * timing.MINIMUM_ROUNDS
+        assert times == {name: [1.0] * timing.MINIMUM_ROUNDS for name in runs}
+
+    def test_rounds_are_chosen_by_the_warm_up(self) -> None:
+        """9 seconds of it, in which the clock is read once a round and twice a call more: 2 rounds; so 20 in 90."""
+        times = timing.event_times({"a": lambda: None}, CPU, seconds=90, warmup=9)
+        assert len(times["a"]) == 20
+
+    def test_calls_in_a_graph(self, gpu: list[str]) -> None:
+        times = timing.graph_times({"a": lambda: gpu.append("a")}, CPU, seconds=0, warmup=0)
+        calls = ["a"] * timing.GRAPH_CALLS
+        assert gpu == ["a", "capture", *calls, "captured", *["replay"] * timing.MINIMUM_ROUNDS]
+        assert times == {"a": [1 / timing.GRAPH_CALLS] * timing.MINIMUM_ROUNDS}
+
+
+def test_host_time_of_one_call(ticking: None) -> None:
+    calls: list[int] = []
+    assert timing.host_seconds(lambda: calls.append(1), CPU, calls=4, repeats=3) == 0.25
+    assert len(calls) == 12
 
 
 def test_summary() -> None:
@@ -337,3 +404,165 @@ class TestOpsSpeed:
         options = ops_speed.argparse.Namespace(ops=["latent_pyramid", "geglu"], quick=True)
         planned = [(call.op, large) for call, large in ops_speed.plan(options, torch.float32, CPU, [])]
         assert planned == [("geglu", False)] * 4 + [("latent_pyramid", False), ("geglu", False)]
+
+
+def python(name: str, code: str, **fields: Any) -> steps.Step:
+    return steps.Step(name, (sys.executable, "-c", code), fields.pop("seconds", 60), **fields)
+
+
+class TestSteps:
+    def test_what_becomes_of_a_step(self, tmp_path: Path) -> None:
+        """What fails, hangs or does not exist is recorded, and the next goes on."""
+        program = [
+            python("good", "import os; print('at', os.getcwd(), os.environ['MARK'])", environment={"MARK": "here"}),
+            python("bad", "print('word'); raise SystemExit(3)", is_test=True),
+            python("refused", "print('error: Device not supported'); raise SystemExit(1)", refusal="Device not .*"),
+            python("missing", "raise AssertionError", missing="no such tool"),
+            steps.Step("no program", (str(tmp_path / "none"),), 1),
+        ]
+        log: list[str] = []
+        outcomes = list(steps.run_steps(program, 120, tmp_path, log.append))
+        assert [(outcome.name, outcome.status, outcome.reason) for outcome in outcomes] == [
+            ("good", "passed", ""),
+            ("bad", "failed", "exit code 3"),
+            ("refused", "skipped", "this machine refuses: Device not supported"),
+            ("missing", "skipped", "no such tool"),
+            ("no program", "failed", f"{tmp_path / 'none'}: No such file or directory"),
+        ]
+        assert outcomes[0].output == f"at {tmp_path} here"
+        assert (outcomes[1].output, outcomes[1].is_test) == ("word", True)
+        assert len(log) == 2 * len(program)
+
+    def test_a_step_out_of_time_ends_with_all_that_it_started(self, tmp_path: Path) -> None:
+        """Its child holds a lock for as long as it lives."""
+        code = """
+            import fcntl, subprocess, sys, time
+            file = open("lock", "w")
+            fcntl.flock(file, fcntl.LOCK_EX)
+            subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], pass_fds=[file.fileno()])
+            print("begun", flush=True)
+            time.sleep(600)
+        """
+        outcome = steps.run_step(python("slow", textwrap.dedent(code)), 4, tmp_path)
+        assert (outcome.status, outcome.output) == ("timed out", "begun")
+        with (tmp_path / "lock").open() as file:
+            for _ in range(100):
+                try:
+                    return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:  # ended, but not gone yet
+                    time.sleep(0.1)
+        pytest.fail("the child lives on")
+
+    def test_time_that_a_step_leaves_is_the_next_ones(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        """A budget of 60 for steps of 10, 20 and 30 seconds, which take 4, 50 and 1."""
+        clock, allowed = [0.0], []
+        monkeypatch.setattr(steps.time, "monotonic", lambda: clock[0])
+
+        def run_step(step: steps.Step, seconds: float, folder: Path) -> steps.Outcome:
+            allowed.append(seconds)
+            clock[0] += {"a": 4, "b": 50, "c": 1}[step.name]
+            return steps.Outcome(step.name, "passed", 0, False, "", "")
+
+        monkeypatch.setattr(steps, "run_step", run_step)
+        program = [steps.Step(name, (), seconds) for name, seconds in (("a", 10), ("b", 20), ("c", 30))]
+        list(steps.run_steps(program, 60, tmp_path, lambda message: None))
+        assert allowed == [10, 26, 6]
+
+    def test_the_last_lines_are_kept(self, tmp_path: Path) -> None:
+        outcome = steps.run_step(python("long", "for i in range(1000): print(i)"), 60, tmp_path)
+        assert outcome.output.splitlines() == [str(i) for i in range(1000 - steps.OUTPUT_LINES, 1000)]
+
+
+class TestGpuReport:
+    def test_without_a_gpu(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        monkeypatch.setattr(sys, "argv", ["gpu_report.py"])
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        with pytest.raises(SystemExit) as exit:
+            gpu_report.main()
+        assert exit.value.code == 2
+        assert "expected a GPU that torch can use, found none" in capsys.readouterr().err
+
+    def test_as_a_module_and_as_a_script(self) -> None:
+        for command in (["-m", "benchmarks.gpu_report"], ["benchmarks/gpu_report.py"]):
+            run = subprocess.run([sys.executable, *command, "--help"], cwd=gpu_report.ROOT, capture_output=True)
+            assert run.returncode == 0
+
+    def test_the_steps_fit_the_budget(self, tmp_path: Path) -> None:
+        program = gpu_report.steps("9.0", tmp_path)
+        assert [step.name for step in program if not step.is_test] == list(gpu_report.BENCHMARKS)
+        assert sum(step.seconds for step in program) == 540
+
+    @pytest.mark.parametrize("status", ["passed", "failed", "timed out", "skipped"])
+    def test_partial_results(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, status: str
+    ) -> None:
+        """A test that ends in each way, one benchmark that is cut off after its results, one that leaves none."""
+        code = {"failed": "raise SystemExit(1)", "timed out": "import time; time.sleep(99)"}.get(status, "")
+        samples = {"results": [SAMPLES], "left_out": ["H, batch 64, bfloat16"], "environment": {"commit": "abc"}}
+
+        def program(capability: str, scratch: Path) -> list[steps.Step]:
+            path = str(scratch / "sample_speed.json")
+            write = f"open({path!r}, 'w').write({json.dumps(samples)!r}); raise SystemExit(1)"
+            missing = "no tool" if status == "skipped" else ""
+            return [
+                python("tests", code, seconds=1 if status == "timed out" else 30, is_test=True, missing=missing),
+                python("sample_speed", write, seconds=30),
+                python("ops_speed", "raise SystemExit(1)", seconds=30),
+            ]
+
+        budget = sum(step.seconds for step in program("9.0", tmp_path))
+        arguments = ["--output", str(tmp_path / "new"), "--budget-seconds", str(budget)]
+        monkeypatch.setattr(sys, "argv", ["gpu_report.py", *arguments])
+        monkeypatch.setattr(gpu_report, "steps", program)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "ACME G-1")
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+        with pytest.raises(SystemExit) as exit:
+            gpu_report.main()
+        assert exit.value.code == (1 if status in ("failed", "timed out") else 0)
+        values = json.loads((tmp_path / "new" / "acme-g-1.json").read_text())
+        assert [step["status"] for step in values["steps"]] == [status, "failed", "failed"]
+        assert values["sample_speed"] == samples
+        page, shown = (tmp_path / "new" / "acme-g-1.md").read_text(), capsys.readouterr().out
+        assert "commit abc" in page
+        assert "| L | 64 | bfloat16 | engine | 800 | 900 | 80 | 2.50 | 592 | 1234 |" in page
+        assert "- left out for want of time: H, batch 64, bfloat16" in page
+        assert "- L, batch 64, engine: scale of each scale: 1.00, 2.50 ms" in page
+        assert "- L, batch 64, naive: 65000 kernels, 65100 launches" in page
+        assert "- L, batch 64: WRONG engine without graphs: error" in page
+        assert "engine without time tables |" not in page  # was not measured
+        assert "- L, batch 64, engine without time tables: capture failed" in page
+        assert shown.splitlines()[0].split() == ["step", "result", "s", "reason"]
+        assert "engine" in shown
+
+    def test_page_of_the_ops(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        times = {"median": 1e-4, "p20": 1e-4, "p80": 1e-4, "p99": 1e-4}
+        call = {"op": "geglu", "call": "hidden", "rows": 32768, "pass": "forward", "gb_s": 3600.0, "of_copy": 0.9}
+        call["variants"] = {"flowar": times, "eager": times | {"median": 3e-4}}
+        small = call | {"rows": 2, "of_copy": None}
+        host = [{"op": "geglu", "call": "hidden", "flowar_us": "5.0", "eager_us": "9.0"}]
+        ops_values = {"calls": [call, small], "copy_gb_s": 4000.0, "host": host, "skipped": ["torch.compile of geglu"]}
+        (tmp_path / "ops_speed.json").write_text(json.dumps(ops_values | {"environment": {"commit": "abc"}}))
+        report = gpu_report.Report("ACME", tmp_path / "out", tmp_path)
+        report.add(steps.Outcome("ops_speed", "passed", 1.0, False, "", ""))
+        page = (tmp_path / "out" / "acme.md").read_text()
+        assert "Copy: 4000 GB/s." in page
+        assert "| geglu | hidden | 32768 | forward | 100.0 | 3600 | 90 % | 3.00 |  |" in page
+        assert "| geglu | hidden | 2 | forward | 100.0 |  |  | 3.00 |  |" in page
+        assert "| geglu | hidden | 5.0 | 9.0 |" in page
+        assert "- skipped: torch.compile of geglu" in page
+
+
+SAMPLES = {
+    "model": "L",
+    "batch": 64,
+    "dtype": "bfloat16",
+    "matmul_tflops": 790.0,
+    "variants": {
+        "engine": {"median": 0.8, "p99": 0.9, "speed_up": 2.5, "memory_mib": 1234.2, "tflop_per_image": 7.4},
+        "engine without time tables": {"agreement": "error 1e-2", "warnings": ["capture failed"]},
+    },
+    "wrong": {"engine without graphs": "error"},
+    "skipped": {},
+    "details": {"engine": {"scale_ms": [1.0, 2.5]}, "naive": {"launches": {"kernels": 65000, "launches": 65100}}},
+}

@@ -20,4 +20,8 @@ struct LatentPyramid {
 
 void latent_pyramid_cpu(const LatentPyramid& p, int64_t image_begin, int64_t image_end);
 
+#ifdef USE_CUDA
+cudaError_t latent_pyramid_cuda(const LatentPyramid& p, int64_t images, cudaStream_t stream);
+#endif
+
 }  // namespace flowar

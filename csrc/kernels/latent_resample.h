@@ -25,4 +25,8 @@ struct LatentResample {
 
 void latent_resample_cpu(const LatentResample& p, int64_t image_begin, int64_t image_end);
 
+#ifdef USE_CUDA
+cudaError_t latent_resample_cuda(const LatentResample& p, int64_t images, cudaStream_t stream);
+#endif
+
 }  // namespace flowar

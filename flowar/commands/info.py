@@ -37,14 +37,14 @@ def machine_facts() -> dict[str, Any]:
     """Versions, processors and what the ops run on."""
     import torch
 
-    from flowar import ops
+    from flowar import __version__, ops
     from flowar.attention_backends import describe_backends
     from flowar.precision import default_device, native_bfloat16
 
     device = default_device()
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else "none"
     return {
-        "flowar": metadata.version("flowar"),
+        "flowar": __version__,  # also where the package is used from its sources, without having been installed
         "python": platform.python_version(),
         "torch": torch.__version__,
         "ops": ops.implementation(),
