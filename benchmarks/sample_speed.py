@@ -11,6 +11,7 @@ numbers.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 import time
 import warnings
@@ -32,14 +33,13 @@ from timing import seconds_of, summary, time_alternating
 from torch import Tensor
 
 from flowar import FlowAR, Schedule
-from flowar.engine import InferencePlan, Savings
+from flowar.engine import InferencePlan, default_savings
 from flowar.errors import first_line
 from flowar.hub import shipped_models
 from flowar.noise import image_seeds
 from flowar.precision import default_device, parse_dtype
 
 MATMUL_SIZE = {"cuda": 8192, "cpu": 2048}
-PLANS = {ENGINE: Savings(), NO_GRAPHS: Savings(graphs=False)}
 Setting = tuple[FlowAR, Schedule, torch.dtype]
 CASE = ("model", "batch", "dtype", "variant")
 NUMBERS = ("p50 ms", "p20", "p80", "p99", "images/s", "x naive", "TFLOP/s", "MiB")
@@ -200,7 +200,9 @@ class Case:
         model, schedule, dtype = self.setting
         labels = samplers.labels_of(model, self.batch).to(self.device)
         seeds = image_seeds(0, self.batch).to(self.device)
-        plans = {name: InferencePlan(model, dtype, savings) for name, savings in PLANS.items()}
+        every = default_savings(self.device)
+        savings = {ENGINE: every, NO_GRAPHS: dataclasses.replace(every, graphs=False)}
+        plans = {name: InferencePlan(samplers.packed_twin(model), dtype, each) for name, each in savings.items()}
         for name, plan in plans.items():
             with_graphs = plan.savings.graphs and self.device.type == "cuda"
             stages = stage_times(partial(plan.sample, labels, schedule, seeds), self.device)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from flowar import FlowAR, Schedule
-from flowar.engine import InferencePlan, Savings
+from flowar.engine import InferencePlan, Savings, default_savings
 from flowar.noise import image_seeds
 
 NAIVE, ENGINE, COMPILED = "naive", "engine", "naive + torch.compile"
@@ -34,8 +34,8 @@ def naive(model: FlowAR, schedule: Schedule, dtype: torch.dtype) -> Sampler:
 
 
 def engine(model: FlowAR, schedule: Schedule, dtype: torch.dtype) -> Sampler:
-    """What a user gets, with a plan of its own."""
-    fresh = twin(model)
+    """What a user of the pipeline gets, with a plan of its own."""
+    fresh = packed_twin(model)
 
     def sample(batch: int) -> Tensor:
         return fresh.sample(labels_of(model, batch), schedule=schedule, dtype=dtype, progress=False)
@@ -57,11 +57,13 @@ def plan_sampler(model: FlowAR, schedule: Schedule, plan: InferencePlan) -> Samp
 def without_each_saving(model: FlowAR, schedule: Schedule, dtype: torch.dtype) -> dict[str, Callable[[], Sampler]]:
     """The engine with one saving switched off, for every one of them; made when called."""
 
-    def make(name: str) -> Callable[[], Sampler]:
-        savings = dataclasses.replace(Savings(), **{name: False})
-        return lambda: plan_sampler(model, schedule, InferencePlan(model, dtype, savings))
+    every = default_savings(model.ar_transformer.input_positions.device)
 
-    names = [saving.name for saving in dataclasses.fields(Savings)]
+    def make(name: str) -> Callable[[], Sampler]:
+        savings = dataclasses.replace(every, **{name: False})
+        return lambda: plan_sampler(model, schedule, InferencePlan(packed_twin(model), dtype, savings))
+
+    names = [saving.name for saving in dataclasses.fields(Savings) if getattr(every, saving.name)]
     return {f"engine without {name.replace('_', ' ')}": make(name) for name in names}
 
 
@@ -75,6 +77,12 @@ def compiled(model: FlowAR, schedule: Schedule, dtype: torch.dtype, backend: str
     for block in fresh.flow_transformer.blocks:
         block.compile(dynamic=False, backend=backend)
     return naive(fresh, schedule, dtype)
+
+
+def packed_twin(model: FlowAR) -> FlowAR:
+    """A twin, on a CPU with prepacked layers, as pipelines hold their models."""
+    fresh = twin(model)
+    return fresh.prepack() if fresh.ar_transformer.input_positions.device.type == "cpu" else fresh
 
 
 def twin(model: FlowAR) -> FlowAR:

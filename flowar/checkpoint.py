@@ -49,7 +49,7 @@ class PretrainedModel(nn.Module):
             OSError: if writing fails; files that were there stay as they were.
         """
         folder, config = Path(folder), self.config.to_dict()
-        weights = {name: parameter.detach().to("cpu", dtype) for name, parameter in self.named_parameters()}
+        weights = {name: weight.to("cpu", dtype) for name, weight in self.state_dict().items()}
         save_tensors(folder / WEIGHTS_FILE, weights, {"format": "pt", "flowar": json.dumps(config)})
         write_json(folder / CONFIG_FILE, config)
 

@@ -5,7 +5,8 @@ Its savings, each exact, and each a field of `Savings`:
 - where guidance does nothing (outside its interval, or weight 1 as at scale 0) only the conditional half runs;
 - cross-attention keys and values are computed once per scale;
 - τ, SiLU(τ) and the modulations that depend on τ alone are tables over the time grid;
-- the modulations of all blocks, and at small scales of many steps, are one GEMM, within a memory budget;
+- at small scales the modulations of many steps are one GEMM, within a memory budget;
+- those of all blocks are one GEMM;
 - AR modulations are computed once per image;
 - GEGLU's hidden width is padded with zeros to a multiple of 64;
 - the norms of cross-attention join the residual addition before them, their weights the GEMM behind them;
@@ -33,6 +34,7 @@ from flowar.fp8 import to_fp8
 from flowar.layers import GEGLU
 from flowar.model import FlowAR
 from flowar.precision import Precision, matmul_precision, resolve_precision
+from flowar.prepacked import PrepackedLinear, prepack
 from flowar.sampling_program import SamplingProgram, ScaleCallback, StepCallback
 from flowar.schedule import Schedule
 
@@ -48,6 +50,7 @@ class Savings:
     conditional_half: bool = True
     cross_attention_once: bool = True
     time_tables: bool = True
+    modulations_ahead: bool = True
     stacked_modulations: bool = True
     class_modulations_once: bool = True
     padded_geglu: bool = True
@@ -56,13 +59,18 @@ class Savings:
     graphs: bool = True
 
 
+def default_savings(device: torch.device) -> Savings:
+    """All of them on a GPU. A CPU gains nothing by those that need a second copy of weights."""
+    return Savings() if device.type == "cuda" else Savings(stacked_modulations=False, padded_geglu=False)
+
+
 class InferencePlan:
     """A model's weights, packed for sampling in one precision. Weights that need no change are shared with the model.
 
     Args:
         model: it is not changed.
         precision: a `Precision`, or anything that `FlowAR.sample` takes for its `dtype`.
-        savings: all of them if left out.
+        savings: `default_savings` if left out.
     """
 
     def __init__(
@@ -72,14 +80,15 @@ class InferencePlan:
         if not isinstance(precision, Precision):
             precision = resolve_precision(precision, parameter.device, parameter.dtype)
         self.precision, self.dtype, self.device = precision, precision.dtype, parameter.device
-        self.config, self.pyramid, self.savings = model.config, model.pyramid, savings or Savings()
+        self.config, self.pyramid = model.config, model.pyramid
+        self.savings = default_savings(self.device) if savings is None else savings
         self.state_dtype = torch.promote_types(self.dtype, torch.float32)
         self.ar: ARTransformer = packing.pack(model.ar_transformer, self.dtype)
         self.flow: FlowTransformer = packing.pack(model.flow_transformer, self.dtype)
-        self.modulation: nn.Linear | None = None
+        self.modulation: nn.Linear | None = None  # those of all blocks, where they are one layer
         self.single_token_flow = self.flow
         self._rewrite(model.flow_transformer)
-        self._shared = {parameter.data_ptr() for parameter in model.parameters()}
+        self._shared = weight_bytes(model).keys()
         self._idle: list[tuple[ProgramKey, SamplingProgram]] = []  # captured ones, the last used last
         self._lock = threading.Lock()
 
@@ -97,6 +106,9 @@ class InferencePlan:
             return
         if self.savings.stacked_modulations:
             self.modulation = packing.stack_modulations(self.flow)
+        if self.device.type == "cpu" and self.dtype != exact.input_proj.bias.dtype:  # copies of the plan's own
+            prepack(self.ar)
+            prepack(self.flow)
         if self.savings.single_token:
             self.single_token_flow = packing.single_token(self.flow, exact)
 
@@ -140,8 +152,8 @@ class InferencePlan:
     def report(self) -> PlanReport:
         """What this plan holds in memory."""
         parts = (self.ar, self.flow, self.single_token_flow)
-        weights = {each.data_ptr(): each.nbytes for part in parts for each in part.parameters()}
-        own = sum(size for pointer, size in weights.items() if pointer not in self._shared)
+        weights = {key: size for part in parts for key, size in weight_bytes(part).items()}
+        own = sum(size for key, size in weights.items() if key not in self._shared)
         with self._lock:
             programs = [ProgramReport(key.batch, len(key.schedule.times) - 1, each.bytes) for key, each in self._idle]
         return PlanReport(self.precision.name, own, programs)
@@ -211,6 +223,12 @@ class PlanReport(NamedTuple):
     precision: str
     weight_bytes: int
     programs: list[ProgramReport]
+
+
+def weight_bytes(module: nn.Module) -> dict[int, int]:
+    """Sizes of the parameters, and of the matrices of prepacked layers, each under a number of its own."""
+    packed = [layer.packed for layer in module.modules() if isinstance(layer, PrepackedLinear)]
+    return {each.data_ptr(): each.nbytes for each in module.parameters()} | {id(each): each.nbytes for each in packed}
 
 
 def memory_budget(device: torch.device) -> float:

@@ -83,7 +83,7 @@ class TimeEmbedding(nn.Module):
         exponents = torch.arange(self.FREQUENCIES, device=t.device, dtype=torch.float32) / self.FREQUENCIES
         angles = (1000 * t.float()).floor()[..., None] * torch.exp(-math.log(10000) * exponents)
         waves = torch.cat((angles.cos(), angles.sin()), -1)
-        return self.mlp(waves.to(self.mlp[0].weight.dtype))  # type: ignore[arg-type]
+        return self.mlp(waves.to(self.mlp[0].bias.dtype))  # type: ignore[arg-type]
 
 
 class Constants(nn.Module):

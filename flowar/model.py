@@ -22,6 +22,7 @@ from flowar.initialization import initialize
 from flowar.latent_pyramid import LatentPyramid
 from flowar.noise import image_seeds, scale_noise
 from flowar.precision import Precision, resolve_precision
+from flowar.prepacked import prepack, unpack
 from flowar.progress import step_progress
 from flowar.schedule import Schedule
 
@@ -52,6 +53,37 @@ class FlowAR(PretrainedModel):
     def __getstate__(self) -> dict[str, Any]:
         """What copies and pickles hold: no inference plans, which are packed again where they are needed."""
         return self.__dict__ | {"_plans": {}}
+
+    def prepack(self) -> FlowAR:
+        """Bring the matrices into the layout that a CPU multiplies fastest, in place: for sampling, not for training.
+
+        They are kept in no other form, so this takes no memory. Numbers stay the same up to rounding, `state_dict` and
+        saved files bit for bit. `train()`, another device or dtype, `load_state_dict` and naive sampling undo it.
+
+        Raises:
+            ValueError: for a model that is not on the CPU.
+        """
+        device = self.ar_transformer.input_positions.device
+        if device.type != "cpu":
+            raise ValueError(f"prepack: expected a model on the CPU, got {device}")
+        return prepack(self)
+
+    def unpack(self) -> FlowAR:
+        """Undo `prepack`, in place; the weights are new parameters."""
+        return unpack(self)
+
+    def train(self, mode: bool = True) -> FlowAR:
+        """As of any module; training mode undoes `prepack`."""
+        if mode:
+            self.unpack()
+        return super().train(mode)
+
+    def load_state_dict(self, *arguments: Any, **options: Any) -> Any:
+        """As of any module; undoes `prepack`."""
+        return super(FlowAR, self.unpack()).load_state_dict(*arguments, **options)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FlowAR:
+        return super(FlowAR, self.unpack())._apply(fn, recurse)  # type: ignore[no-untyped-call, no-any-return]
 
     def conditions(self, latents: Tensor, class_labels: Tensor) -> Tensor:
         """Teacher-forced conditions z [B, S, D] from latents [B, c, h, w] and class_labels [B] (null class allowed)."""
@@ -129,7 +161,7 @@ class FlowAR(PretrainedModel):
             noise: list over scales of [B, n_k, c] instead of a seed.
             naive: run the published algorithm without any saving.
             dtype: of the networks, as a torch dtype or by name: float32, tf32, bfloat16, float16, fp8, float64. The
-                state is at least float32. Default ("auto"): bfloat16 for float32 parameters on a GPU that has it,
+                state is at least float32. Default ("auto"): bfloat16 for float32 parameters on hardware that has it,
                 otherwise the parameters' own.
             progress: show a bar; by default only on a terminal.
             on_scale: called with (k, latents of scale k as tokens [B, n_k, c]) after every scale.
@@ -147,7 +179,7 @@ class FlowAR(PretrainedModel):
                 from flowar.naive import sample_naive
 
                 start = given or self._seeded_noise(seed, labels, state_dtype)
-                tokens = sample_naive(self, labels, schedule, start, precision, on_step, on_scale)
+                tokens = sample_naive(self.unpack(), labels, schedule, start, precision, on_step, on_scale)
             else:
                 seeds_or_noise = given or image_seeds(seed, len(labels)).to(labels.device, non_blocking=True)
                 tokens = self._plan(precision).sample(labels, schedule, seeds_or_noise, on_step, on_scale)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from flowar.attention import CrossAttention, SelfAttention
 from flowar.flow_transformer import AttnCrossMLPBlock, FlowTransformer
 from flowar.layers import GEGLU, ResidualStream, RMSNorm
+from flowar.prepacked import PrepackedLinear
 
 Packable = TypeVar("Packable", bound=nn.Module)
 
@@ -24,12 +25,23 @@ HIDDEN_MULTIPLE = 64  # hidden widths the GEMM kernels like; 2730 is not even a 
 
 def pack(module: Packable, dtype: torch.dtype) -> Packable:
     """A copy of `module` for inference in `dtype`: parameters cast, or shared where the dtype is theirs."""
-    shared = {id(parameter): frozen(parameter.detach().to(dtype)) for parameter in module.parameters()}
+    shared: dict[int, object] = {id(each): frozen(each.detach().to(dtype)) for each in module.parameters()}
+    for layer in module.modules():
+        if isinstance(layer, PrepackedLinear):
+            bias = None if layer.bias is None else shared[id(layer.bias)]
+            shared[id(layer)] = layer if layer.dtype == dtype else linear(layer.weight.to(dtype), bias)
     packed = copy.deepcopy(module, shared).eval()
     for layer in packed.modules():
         if isinstance(layer, AttnCrossMLPBlock):
             layer.constants.one = layer.constants.one.to(dtype)
     return packed
+
+
+def linear(weight: Tensor, bias: Any = None) -> nn.Linear:
+    """A layer of these very tensors."""
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
+    layer.weight, layer.bias = frozen(weight), bias
+    return layer
 
 
 def frozen(weight: Tensor) -> nn.Parameter:
@@ -43,6 +55,8 @@ def wide(weight: Tensor) -> Tensor:
 
 def pad_hidden(layer: GEGLU) -> None:
     """Pad the hidden width with zeros, in place: gelu(0) * 0 = 0, so the output does not change."""
+    if isinstance(layer.fc1, PrepackedLinear):  # oneDNN pads by itself
+        return
     hidden = layer.fc2.in_features
     padding = -hidden % HIDDEN_MULTIPLE
     if padding == 0:
@@ -74,9 +88,9 @@ def fold_norms(packed: FlowTransformer, exact: FlowTransformer) -> None:
     """Multiply the weights of both norms of cross-attention into the only layers that read them, in place."""
     for block, exact_block in zip(packed.blocks, exact.blocks, strict=True):
         if isinstance(block, AttnCrossMLPBlock) and isinstance(exact_block, AttnCrossMLPBlock):
-            for norm, linear in (("cross_norm", "q"), ("condition_norm", "kv")):
-                weight = wide(getattr(exact_block.cross, linear).weight) * wide(getattr(exact_block, norm).weight)
-                getattr(block.cross, linear).weight = frozen(weight.to(block.cross.q.weight.dtype))
+            for norm, name in (("cross_norm", "q"), ("condition_norm", "kv")):
+                weight = wide(getattr(exact_block.cross, name).weight) * wide(getattr(exact_block, norm).weight)
+                setattr(block.cross, name, linear(weight.to(block.mlp.fc1.bias.dtype)))
                 setattr(block, norm, FoldedNorm(getattr(block, norm)))
 
 
@@ -85,7 +99,7 @@ class SingleTokenAttention(nn.Module):
 
     def __init__(self, packed: SelfAttention, exact: SelfAttention) -> None:
         super().__init__()
-        dtype, width = packed.proj.weight.dtype, packed.proj.out_features
+        dtype, width = packed.proj.bias.dtype, packed.proj.out_features
         projection, value = wide(exact.proj.weight), wide(exact.qkv.weight[2 * width :])
         self.weight = frozen((projection @ value).to(dtype))
         self.bias = packed.proj.bias
@@ -99,12 +113,12 @@ class SingleTokenCrossAttention(nn.Module):
 
     def __init__(self, packed: CrossAttention) -> None:
         super().__init__()
-        self.value = packed.kv.weight[packed.q.out_features :]
+        self.kv = packed.kv
         self.proj = packed.proj
 
     def keys_values(self, z: Tensor, rotation: Tensor) -> tuple[Tensor]:
         """z [B, 1, D] to the output [B, 1, W]."""
-        return (self.proj(F.linear(z, self.value)),)
+        return (self.proj(self.kv(z).chunk(2, -1)[1]),)
 
     def forward(self, x: Tensor, known: tuple[Tensor], rotation: Tensor, lengths: Sequence[int]) -> Tensor:
         return known[0]

@@ -13,6 +13,7 @@ from torch import Tensor
 from flowar.cuda_graph import GraphedFunction
 from flowar.hub import locate
 from flowar.model import FlowAR
+from flowar.precision import resolve_precision
 from flowar.tokenizer import Tokenizer
 from flowar.tokenizer_loading import check_tokenizer, load_tokenizer
 
@@ -41,21 +42,32 @@ class FlowARPipeline:
         check_tokenizer(record, tokenizer)
         self.model = model
         self.tokenizer = tokenizer
+        self._may_prepack = False  # a model from elsewhere may be in training
         self._decode = GraphedFunction(
             lambda latents: self.tokenizer.decode(latents), "decoding", self._decoder_weights
         )
 
     @staticmethod
     def from_pretrained(
-        source: str | Path, revision: str | None = None, cache_dir: str | Path | None = None
+        source: str | Path,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        dtype: torch.dtype = torch.float32,
     ) -> FlowARPipeline:
         """The pipeline of a folder, the Hub ("user/repo"), or one that ships with this package ("flowar-fashion").
+
+        Its model is for sampling: on a CPU, sampling in the dtype of the parameters prepacks it (`FlowAR.prepack`).
+
+        Args:
+            source, revision, cache_dir, dtype: as of `FlowAR.from_pretrained`.
 
         Raises:
             FlowARError: if there is none, or its files are unreadable or do not fit together.
         """
         folder = locate(source, revision, cache_dir)
-        return FlowARPipeline(FlowAR.from_pretrained(folder), load_tokenizer(folder))
+        pipeline = FlowARPipeline(FlowAR.from_pretrained(folder, dtype=dtype), load_tokenizer(folder))
+        pipeline._may_prepack = True
+        return pipeline
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write model and tokenizer into one folder; `dtype` is that of the model's stored weights.
@@ -78,9 +90,17 @@ class FlowARPipeline:
         Raises:
             ValueError: as `FlowAR.sample`.
         """
+        if self._may_prepack and self._gains_by_prepacking(sampling.get("dtype"), sampling.get("naive", False)):
+            self.model.prepack()
         latents = self.model.sample(class_labels, *schedule, **sampling)
         images = [image for part in latents.split(DECODE_BATCH) for image in to_pil(self._decode(part))]
         return PipelineOutput(images, latents)
+
+    def _gains_by_prepacking(self, dtype: torch.dtype | str | None, naive: bool) -> bool:
+        parameter = self.model.ar_transformer.input_positions
+        if naive or self.model.training or parameter.device.type != "cpu":
+            return False
+        return resolve_precision(dtype, parameter.device, parameter.dtype).dtype == parameter.dtype
 
     def _decoder_weights(self) -> list[Tensor]:
         return [*self.tokenizer.parameters(), *self.tokenizer.buffers()]

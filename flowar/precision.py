@@ -46,13 +46,13 @@ def resolve_precision(request: torch.dtype | str | None, device: torch.device, p
 
     Args:
         request: float32 (fp32), tf32, bfloat16 (bf16), float16 (fp16), fp8 or float64 by name, or a torch dtype.
-            None and "auto": bfloat16 for float32 parameters on a GPU that has it, otherwise the parameters' own.
+            None and "auto": bfloat16 for float32 parameters where `native_bfloat16`, otherwise the parameters' own.
 
     Raises:
         ValueError: for another request, and for one that `device` cannot serve.
     """
     if request is None or request == "auto":
-        use_bfloat16 = parameters == torch.float32 and device.type == "cuda" and native_bfloat16(device)
+        use_bfloat16 = parameters == torch.float32 and native_bfloat16(device)
         request = torch.bfloat16 if use_bfloat16 else parameters
     name = str(request).removeprefix("torch.")
     precision = PRECISIONS.get(SHORT_NAMES.get(name, name))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from flowar import ops
 from flowar.cuda_graph import StreamOrder, capture
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from flowar.engine import InferencePlan
 
 # Bytes of modulations computed ahead of their steps. A GPU wants few and large GEMMs; a CPU its caches.
-MODULATION_BUDGET = {"cuda": 256 * 2**20, "cpu": 64 * 2**20}
+MODULATION_BUDGET = {"cuda": 256 * 2**20, "cpu": 16 * 2**20}
 
 StepCallback = Callable[[], None]
 ScaleCallback = Callable[[int, Tensor], None]
@@ -165,8 +165,9 @@ class Steering:
         self.conditions = self.flow.condition_embed(z)  # [B or 2B, n, W]
         self.known = self._keys_values() if plan.savings.cross_attention_once else None
         self.steps_ahead = 0  # whose modulations one GEMM computes; 0: one GEMM a block, when its turn comes
-        if plan.modulation is not None:
-            step_bytes = z.shape[:2].numel() * plan.modulation.out_features * z.element_size()
+        if plan.savings.modulations_ahead:
+            width = sum(layer.out_features for layer in self._layers())
+            step_bytes = z.shape[:2].numel() * width * z.element_size()
             self.steps_ahead = MODULATION_BUDGET[z.device.type] // step_bytes
 
     def steps(self, rows_per_step: Sequence[int]) -> Iterator[tuple[Iterable[BlockContext], Tensor]]:
@@ -193,12 +194,16 @@ class Steering:
 
     def _modulations(self, steer: Tensor) -> tuple[Iterable[Tensor], Tensor]:
         """Of every block [T, rows, n, 6W or 3W], and of the output [T, rows, n, 2W]."""
-        layers = [block.position_modulation for block in self.flow.blocks]
-        if self.steps_ahead and self.plan.modulation is not None:
-            sizes = [layer.out_features for layer in (*layers, self.flow.output_modulation)]
+        *layers, output_layer = self._layers()
+        if self.plan.modulation is not None and (self.steps_ahead or not self.plan.savings.modulations_ahead):
+            sizes = [layer.out_features for layer in (*layers, output_layer)]
             *blocks, output = self.plan.modulation(steer).split(sizes, -1)
             return blocks, output
-        return (layer(steer) for layer in layers), self.flow.output_modulation(steer)
+        blocks_in_turn = (layer(steer) for layer in layers)
+        return list(blocks_in_turn) if len(steer) > 1 else blocks_in_turn, output_layer(steer)
+
+    def _layers(self) -> list[nn.Linear]:
+        return [*(block.position_modulation for block in self.flow.blocks), self.flow.output_modulation]
 
     def _contexts(
         self, i: int, rows: int, by_position: Iterable[Tensor], by_time: Sequence[Tensor | None]

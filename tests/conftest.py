@@ -17,7 +17,7 @@ from fixture_weights import reference_state_dict
 from safetensors import safe_open
 from torch import Tensor
 
-from flowar import FlowAR, FlowARConfig, Schedule, ops
+from flowar import FlowAR, FlowARConfig, Schedule, ops, precision
 from flowar.ops import backend
 from flowar.published import published_buffers
 
@@ -109,6 +109,13 @@ def small_model(seed: int = 0, **fields: Any) -> FlowAR:
 @pytest.fixture(autouse=True)
 def fixed_seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def float32_on_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the processor: bfloat16, the default where it is native, would hide the errors that tests look for."""
+    native = precision.native_bfloat16
+    monkeypatch.setattr(precision, "native_bfloat16", lambda device: device.type != "cpu" and native(device))
 
 
 @pytest.fixture(params=["compiled", "reference"])

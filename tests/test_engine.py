@@ -39,7 +39,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", [field.name for field in fields(Savings)])
 def test_each_saving_leaves_the_numbers(flow_block: Any, name: str) -> None:
     model = small_model(flow_block=flow_block)
-    every, without = InferencePlan(model, torch.float32), replace(Savings(), **{name: False})
+    every, without = InferencePlan(model, torch.float32, Savings()), replace(Savings(), **{name: False})
     assert error(run(InferencePlan(model, torch.float32, without), [0, 3]), run(every, [0, 3])) < 1e-5
 
 
@@ -48,7 +48,10 @@ def test_no_saving_at_all(flow_block: Any) -> None:
     model = small_model(flow_block=flow_block)
     none = Savings(**{field.name: False for field in fields(Savings)})
     assert (
-        error(run(InferencePlan(model, torch.float32, none), [0, 3]), run(InferencePlan(model, torch.float32), [0, 3]))
+        error(
+            run(InferencePlan(model, torch.float32, none), [0, 3]),
+            run(InferencePlan(model, torch.float32, Savings()), [0, 3]),
+        )
         < 1e-5
     )
 
@@ -60,7 +63,7 @@ def test_memory_budget_of_modulations(flow_block: Any, budget: int, monkeypatch:
     monkeypatch.setitem(sampling_program.MODULATION_BUDGET, "cpu", budget)
     model = small_model(flow_block=flow_block)
     naive = model.sample([1, 2], schedule=SCHEDULE, naive=True)
-    assert error(model.pyramid.to_grid(run(InferencePlan(model, torch.float32), [1, 2]), 2), naive) < 1e-4
+    assert error(model.pyramid.to_grid(run(InferencePlan(model, torch.float32, Savings()), [1, 2]), 2), naive) < 1e-4
 
 
 @pytest.mark.usefixtures("graphs")
@@ -68,7 +71,10 @@ def test_memory_budget_of_modulations(flow_block: Any, budget: int, monkeypatch:
 def test_graphs_replay_the_eager_run(flow_block: Any) -> None:
     """Bit for bit, for other labels, seeds and batch sizes than those of the recording."""
     model = small_model(flow_block=flow_block)
-    plan, eager = InferencePlan(model, torch.float32), InferencePlan(model, torch.float32, Savings(graphs=False))
+    plan, eager = (
+        InferencePlan(model, torch.float32, Savings()),
+        InferencePlan(model, torch.float32, Savings(graphs=False)),
+    )
     for labels, seed in (([0, 1, 2], 5), ([4, 4, 0], 6), ([3, 0, 1], 5)):
         scales: list[Tensor] = []
         replayed = run(plan, labels, seed, on_scale=lambda k, tokens, scales=scales: scales.append(tokens))
@@ -83,7 +89,7 @@ def test_graphs_replay_the_eager_run(flow_block: Any) -> None:
 
 @pytest.mark.usefixtures("graphs")
 def test_batches_share_a_program_by_bucket() -> None:
-    plan = InferencePlan(small_model(), torch.float32)
+    plan = InferencePlan(small_model(), torch.float32, Savings())
     six = run(plan, [0, 1, 2, 3, 4, 0], 9)
     five = run(plan, [0, 1, 2, 3, 4], 9)
     assert torch.equal(five, six[:5])
@@ -95,7 +101,7 @@ def test_batches_share_a_program_by_bucket() -> None:
 @pytest.mark.usefixtures("graphs")
 def test_noise_given_to_graphs() -> None:
     model = small_model()
-    plan, labels = InferencePlan(model, torch.float32), torch.tensor([1, 2, 3])
+    plan, labels = InferencePlan(model, torch.float32, Savings()), torch.tensor([1, 2, 3])
     noise = scale_noise(4, 3, model.config.scale_lengths, 4, torch.device("cpu"))
     for _ in range(2):
         given = plan.sample(labels, SCHEDULE, noise, lambda: None)
@@ -105,7 +111,7 @@ def test_noise_given_to_graphs() -> None:
 
 @pytest.mark.usefixtures("graphs")
 def test_results_outlive_the_next_run() -> None:
-    plan = InferencePlan(small_model(), torch.float32)
+    plan = InferencePlan(small_model(), torch.float32, Savings())
     first = run(plan, [0, 1], 0)
     kept = first.clone()
     assert not torch.equal(run(plan, [2, 3], 1), first)
@@ -115,7 +121,7 @@ def test_results_outlive_the_next_run() -> None:
 @pytest.mark.usefixtures("graphs")
 def test_steps_are_counted_under_graphs() -> None:
     steps: list[int] = []
-    plan = InferencePlan(small_model(), torch.float32)
+    plan = InferencePlan(small_model(), torch.float32, Savings())
     for _ in range(2):
         steps.clear()
         plan.sample(torch.tensor([1]), SCHEDULE, image_seeds(0, 1), lambda: steps.append(1))
@@ -123,7 +129,7 @@ def test_steps_are_counted_under_graphs() -> None:
 
 
 def test_programs_are_bounded(graphs: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = InferencePlan(small_model(), torch.float32)
+    plan = InferencePlan(small_model(), torch.float32, Savings())
     for steps in range(1, 12):
         run(plan, [0], schedule=Schedule.published(steps, 2.0))
     assert [len(key.schedule.times) - 1 for key, _ in plan._idle] == list(range(4, 12))
@@ -152,7 +158,7 @@ def test_failed_capture_warns_and_goes_on(graphs: None, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(sampling_program, "capture", fail)
     model = small_model()
-    plan = InferencePlan(model, torch.float32)
+    plan = InferencePlan(model, torch.float32, Savings())
     with pytest.warns(RuntimeWarning, match=r"CUDA graph capture failed \(.*capturing\): sampling goes on") as caught:
         got = run(plan, [0, 1])
     assert len(caught) == 1
@@ -203,7 +209,7 @@ def test_buckets() -> None:
 
 
 def test_graphs_need_a_gpu() -> None:
-    plan = InferencePlan(small_model(), torch.float32)
+    plan = InferencePlan(small_model(), torch.float32, Savings())
     run(plan, [0, 1, 2, 3, 4])
     assert not plan._idle
 

@@ -72,7 +72,6 @@ def test_float64_is_for_the_cpu(request_: Any) -> None:
         ((7, 5), GPU, torch.float32, "float32"),
         ((9, 0), GPU, torch.float16, "float16"),
         ((9, 0), GPU, torch.bfloat16, "bfloat16"),
-        ((9, 0), CPU, torch.float32, "float32"),
         ((9, 0), CPU, torch.bfloat16, "bfloat16"),
         ((9, 0), CPU, torch.float64, "float64"),
     ],
@@ -81,6 +80,18 @@ def test_float64_is_for_the_cpu(request_: Any) -> None:
 @pytest.mark.usefixtures("capability")
 def test_automatic_choice(request_: str | None, device: torch.device, parameters: torch.dtype, expected: str) -> None:
     assert resolve_precision(request_, device, parameters) == PRECISIONS[expected]
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [({"avx512_bf16": True}, "bfloat16"), ({"amx_bf16": True}, "bfloat16"), ({"avx512_f": True}, "float32")],
+)
+def test_automatic_choice_on_a_cpu(
+    capabilities: dict[str, bool], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()  # the suite's own float32
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert resolve_precision("auto", CPU, torch.float32) == PRECISIONS[expected]
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ class Options:
         guidance_scale: 1 is none; the model's own preset if left out.
         guidance_interval: [low, high], the times that guidance acts at; the model's own preset if left out.
         dtype: of the networks: float32, tf32, bfloat16, float16, fp8 or float64; "auto" is bfloat16 for a float32
-            checkpoint on a GPU that has it, otherwise the checkpoint's own.
+            checkpoint on hardware that has it (most GPUs; CPUs with AVX512-BF16 or AMX), otherwise its own.
         device: "auto" is the GPU if there is one.
         naive: run the published algorithm without any saving.
     """
