@@ -36,6 +36,7 @@ class AutoencoderTokenizer(Tokenizer):
             config["in_channels"], config["latent_channels"], 2 ** (len(widths) - 1), mean or own_mean, std or own_std
         )
         self.vae: Any = vae.eval().requires_grad_(False)
+        self._arrange_decoder()
 
     @classmethod
     def from_diffusers(cls, folder: str | Path) -> AutoencoderTokenizer:
@@ -69,6 +70,11 @@ class AutoencoderTokenizer(Tokenizer):
         config = {key: value for key, value in self.vae.config.items() if not key.startswith("_")}
         plain: dict[str, Any] = json.loads(json.dumps(config))  # tuples become lists, as they will in the file
         return {"vae": {"class": type(self.vae).__name__} | plain}
+
+    @property
+    def decoder(self) -> nn.Module:
+        decoder: nn.Module = self.vae.decoder
+        return decoder
 
     def _posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
         encoded = self.vae.encode(images.to(self.vae.dtype))

@@ -20,8 +20,6 @@ from flowar.tokenizer_loading import check_tokenizer, load_tokenizer
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-DECODE_BATCH = 16  # images decoded at once: decoders need far more memory for an image than the model does
-
 
 class PipelineOutput(NamedTuple):
     """Pictures and the normalised latents [B, c, h, w] they were decoded from."""
@@ -33,6 +31,9 @@ class PipelineOutput(NamedTuple):
 class FlowARPipeline:
     """A model with the tokenizer that it was trained on.
 
+    Attributes:
+        decode_dtype: what the tokenizer decodes in, see `Tokenizer.decode`; float32 unless set.
+
     Raises:
         FlowARError: if they do not belong together, naming both sides.
     """
@@ -43,8 +44,10 @@ class FlowARPipeline:
         self.model = model
         self.tokenizer = tokenizer
         self._may_prepack = False  # a model from elsewhere may be in training
+        self.decode_dtype = torch.float32
+        # Latents come in the dtype to decode in, so that a graph of one dtype is not taken for another.
         self._decode = GraphedFunction(
-            lambda latents: self.tokenizer.decode(latents), "decoding", self._decoder_weights
+            lambda latents: self.tokenizer.decode(latents.float(), latents.dtype), "decoding", self._decoder_weights
         )
 
     @staticmethod
@@ -93,8 +96,8 @@ class FlowARPipeline:
         if self._may_prepack and self._gains_by_prepacking(sampling.get("dtype"), sampling.get("naive", False)):
             self.model.prepack()
         latents = self.model.sample(class_labels, *schedule, **sampling)
-        images = [image for part in latents.split(DECODE_BATCH) for image in to_pil(self._decode(part))]
-        return PipelineOutput(images, latents)
+        parts = latents.to(self.decode_dtype).split(self.tokenizer.images_at_once(latents))
+        return PipelineOutput([image for part in parts for image in to_pil(self._decode(part))], latents)
 
     def _gains_by_prepacking(self, dtype: torch.dtype | str | None, naive: bool) -> bool:
         parameter = self.model.ar_transformer.input_positions

@@ -31,7 +31,7 @@ class PrepackedLinear(nn.Module):
         self.out_features, self.in_features = weight.shape
         self.bias = bias
         with torch.inference_mode(False), torch.no_grad():
-            self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().clone(), TYPICAL_ROWS)
+            self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), TYPICAL_ROWS)
 
     @property
     def weight(self) -> Tensor:
@@ -80,8 +80,8 @@ def prepack(module: Module) -> Module:
 
     Each weight is let go of as soon as it is packed: all of it never takes the memory of both.
     """
-    for parent in list(module.modules()):
-        for name, child in list(parent.named_children()):
+    for parent in [each for each in module.modules() if type(each) is not nn.Linear]:  # a list would keep them alive
+        for name, child in parent.named_children():
             if type(child) is nn.Linear and child.weight.device.type == "cpu" and supported(child.weight.dtype):
                 setattr(parent, name, PrepackedLinear(child.weight, child.bias))
     return module
@@ -89,8 +89,8 @@ def prepack(module: Module) -> Module:
 
 def unpack(module: Module) -> Module:
     """Undo `prepack`, in place: the same weights, as new parameters."""
-    for parent in list(module.modules()):
-        for name, child in list(parent.named_children()):
+    for parent in [each for each in module.modules() if not isinstance(each, PrepackedLinear)]:
+        for name, child in parent.named_children():
             if isinstance(child, PrepackedLinear):
                 linear = nn.utils.skip_init(nn.Linear, child.in_features, child.out_features, child.bias is not None)
                 linear.weight, linear.bias = nn.Parameter(child.weight), child.bias

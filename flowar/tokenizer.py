@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -18,9 +19,14 @@ from torch import Tensor, nn
 
 from flowar.conv_autoencoder import ConvAutoencoder
 from flowar.files import write_json
+from flowar.tiled_decoding import decode_tiled
 from flowar.weights import save_tensors
 
 RECORD_FILE, WEIGHTS_FILE = "tokenizer.json", "tokenizer.safetensors"
+
+# Pixels decoded at once: 16 images of 256 x 256, or one of 1024 x 1024, for which KL-16 takes MEMORY.
+DECODE_PIXELS = 2**20
+DECODE_DTYPES = (torch.float32, torch.bfloat16)
 
 AnyTokenizer = TypeVar("AnyTokenizer", bound="Tokenizer")
 
@@ -29,15 +35,18 @@ class Tokenizer(nn.Module):
     """Base of all tokenizers: normalisation, shape checks and the record that a model keeps of its tokenizer.
 
     A subclass names its `kind`, implements `_posterior` and `_decode`, and lists in `options` what `from_record` needs
-    besides the attributes below. `tokenizer_loading.py` finds tokenizers by their records.
+    besides the attributes below. One with a network names that in `decoder`, and calls `_arrange_decoder` when it has
+    made it. `tokenizer_loading.py` finds tokenizers by their records.
 
     Attributes:
         image_channels: 1 for grey, 3 for RGB.
         channels, stride: of the latents.
         mean, std: [channels], of raw latents over the training images.
+        decode_pixels: images of more pixels are decoded in tiles of at most so many. Not part of the record.
     """
 
     kind: ClassVar[str]
+    decode_pixels: int = DECODE_PIXELS
     mean: Tensor
     std: Tensor
 
@@ -112,15 +121,35 @@ class Tokenizer(nn.Module):
         return self.posterior(images)[0]
 
     @torch.no_grad()
-    def decode(self, latents: Tensor) -> Tensor:
+    def decode(self, latents: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Images [B, image_channels, H, W] in [-1, 1] from normalised latents [B, c, h, w].
 
+        An image of more than `decode_pixels` is decoded in overlapping tiles (`tiled_decoding.py`). Decoders with group
+        norms or attention, which see the whole image, there give something else: what they see is a tile.
+
+        Args:
+            latents: normalised, float32.
+            dtype: float32, or bfloat16 to compute in under autocast. Float32 is the default on every device, as an
+                error is tolerated by itself only if it is no larger than that of rounding to 8 bits, 59 dB. Bfloat16
+                gives 59 dB with the shipped model, but 45 with KL-16: a mean error of one 8-bit level, 9 at most.
+
         Raises:
-            ValueError: for latents of another number of channels.
+            ValueError: for latents of another number of channels, and for another dtype.
         """
         if latents.dim() != 4 or latents.shape[1] != self.channels:
             raise ValueError(f"latents: expected [B, {self.channels}, h, w], got {list(latents.shape)}")
-        return self._decode(self.denormalize(latents)).clamp(-1, 1)
+        raw = self.denormalize(latents)
+        with autocast(raw.device, dtype):
+            if raw.shape[2:].numel() * self.stride**2 <= self.decode_pixels:
+                images = self._decode(raw)
+            else:
+                tile = max(1, math.isqrt(self.decode_pixels) // self.stride)
+                images = decode_tiled(self._decode, raw, self.image_channels, self.stride, tile)
+        return images.clamp(-1, 1).contiguous()
+
+    def images_at_once(self, latents: Tensor) -> int:
+        """How many of the images of latents [B, c, h, w] to decode together: `decode_pixels` of them, at least one."""
+        return max(1, self.decode_pixels // (latents.shape[2:].numel() * self.stride**2))
 
     def denormalize(self, latents: Tensor) -> Tensor:
         """Raw latents [B, c, h, w] from normalised ones."""
@@ -137,11 +166,43 @@ class Tokenizer(nn.Module):
             save_tensors(folder / WEIGHTS_FILE, weights, {"format": "pt"})
         write_json(folder / RECORD_FILE, self.record())
 
+    @property
+    def decoder(self) -> nn.Module | None:
+        """The network in `_decode`, if there is one."""
+        return None
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Tokenizer:
+        """What `to` and its like call."""
+        super()._apply(fn, recurse)
+        self._arrange_decoder()
+        return self
+
+    def _arrange_decoder(self) -> None:
+        """Lay the decoder's weights out as its device likes them.
+
+        On a CPU with channels last, which convolutions then run in (benchmarks/README.md has by how much that is
+        faster); elsewhere as they are by default, for nothing else has been measured.
+        """
+        if self.decoder is not None:
+            on_cpu = self.mean.device.type == "cpu"
+            self.decoder.to(memory_format=torch.channels_last if on_cpu else torch.contiguous_format)
+
     def _posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
         raise NotImplementedError
 
     def _decode(self, latents: Tensor) -> Tensor:
         raise NotImplementedError
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
+    """The context in which a decoder computes in `dtype`.
+
+    Raises:
+        ValueError: if it is not one of `DECODE_DTYPES`.
+    """
+    if dtype not in DECODE_DTYPES:
+        raise ValueError(f"decoding: expected dtype {' or '.join(map(str, DECODE_DTYPES))}, got {dtype}")
+    return torch.autocast(device.type, dtype) if dtype == torch.bfloat16 else nullcontext()
 
 
 class PixelTokenizer(Tokenizer):
@@ -184,14 +245,19 @@ class ConvTokenizer(Tokenizer):
         super().__init__(image_channels, channels, expected, **normalization)
         self.widths = list(widths)
         self.autoencoder = ConvAutoencoder(image_channels, channels, widths)
+        self._arrange_decoder()
 
     @property
     def options(self) -> dict[str, Any]:
         return {"widths": self.widths}
+
+    @property
+    def decoder(self) -> nn.Module:
+        return self.autoencoder.decoder
 
     def _posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
         mean, log_variance = self.autoencoder.moments(images)
         return mean, (log_variance / 2).exp()
 
     def _decode(self, latents: Tensor) -> Tensor:
-        return self.autoencoder.decode(latents)
+        return self.autoencoder.decode(latents).float()

@@ -13,7 +13,7 @@ import torch
 from conftest import small_model
 from PIL import Image
 
-from flowar import FlowARPipeline, __version__, hub, pipeline
+from flowar import FlowARPipeline, __version__, hub
 from flowar.errors import FlowARError
 from flowar.pipeline import image_grid, to_pil
 from flowar.tokenizer import ConvTokenizer, PixelTokenizer, Tokenizer
@@ -57,9 +57,9 @@ def test_arguments_are_those_of_sample() -> None:
 def test_decoding_in_batches_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     pipe, sizes = pipeline_with(grey()), []
     decode = pipe.tokenizer.decode
-    monkeypatch.setattr(pipe.tokenizer, "decode", lambda z: (sizes.append(len(z)), decode(z))[1])
+    monkeypatch.setattr(pipe.tokenizer, "decode", lambda z, dtype: (sizes.append(len(z)), decode(z, dtype))[1])
     together = pipe([0, 1, 2, 3, 4], num_inference_steps=2).images
-    monkeypatch.setattr(pipeline, "DECODE_BATCH", 2)
+    pipe.tokenizer.decode_pixels = 2 * 8 * 8 + 1
     apart = pipe([0, 1, 2, 3, 4], num_inference_steps=2).images
     assert sizes == [5, 2, 2, 1]
     assert all(np.abs(np.array(a).astype(int) - np.array(b)).max() <= 1 for a, b in zip(together, apart, strict=True))
