@@ -24,7 +24,7 @@ from flowar.weights import save_tensors
 
 RECORD_FILE, WEIGHTS_FILE = "tokenizer.json", "tokenizer.safetensors"
 
-# Pixels decoded at once: 16 images of 256 x 256, or one of 1024 x 1024, for which KL-16 takes MEMORY.
+# Pixels decoded at once: 16 images of 256 x 256, or one of 1024 x 1024.
 DECODE_PIXELS = 2**20
 DECODE_DTYPES = (torch.float32, torch.bfloat16)
 
@@ -173,7 +173,7 @@ class Tokenizer(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Tokenizer:
         """What `to` and its like call."""
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._arrange_decoder()
         return self
 
@@ -183,9 +183,10 @@ class Tokenizer(nn.Module):
         On a CPU with channels last, which convolutions then run in (benchmarks/README.md has by how much that is
         faster); elsewhere as they are by default, for nothing else has been measured.
         """
-        if self.decoder is not None:
-            on_cpu = self.mean.device.type == "cpu"
-            self.decoder.to(memory_format=torch.channels_last if on_cpu else torch.contiguous_format)
+        layout = torch.channels_last if self.mean.device.type == "cpu" else torch.contiguous_format
+        for weight in self.decoder.parameters() if self.decoder is not None else ():
+            if weight.dim() == 4:
+                weight.data = weight.data.contiguous(memory_format=layout)
 
     def _posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
         raise NotImplementedError

@@ -88,6 +88,11 @@ def error(got: Tensor, expected: Tensor) -> float:
     return float(difference / scale)
 
 
+def psnr(got: Tensor, expected: Tensor) -> float:
+    """Peak signal-to-noise ratio, in decibels, of images in [-1, 1]."""
+    return float(10 * torch.log10(4 / (got - expected).square().mean()))
+
+
 SMALL = FlowARConfig(
     latent_channels=4, latent_size=4, num_classes=5, ar_width=32, ar_depth=2, ar_heads=2, flow_width=64, flow_depth=2
 )

@@ -65,6 +65,17 @@ def test_decoding_in_batches_changes_nothing(monkeypatch: pytest.MonkeyPatch) ->
     assert all(np.abs(np.array(a).astype(int) - np.array(b)).max() <= 1 for a, b in zip(together, apart, strict=True))
 
 
+def test_decoding_in_bfloat16() -> None:
+    pipe = pipeline_with(grey())
+    full = pipe([0, 1, 2], num_inference_steps=2)
+    pipe.decode_dtype = torch.bfloat16
+    low = pipe([0, 1, 2], num_inference_steps=2)
+    assert low.latents.dtype == torch.float32
+    assert torch.equal(low.latents, full.latents)
+    differences = np.stack([np.array(a).astype(int) - b for a, b in zip(low.images, full.images, strict=True)])
+    assert 0 < np.abs(differences).max() < 16
+
+
 @pytest.mark.parametrize("make", [grey, color])
 def test_folder_round_trip(make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipe = pipeline_with(make())

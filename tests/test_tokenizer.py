@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Recording, error, recording
+from conftest import Recording, error, psnr, recording
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from flowar.errors import CheckpointError, FlowARError, MissingPackageError
+from flowar.kl16 import LATENT_SCALE, load_kl16
 from flowar.tokenizer import ConvTokenizer, PixelTokenizer, Tokenizer
 from flowar.tokenizer_loading import check_tokenizer, load_tokenizer
 from flowar.training.tokenizer_training import calibrate
@@ -220,6 +221,57 @@ class TestKL16:
         torch.save(state, tmp_path / "kl16.ckpt")
         with pytest.raises(CheckpointError, match=message):
             load_tokenizer(tmp_path / "kl16.ckpt")
+
+
+def weights_of(module: nn.Module) -> list[Tensor]:
+    """Kernels of convolutions of more than a pixel, in which the two layouts differ."""
+    return [weight for weight in module.parameters() if weight.dim() == 4 and weight.shape[2:].numel() > 1]
+
+
+@pytest.mark.parametrize("make", [conv, kl, dc])
+class TestLayout:
+    def test_channels_last_on_a_cpu_alone(self, make: Callable[[], Tokenizer]) -> None:
+        tokenizer = make()
+        weights = weights_of(tokenizer.decoder)
+        assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
+        assert not any(weight.is_contiguous() for weight in weights if min(weight.shape[:2]) > 1)
+        assert all(weight.is_contiguous() for weight in tokenizer.to("meta").parameters())
+        moved = weights_of(tokenizer.to_empty(device="cpu").decoder)
+        assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in moved)
+
+    def test_numbers_are_those_of_the_default_layout(self, make: Callable[[], Tokenizer]) -> None:
+        tokenizer, other = make(), make()
+        other.decoder.to(memory_format=torch.contiguous_format)
+        assert tokenizer.record() == other.record()
+        images = images_of(tokenizer.image_channels)
+        latents = tokenizer.encode(images)
+        assert torch.equal(latents, other.encode(images))
+        decoded = tokenizer.decode(latents)
+        assert decoded.is_contiguous()
+        torch.testing.assert_close(decoded, other.decode(latents), rtol=0, atol=1e-5)
+
+
+class TestDecodeDtype:
+    def test_shipped_model(self) -> None:
+        """In bfloat16 about the error of rounding to 8 bits."""
+        tokenizer = load_tokenizer("flowar-fashion")
+        latents = tokenizer.encode(images_of(1, 4, 28))
+        low, full = tokenizer.decode(latents, torch.bfloat16), tokenizer.decode(latents)
+        assert low.dtype == full.dtype == torch.float32
+        assert torch.equal(full, tokenizer.decode(latents, torch.float32))
+        assert 50 < psnr(low, full) < 70
+
+    def test_kl16(self) -> None:
+        recorded = recording("kl16_vae")
+        pytest.importorskip("diffusers", reason="needs the extra [vae]")
+        tokenizer = load_kl16(recorded.state_dict())
+        decoded = tokenizer.decode(recorded["latents"] * LATENT_SCALE, torch.bfloat16)
+        assert 40 < psnr(decoded, recorded["decoded"].clamp(-1, 1)) < 60
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.float64, "bfloat16"])
+    def test_another_dtype(self, dtype: Any) -> None:
+        with pytest.raises(ValueError, match=r"decoding: expected dtype torch.float32 or torch.bfloat16, got "):
+            conv().decode(torch.zeros(1, 4, 4, 4), dtype)
 
 
 def edit_record(**changes: Any) -> Callable[[Path], object]:
