@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from flowar.config import FlowARConfig
 from flowar.errors import CheckpointError
@@ -16,6 +17,7 @@ from flowar.files import read_json, write_json
 from flowar.hub import locate
 from flowar.published import infer_config, published_buffers, published_names, published_shapes
 from flowar.weights import (
+    allocate,
     check_shapes,
     copy_weights,
     find_weights,
@@ -77,7 +79,7 @@ class PretrainedModel(nn.Module):
         found = shapes_of(open_safetensors(weights))
         model = skeleton(cls, config, dtype)
         check_shapes(found, shapes_of(dict(model.named_parameters())))
-        model.to_empty(device="cpu")
+        allocate(model)
         copy_weights(model, lambda: open_safetensors(weights))
         return model
 
@@ -108,15 +110,26 @@ class PretrainedModel(nn.Module):
         model = skeleton(cls, config, dtype)
         check_shapes(found, published_shapes(model, config), published_buffers(config))
         if not on_meta:
-            model.to_empty(device="cpu")
+            allocate(model)
             copy_weights(model, open_tensors, lambda name: published_names(name, config))
         return model
 
 
 def skeleton(cls: type[Model], config: FlowARConfig, dtype: torch.dtype) -> Model:
     """A model without memory for its parameters, for inference."""
-    with torch.device("meta"):
+    with torch.device("meta"), WithoutDraws():
         return cls(config).to(dtype).eval()
+
+
+class WithoutDraws(TorchFunctionMode):
+    """Leaves out what draws the first values of parameters.
+
+    A tensor on the meta device has none, and to draw them all the same PyTorch imports its compiler, for seconds.
+    """
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        return kwargs["tensor"] if function is nn.init.normal_ else function(*args, **kwargs)
 
 
 def read_config(path: Path) -> FlowARConfig:

@@ -145,9 +145,7 @@ def with_modules(module: Packable, changed: dict[str, nn.Module]) -> Packable:
 def stack_modulations(flow: FlowTransformer) -> nn.Linear:
     """All modulations per position, the blocks' and the output's, as one layer whose weights theirs become views of."""
     layers = [*(block.position_modulation for block in flow.blocks), flow.output_modulation]
-    stacked = nn.utils.skip_init(nn.Linear, layers[0].in_features, sum(layer.out_features for layer in layers))
-    stacked.weight = frozen(torch.cat([layer.weight for layer in layers]))
-    stacked.bias = frozen(torch.cat([layer.bias for layer in layers]))
+    stacked = linear(torch.cat([layer.weight for layer in layers]), frozen(torch.cat([layer.bias for layer in layers])))
     sizes = [layer.out_features for layer in layers]
     for layer, weight, bias in zip(layers, stacked.weight.split(sizes), stacked.bias.split(sizes), strict=True):
         layer.weight, layer.bias = frozen(weight), frozen(bias)

@@ -92,8 +92,9 @@ def unpack(module: Module) -> Module:
     for parent in [each for each in module.modules() if not isinstance(each, PrepackedLinear)]:
         for name, child in parent.named_children():
             if isinstance(child, PrepackedLinear):
-                linear = nn.utils.skip_init(nn.Linear, child.in_features, child.out_features, child.bias is not None)
-                linear.weight, linear.bias = nn.Parameter(child.weight), child.bias
+                linear = nn.Linear(child.in_features, child.out_features, child.bias is not None, device="meta")
+                linear.weight = nn.Parameter(child.weight)
+                linear.register_parameter("bias", child.bias)
                 linear.train(child.training)
                 setattr(parent, name, linear)
     return module

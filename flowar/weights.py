@@ -21,7 +21,8 @@ Shape = Sequence[int]
 
 # Where training scripts keep the weights in their checkpoints; averaged ones are what papers report.
 NESTING = ("model_ema", "ema", "ema_state_dict", "model", "state_dict")
-MAPPED_SHARE = 0.05  # of a model's bytes that are copied before the file is mapped afresh
+MAPPED_SHARE = 0.05  # of a model's bytes that are copied before the file is mapped afresh,
+MAPPED_MINIMUM = 2**26  # unless that is less than this: opening a file takes milliseconds
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
@@ -135,6 +136,17 @@ def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, Shape]:
     return {name: list(tensor.shape) for name, tensor in tensors.items()}
 
 
+def allocate(module: nn.Module) -> None:
+    """Give the parameters of a module on the meta device memory on the CPU, for `copy_weights` to fill.
+
+    What `to_empty` does, which imports sympy for it: most of a second.
+    """
+    for part in module.modules():
+        for name, parameter in [*part.named_parameters(recurse=False)]:
+            memory = torch.empty(parameter.shape, dtype=parameter.dtype, device="cpu")
+            setattr(part, name, nn.Parameter(memory, parameter.requires_grad))
+
+
 @torch.no_grad()
 def copy_weights(
     module: nn.Module,
@@ -143,7 +155,7 @@ def copy_weights(
 ) -> None:
     """Fill the parameters of `module`; a parameter whose `sources` are several is their stack along dimension 0.
 
-    `open_tensors` is called again for every twentieth of the module: pages of a mapped file that have been read stay
+    `open_tensors` is called again for every twentieth of a large module: pages of a mapped file that were read stay
     resident until the mapping ends, and would double the memory that loading takes.
     """
     for group in parameter_groups(module):
@@ -157,9 +169,9 @@ def copy_weights(
 
 
 def parameter_groups(module: nn.Module) -> Iterator[list[tuple[str, nn.Parameter]]]:
-    """Consecutive named parameters, in groups of about `MAPPED_SHARE` of all bytes."""
+    """Consecutive named parameters, in groups of about `MAPPED_SHARE` of all bytes, or `MAPPED_MINIMUM`."""
     parameters = list(module.named_parameters())
-    limit = MAPPED_SHARE * sum(parameter.nbytes for _, parameter in parameters)
+    limit = max(MAPPED_MINIMUM, MAPPED_SHARE * sum(parameter.nbytes for _, parameter in parameters))
     group, size = [], 0
     for name, parameter in parameters:
         group.append((name, parameter))
