@@ -16,6 +16,14 @@ COPIES = ("Memcpy", "Memset")
 
 Mark = float | torch.cuda.Event
 
+# Kinds of work on a CPU, by the names of torch's operators.
+KINDS = (
+    ("matrix products", re.compile(r"aten::(add)?mm|aten::(bad+)?bmm|mkldnn::_linear")),
+    ("attention", re.compile(r"aten::_scaled_dot_product")),
+    ("this package's ops", re.compile(r"flowar::")),
+    ("copies", re.compile(r"aten::(copy_|cat|repeat|clone|fill_|zero_)")),
+)
+
 
 class StageClock:
     """Milliseconds of the AR transformer and of the ODE at every scale, by the sampler's two callbacks.
@@ -69,6 +77,25 @@ def stage_times(
 
 def medians(runs: Iterable[list[float]]) -> list[float]:
     return [statistics.median(values) for values in zip(*runs, strict=True)]
+
+
+def kinds_of_work(run: Callable[[], object]) -> dict[str, float]:
+    """Milliseconds of one call on a CPU by kind; what is in no operator is Python and the way into them."""
+    run()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        started = time.perf_counter()
+        run()
+        elapsed = 1e3 * (time.perf_counter() - started)
+    return sum_by_kind(((each.key, each.self_cpu_time_total / 1e3) for each in profiler.key_averages()), elapsed)
+
+
+def sum_by_kind(operators: Iterable[tuple[str, float]], elapsed: float) -> dict[str, float]:
+    """Of operators' names and own times."""
+    sums = dict.fromkeys([kind for kind, _ in KINDS] + ["other operators"], 0.0)
+    for name, own in operators:
+        kind = next((kind for kind, pattern in KINDS if pattern.match(name)), "other operators")
+        sums[kind] += own
+    return sums | {"between operators": max(0.0, elapsed - sum(sums.values()))}
 
 
 def count_launches(run: Callable[[], object], device: torch.device) -> dict[str, int]:

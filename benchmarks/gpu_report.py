@@ -207,9 +207,9 @@ def ops_row(call: Mapping[str, Any]) -> list[str]:
 
 
 def detail(key: str, value: Any) -> str:
-    """Milliseconds of every scale, or counts by name."""
+    """Milliseconds of every scale, or counts (on a CPU milliseconds) by name."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{count} {name}" for name, count in value.items())
+        return ", ".join(f"{count:.6g} {name}" for name, count in value.items())
     return f"{key.removesuffix('_ms')} of each scale: {', '.join(f'{each:.2f}' for each in value)} ms"
 
 

@@ -23,7 +23,7 @@ from typing import Any
 import samplers
 import torch
 from agreement import Disagreement, Expected
-from details import count_launches, stage_times
+from details import count_launches, kinds_of_work, stage_times
 from flops import engine_flops, published_flops
 from models import load_model
 from record import save_results
@@ -151,6 +151,9 @@ class Case:
         if self.options.details:
             self._look_inside(baseline)
             yield "stages and scales are recorded"
+            for name, looked_at in self.values["details"].items():
+                if "kinds_ms" in looked_at:
+                    yield f"{name}: {shares(looked_at['kinds_ms'])}"
         if self.options.ladder:
             compiled = self._first_runs({COMPILED: lambda: samplers.compiled(*self.setting)}, Exception)
             self._time(compiled | baseline)
@@ -200,20 +203,25 @@ class Case:
         model, schedule, dtype = self.setting
         labels = samplers.labels_of(model, self.batch).to(self.device)
         seeds = image_seeds(0, self.batch).to(self.device)
-        every = default_savings(self.device)
-        savings = {ENGINE: every, NO_GRAPHS: dataclasses.replace(every, graphs=False)}
+        every, on_gpu = default_savings(self.device), self.device.type == "cuda"
+        savings = {ENGINE: every} | ({NO_GRAPHS: dataclasses.replace(every, graphs=False)} if on_gpu else {})
         plans = {name: InferencePlan(samplers.packed_twin(model), dtype, each) for name, each in savings.items()}
         for name, plan in plans.items():
-            with_graphs = plan.savings.graphs and self.device.type == "cuda"
             stages = stage_times(partial(plan.sample, labels, schedule, seeds), self.device)
-            if with_graphs:  # its callbacks tell whole scales alone
+            if on_gpu and plan.savings.graphs:  # its callbacks tell whole scales alone
                 stages = {"scale_ms": [sum(parts) for parts in zip(*stages.values(), strict=True)]}
             self.values["details"][name] = stages
-        if self.device.type == "cuda":
-            sample = {name: samplers.plan_sampler(model, schedule, plan) for name, plan in plans.items()}
-            looked_at = {name: partial(sampler, self.batch) for name, sampler in sample.items()}
-            for name, run in (looked_at | dict(baseline)).items():
-                self.values["details"].setdefault(name, {})["launches"] = count_launches(run, self.device)
+        sample = {name: samplers.plan_sampler(model, schedule, plan) for name, plan in plans.items()}
+        looked_at = {name: partial(sampler, self.batch) for name, sampler in sample.items()}
+        for name, run in (looked_at | dict(baseline)).items():
+            work = {"launches": count_launches(run, self.device)} if on_gpu else {"kinds_ms": kinds_of_work(run)}
+            self.values["details"].setdefault(name, {}).update(work)
+
+
+def shares(parts: Mapping[str, float]) -> str:
+    """Each part of the whole, in percent."""
+    whole = sum(parts.values())
+    return ", ".join(f"{name} {100 * part / whole:.1f} %" for name, part in parts.items())
 
 
 def dtype_name(dtype: torch.dtype) -> str:

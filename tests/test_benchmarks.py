@@ -20,6 +20,7 @@ import gpu_report
 import models
 import op_calls
 import ops_speed
+import peak_memory
 import pytest
 import record
 import sample_speed
@@ -274,8 +275,10 @@ class TestSampleSpeed:
         assert list(result["variants"]) == [*rungs, "naive + torch.compile"]
         assert not result["wrong"]
         assert all(values["speed_up"] > 0 for values in result["variants"].values())
-        for stages in result["details"].values():
-            assert len(stages["ar_ms"]) == len(stages["ode_ms"]) == 3
+        assert list(result["details"]) == ["engine", "naive"]
+        stages = result["details"]["engine"]
+        assert len(stages["ar_ms"]) == len(stages["ode_ms"]) == 3
+        assert all(each["kinds_ms"]["matrix products"] > 0 for each in result["details"].values())
 
     @pytest.mark.slow
     @pytest.mark.parametrize("flow_block", ["attn_mlp", "attn_cross_mlp"])
@@ -340,6 +343,29 @@ def test_launches_of_a_profile() -> None:
     device = ["geglu_kernel", "ampere_gemm", "Memcpy DtoD (Device -> Device)", "Memset (Device)"]
     events = [event(name, DeviceType.CPU) for name in host] + [event(name, DeviceType.CUDA) for name in device]
     assert details.launches_of(events) == {"kernels": 2, "launches": 4}
+
+
+def test_peak_memory(tmp_path: Path) -> None:
+    small_model().save_pretrained(tmp_path, torch.bfloat16)
+    stages = peak_memory.peak(tmp_path, torch.bfloat16)
+    assert 0 < stages["before"] <= stages["loaded"] <= stages["prepacked"] <= stages["sampled"]
+    assert stages["weights"] == pytest.approx(sum(p.numel() for p in small_model().parameters()) * 2 / 2**20)
+
+
+def test_kinds_of_work_on_a_cpu() -> None:
+    operators = [
+        ("aten::addmm", 4.0),
+        ("mkldnn::_linear_pointwise", 3.0),
+        ("aten::_scaled_dot_product_flash_attention_for_cpu", 2.0),
+        ("flowar::geglu", 1.0),
+        ("aten::copy_", 0.5),
+        ("aten::view", 0.25),
+    ]
+    kinds = details.sum_by_kind(operators, 12.0)
+    assert list(kinds.values()) == [7.0, 2.0, 1.0, 0.5, 0.25, 1.25]
+    measured = details.kinds_of_work(lambda: torch.mm(torch.ones(64, 64), torch.ones(64, 64)))
+    assert measured["matrix products"] > 0
+    assert measured.keys() == kinds.keys()
 
 
 READ_ONCE = [name for name in op_calls.OPS if name not in ("rotary_qkv_cache", "latent_resample", "latent_pyramid")]
