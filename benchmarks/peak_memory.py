@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import resource
 import subprocess
 import sys
@@ -66,9 +67,14 @@ def peak(folder: Path, dtype: torch.dtype) -> dict[str, float]:
 
 
 def resident() -> float:
-    """The most MiB of memory that this process has had so far. Linux counts in KiB, macOS in bytes."""
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most / MIB if sys.platform == "darwin" else most / 1024
+    """The most MiB of memory that this process has had so far.
+
+    Linux's own record starts with the program; `ru_maxrss` would start with what the parent had.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        return int(re.findall(r"VmHWM:\s+(\d+) kB", status.read_text())[0]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / MIB  # macOS counts in bytes
 
 
 def row(result: dict[str, Any]) -> list[str]:
