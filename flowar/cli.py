@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from flowar.errors import FlowARError
+from flowar.process import take_over_process
 
 EXIT_BAD_INPUT = 2
 
@@ -26,8 +27,13 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one subcommand. Bad input ends with one line on stderr and exit code 2."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    """Run one subcommand. Bad input ends with one line on stderr and exit code 2.
+
+    Without `arguments` they are the process's own, and so is the process: `take_over_process` sets it up.
+    """
+    if arguments is None:
+        take_over_process()
+        arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
         return

@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -20,6 +21,7 @@ from test_data import pictures, write_class_folders, write_idx
 
 from flowar import FlowAR, FlowARPipeline
 from flowar.cli import COMMANDS, main
+from flowar.threads import describe_limit
 from flowar.tokenizer import PixelTokenizer
 from flowar.training import trainer
 from flowar.training.state import checkpoints
@@ -134,6 +136,37 @@ class TestHelp:
         done = run([*command, "--classes", "9"])
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr == "flowar: class_labels: expected integers from 0 to 4, got 9\n"
+
+    def test_process_is_set_up_where_it_is_the_commands_own(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        calls: list[None] = []
+        monkeypatch.setattr("flowar.cli.take_over_process", lambda: calls.append(None))
+        monkeypatch.setattr(sys, "argv", ["flowar", "--help"])
+        main(["--help"])
+        assert not calls
+        main()
+        assert len(calls) == 1
+
+    def test_heavy_packages_are_left_alone(self, model_folder: Path, tmp_path: Path) -> None:
+        """Each costs a good part of a second, or more; whatever torch itself imports does not count."""
+        heavy = {"torch._dynamo", "torch._inductor", "sympy", "diffusers", "huggingface_hub", "matplotlib", "scipy"}
+        before_sampling = heavy | {"jsonargparse", "PIL", "yaml"}
+        code = f"""if True:
+            import json, sys, torch
+            def new():
+                return sorted(set(sys.modules) - known)
+            known = set(sys.modules)
+            import flowar
+            imported = new()
+            from flowar.cli import main
+            main(["sample", "--model", {str(model_folder)!r}, "--per_class", "1"])
+            print(json.dumps([imported, new()]))
+        """
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+        imported, sampled = map(set, json.loads(done.stdout.splitlines()[-1]))
+        assert "flowar.pipeline" in imported
+        assert before_sampling & imported == set()
+        assert {"flowar.engine", "jsonargparse", "PIL"} <= sampled
+        assert heavy & sampled == set()
 
 
 class TestSample:
@@ -331,9 +364,11 @@ class TestConvert:
 class TestInfo:
     def test_machine(self, capsys: pytest.CaptureFixture[str]) -> None:
         main(["info"])
-        facts = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+        shown = capsys.readouterr().out
+        facts = dict(line.split(maxsplit=1) for line in shown.splitlines())
         assert facts["torch"] == torch.__version__
         assert facts["ops"].startswith(("compiled", "reference"))
+        assert re.search(rf"^cpu threads set by +{describe_limit()}$", shown, re.MULTILINE)
 
     def test_model_as_json(self, capsys: pytest.CaptureFixture[str], model_folder: Path) -> None:
         main(["info", "--model", str(model_folder), "--json"])

@@ -40,6 +40,7 @@ def machine_facts() -> dict[str, Any]:
     from flowar import __version__, ops
     from flowar.attention_backends import describe_backends
     from flowar.precision import default_device, native_bfloat16
+    from flowar.threads import describe_limit
 
     device = default_device()
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else "none"
@@ -51,6 +52,7 @@ def machine_facts() -> dict[str, Any]:
         "cuda kernels": ", ".join(ops.cuda_kernels()) or "none",
         "cpu": torch.cpu.get_capabilities().get("cpu_name", platform.machine()),
         "cpu threads": torch.get_num_threads(),
+        "cpu threads set by": describe_limit(),
         "gpu": gpu,
         "native bfloat16": "yes" if native_bfloat16(device) else "no",
         **describe_backends(device),
