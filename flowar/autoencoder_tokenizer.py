@@ -72,9 +72,9 @@ class AutoencoderTokenizer(Tokenizer):
         return {"vae": {"class": type(self.vae).__name__} | plain}
 
     @property
-    def decoder(self) -> nn.Module:
-        decoder: nn.Module = self.vae.decoder
-        return decoder
+    def decoder(self) -> nn.Module | None:
+        """That of AutoencoderKL; AutoencoderDC has shown no gain by another layout."""
+        return self.vae.decoder if type(self.vae).__name__ == "AutoencoderKL" else None
 
     def _posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
         encoded = self.vae.encode(images.to(self.vae.dtype))

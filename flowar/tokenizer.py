@@ -24,7 +24,7 @@ from flowar.weights import save_tensors
 
 RECORD_FILE, WEIGHTS_FILE = "tokenizer.json", "tokenizer.safetensors"
 
-# Pixels decoded at once: 16 images of 256 x 256, or one of 1024 x 1024.
+# Pixels decoded at once: 16 images of 256 x 256, or one of 1024 x 1024. KL-16 takes 2.6 KiB for each in float32.
 DECODE_PIXELS = 2**20
 DECODE_DTYPES = (torch.float32, torch.bfloat16)
 
@@ -168,7 +168,7 @@ class Tokenizer(nn.Module):
 
     @property
     def decoder(self) -> nn.Module | None:
-        """The network in `_decode`, if there is one."""
+        """The network in `_decode` whose layout follows the device, if there is one."""
         return None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Tokenizer:
@@ -180,8 +180,8 @@ class Tokenizer(nn.Module):
     def _arrange_decoder(self) -> None:
         """Lay the decoder's weights out as its device likes them.
 
-        On a CPU with channels last, which convolutions then run in (benchmarks/README.md has by how much that is
-        faster); elsewhere as they are by default, for nothing else has been measured.
+        On a CPU with channels last, in which convolutions and norms then run: see "Decoding" in benchmarks/README.md.
+        Elsewhere as they are by default, for nothing else has been measured.
         """
         layout = torch.channels_last if self.mean.device.type == "cpu" else torch.contiguous_format
         for weight in self.decoder.parameters() if self.decoder is not None else ():

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import decode_speed
 import details
 import gpu_report
 import models
@@ -431,6 +432,41 @@ class TestOpsSpeed:
         options = ops_speed.argparse.Namespace(ops=["latent_pyramid", "geglu"], quick=True)
         planned = [(call.op, large) for call, large in ops_speed.plan(options, torch.float32, CPU, [])]
         assert planned == [("geglu", False)] * 4 + [("latent_pyramid", False), ("geglu", False)]
+
+
+class TestDecodeSpeed:
+    @pytest.fixture
+    def run(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ticking: None) -> Callable[[], dict[str, Any]]:
+        def run() -> dict[str, Any]:
+            options = ["--tokenizers", "flowar-fashion", "--batch-sizes", "2", "--latent-sizes", "3", "--bfloat16"]
+            output = ["--seconds", "0", "--device", "cpu", "--output", str(tmp_path / "out.json")]
+            monkeypatch.setattr(sys, "argv", ["decode_speed.py", *options, *output])
+            decode_speed.main()
+            return json.loads((tmp_path / "out.json").read_text())
+
+        return run
+
+    def test_end_to_end(self, run: Callable[[], dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
+        (result,) = run()["results"]
+        assert (result["tokenizer"], result["latents"], result["batch"]) == ("flowar-fashion", 3, 2)
+        assert [name for name, each in result["variants"].items() if each["decibels"] < 80] == [
+            "default layout, bfloat16",
+            "channels last, bfloat16",
+        ]
+        assert all(each["median"] == 1 for each in result["variants"].values())
+        assert capsys.readouterr().out.count("1000.0") == 3 * 4
+
+    def test_wrong_images_are_not_timed(
+        self, run: Callable[[], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(decode_speed.MINIMUM_DECIBELS, torch.bfloat16, 150)
+        with pytest.raises(SystemExit, match="default layout, bfloat16: expected at least 150 dB"):
+            run()
+
+    def test_peak_memory(self) -> None:
+        """64 MiB more than what is left of it."""
+        _, mebibytes = decode_speed.with_peak_memory(lambda: torch.ones(2**24).sum(), CPU)
+        assert 60 < mebibytes < 70
 
 
 def python(name: str, code: str, **fields: Any) -> steps.Step:

@@ -228,7 +228,7 @@ def weights_of(module: nn.Module) -> list[Tensor]:
     return [weight for weight in module.parameters() if weight.dim() == 4 and weight.shape[2:].numel() > 1]
 
 
-@pytest.mark.parametrize("make", [conv, kl, dc])
+@pytest.mark.parametrize("make", [conv, kl])
 class TestLayout:
     def test_channels_last_on_a_cpu_alone(self, make: Callable[[], Tokenizer]) -> None:
         tokenizer = make()
