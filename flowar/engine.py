@@ -187,6 +187,7 @@ class InferencePlan:
     def _give_back(self, key: ProgramKey, program: SamplingProgram) -> None:
         """Keep a captured program for the next call; others cost nothing to build."""
         if not program.captured:
+            program.release()
             return
         budget, evicted = memory_budget(self.device), []
         with self._lock:

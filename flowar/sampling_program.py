@@ -77,8 +77,13 @@ class SamplingProgram:
             return self._run(class_labels, [noise] if isinstance(noise, Tensor) else noise, on_step, on_scale)
 
     def close(self) -> None:
-        """Wait until the memory of this program may be used for something else."""
+        """Wait until the memory of this program may be used for something else, and let go of it."""
         self.order.synchronize()
+        self.release()
+
+    def release(self) -> None:
+        """Let go of the memory: works refer to their program, and only a garbage collection would end that circle."""
+        self.works, self.tokens = (), []
 
     def _run(
         self, class_labels: Tensor, noise: Sequence[Tensor], on_step: StepCallback, on_scale: ScaleCallback | None

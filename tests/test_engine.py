@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from dataclasses import fields, replace
 from typing import Any
 
@@ -234,3 +236,22 @@ def test_fp8_plan() -> None:
     report = model._plan(PRECISIONS["fp8"]).report()
     assert report.precision == "fp8"
     assert report.weight_bytes < model._plan(PRECISIONS["bfloat16"]).report().weight_bytes
+
+
+def test_a_finished_call_leaves_nothing_to_the_garbage_collector() -> None:
+    """Programs without graphs are let go of at once; the buffers of many calls would pile up until a collection."""
+    made: list[weakref.ref[Any]] = []
+
+    class Watched(sampling_program.SamplingProgram):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            made.append(weakref.ref(self))
+
+    gc.disable()
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("flowar.engine.SamplingProgram", Watched)
+            run(InferencePlan(small_model(), torch.float32), [0, 1])
+        assert [each() for each in made] == [None]
+    finally:
+        gc.enable()
