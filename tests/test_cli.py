@@ -368,6 +368,7 @@ class TestInfo:
         facts = dict(line.split(maxsplit=1) for line in shown.splitlines())
         assert facts["torch"] == torch.__version__
         assert facts["ops"].startswith(("compiled", "reference"))
+        assert re.search(r"^dtype auto +(float32|bfloat16)$", shown, re.MULTILINE)
         assert re.search(rf"^cpu threads set by +{describe_limit()}$", shown, re.MULTILINE)
 
     def test_model_as_json(self, capsys: pytest.CaptureFixture[str], model_folder: Path) -> None:

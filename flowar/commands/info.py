@@ -39,11 +39,13 @@ def machine_facts() -> dict[str, Any]:
 
     from flowar import __version__, ops
     from flowar.attention_backends import describe_backends
-    from flowar.precision import default_device, native_bfloat16
+    from flowar.precision import default_device, native_bfloat16, resolve_precision
+    from flowar.prepacked import supported
     from flowar.threads import describe_limit
 
     device = default_device()
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else "none"
+    prepacked = [name for name in ("float32", "bfloat16") if supported(getattr(torch, name))]
     return {
         "flowar": __version__,  # also where the package is used from its sources, without having been installed
         "python": platform.python_version(),
@@ -54,7 +56,9 @@ def machine_facts() -> dict[str, Any]:
         "cpu threads": torch.get_num_threads(),
         "cpu threads set by": describe_limit(),
         "gpu": gpu,
+        "cpu prepacked weights": ", ".join(prepacked) or "none",
         "native bfloat16": "yes" if native_bfloat16(device) else "no",
+        "dtype auto": resolve_precision("auto", device, torch.float32).name,
         **describe_backends(device),
         "optional packages": ", ".join(optional_packages()) or "none",
     }
