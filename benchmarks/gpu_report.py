@@ -30,9 +30,10 @@ GPU_TESTS = ("tests/ops", "tests/test_gpu.py", "-k", "cuda or test_gpu")
 # One dtype of every op suffices to find an access out of bounds or a race; under the tools a test takes seconds.
 SANITIZED_TESTS = ("tests/ops", "-k", "cuda and bfloat16 and not compile and not opcheck", "--maxfail", "3")
 SANITIZER_REFUSAL = "Device not supported|terminated before first instrumented API call"
-BENCHMARKS = ("ops_speed", "sample_speed", "ladder")  # the steps that leave a file of results
+BENCHMARKS = ("ops_speed", "sample_speed", "ladder", "gemm_speed")  # the steps that leave a file of results
 STEP_HEADER = ("step", "result", "s", "reason")
 OPS_HEADER = ("op", "call", "rows", "pass", "us", "GB/s", "of copy", "x eager", "x compile")
+PRODUCT_HEADER = ("product", "in", "out", "rows", "way", "us", "TFLOP/s", "GB/s", "x first")
 SAMPLE_HEADER = ("model", "batch", "dtype", "variant", "p50 ms", "p99 ms", "images/s", "x naive", "TFLOP/s", "MiB")
 
 
@@ -76,13 +77,14 @@ def steps(capability: str, scratch: Path) -> list[Step]:
 
     sampling = ("--dtypes", "bfloat16", "--batch-sizes", "1", "64", "--seconds")
     return [
-        Step("build", (python, "setup.py", "build_ext", "--inplace"), 120, is_test=True, environment=build),
+        Step("build", (python, "setup.py", "build_ext", "--inplace"), 100, is_test=True, environment=build),
         Step("tests", (*pytest, "-n", "8", *GPU_TESTS), 80, is_test=True, environment=source),
         sanitizer("memcheck", (*pytest, *SANITIZED_TESTS), source),
         sanitizer("racecheck", (*pytest, *SANITIZED_TESTS), source),
         benchmark("ops_speed", "ops_speed", 80, "--seconds", "0.2"),
         benchmark("sample_speed", "sample_speed", 90, "--models", "L", "S", "H", *sampling, "1"),
         benchmark("ladder", "sample_speed", 80, "--models", "L", *sampling, "0.5", "--ladder", "--details"),
+        benchmark("gemm_speed", "gemm_speed", 20, "--seconds", "0.03"),
     ]
 
 
@@ -144,6 +146,8 @@ class Report:
         if rows := self._ops():
             copy = f"Copy: {self.values['ops_speed']['copy_gb_s']:.0f} GB/s."
             parts += ["## Ops", copy, markdown(OPS_HEADER, rows), *self._host(), *self._asides("ops_speed")]
+        if products := self.values.get("gemm_speed", {}).get("results"):
+            parts += ["## Matrix products", markdown(PRODUCT_HEADER, [product_row(each) for each in products])]
         for step in self.values["steps"]:
             if step["status"] in ("failed", "timed out"):
                 parts += [f"## {step['name']}: {step['status']}", f"```\n{step['output']}\n```"]
@@ -204,6 +208,13 @@ def ops_row(call: Mapping[str, Any]) -> list[str]:
     large = call["of_copy"] is not None
     rates = [f"{call['gb_s']:.0f}", f"{100 * call['of_copy']:.0f} %"] if large else ["", ""]
     return [call["op"], call["call"], str(call["rows"]), call["pass"], f"{1e6 * ours:.1f}", *rates, *ratios]
+
+
+def product_row(product: Mapping[str, Any]) -> list[str]:
+    """Of one matrix product in one way, as PRODUCT_HEADER names them."""
+    numbers = [f"{1e6 * product['seconds']:.1f}", f"{product['tflops']:.3g}", f"{product['gb_s']:.0f}"]
+    sizes = [str(product[key]) for key in ("in", "out", "rows")]
+    return [product["product"], *sizes, product["way"], *numbers, f"{product['of_first']:.2f}"]
 
 
 def detail(key: str, value: Any) -> str:

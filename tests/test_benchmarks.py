@@ -17,6 +17,7 @@ from typing import Any
 
 import decode_speed
 import details
+import gemm_speed
 import gpu_report
 import models
 import op_calls
@@ -37,7 +38,7 @@ from torch._C._autograd import DeviceType
 from torch._dynamo.utils import counters
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from flowar import FlowAR, Schedule, ops
+from flowar import FlowAR, FlowARConfig, Schedule, ops
 from flowar.checkpoint import skeleton
 from flowar.engine import default_savings
 
@@ -344,6 +345,41 @@ def test_launches_of_a_profile() -> None:
     device = ["geglu_kernel", "ampere_gemm", "Memcpy DtoD (Device -> Device)", "Memset (Device)"]
     events = [event(name, DeviceType.CPU) for name in host] + [event(name, DeviceType.CUDA) for name in device]
     assert details.launches_of(events) == {"kernels": 2, "launches": 4}
+
+
+class TestProducts:
+    def test_ways_are_checked_timed_and_reported(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    ) -> None:
+        monkeypatch.setattr(gemm_speed, "products", lambda config: [gemm_speed.Product("projection", 32, 16)])
+        monkeypatch.setitem(gemm_speed.COLD_BYTES, "cpu", 8192)
+        options = ["--seconds", "0", "--device", "cpu", "--output", str(tmp_path / "out.json")]
+        monkeypatch.setattr(sys, "argv", ["gemm_speed.py", *options])
+        gemm_speed.main()
+        results = json.loads((tmp_path / "out.json").read_text())["results"]
+        assert sorted({result["rows"] for result in results}) == [2, 8, 32, 128, 512]
+        assert {result["way"] for result in results} >= {"F.linear"}
+        assert all(result["seconds"] > 0 for result in results)
+        assert "projection" in capsys.readouterr().out
+
+    @pytest.mark.parametrize("parts", [1, 2, 4])
+    def test_split_k_is_the_product(self, parts: int) -> None:
+        x, weight, bias = torch.randn(6, 32), torch.randn(10, 32), torch.randn(10)
+        expected = torch.nn.functional.linear(x, weight, bias)
+        torch.testing.assert_close(gemm_speed.split_k(x, weight, bias, parts), expected)
+
+    def test_a_wrong_product_ends_the_program(self) -> None:
+        with pytest.raises(SystemExit, match="expected the product"):
+            gemm_speed.check("projection", torch.ones(2, 2), torch.full((2, 2), 1.001))
+
+    def test_shapes_are_those_of_the_model(self) -> None:
+        config = FlowARConfig.preset("S")
+        block = skeleton(FlowAR, config, torch.float32).flow_transformer.blocks[0]
+        linear = {"q, k, v": block.attn.qkv, "projection": block.attn.proj, "modulation": block.position_modulation}
+        shapes = {product.name: (product.k, product.n) for product in gemm_speed.products(config)}
+        assert all(shapes[name] == (each.in_features, each.out_features) for name, each in linear.items())
+        assert shapes["GEGLU in"] == (1024, 2 * 2752)
+        assert shapes["GEGLU out"] == (2752, 1024)
 
 
 def test_peak_memory(tmp_path: Path) -> None:
