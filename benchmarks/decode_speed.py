@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from record import save_results
+from memory import PeakMemory, resident_mib
+from record import dtype_name, save_results, settings_of
 from tables import table
 from timing import summary, time_alternating
 from torch import Tensor
@@ -43,7 +44,7 @@ def main() -> None:
     device = default_device(options.device)
     if options.threads:
         torch.set_num_threads(options.threads)
-    settings = {key: value for key, value in vars(options).items() if key != "output"}
+    settings = settings_of(options)
     results: list[dict[str, Any]] = []
     for name in options.tokenizers:
         tokenizer = load(name).to(device)
@@ -96,7 +97,7 @@ def variants_of(tokenizer: Tokenizer, device: torch.device, force_bfloat16: bool
         made: Any = copy.deepcopy(tokenizer)
         if made.decoder is not None:
             made.decoder.to(memory_format=memory_format)
-        name = f"{layout}, {str(dtype).removeprefix('torch.')}"
+        name = f"{layout}, {dtype_name(dtype)}"
         variants[name] = partial(made.decode, dtype=dtype), MINIMUM_DECIBELS[dtype]
     return variants
 
@@ -126,20 +127,11 @@ def decibels(images: Tensor, expected: Tensor) -> float:
 def with_peak_memory(run: Callable[[], Tensor], device: torch.device) -> tuple[Tensor, float]:
     """The result of `run`, and the MiB that it took beyond what was there before."""
     if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        result = run()
-        return result, (torch.cuda.max_memory_allocated(device) - before) / 2**20
+        memory = PeakMemory(device)
+        return run(), memory.mebibytes() or 0.0
     Path("/proc/self/clear_refs").write_text("5")  # the peak of resident memory begins anew (Linux)
-    before = resident_kib("VmRSS")
-    result = run()
-    return result, (resident_kib("VmHWM") - before) / 2**10
-
-
-def resident_kib(field: str) -> int:
-    """A line of the kernel's account of this process."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
+    before = resident_mib("VmRSS")
+    return run(), resident_mib("VmHWM") - before
 
 
 def rows(result: Mapping[str, Any]) -> list[list[str]]:

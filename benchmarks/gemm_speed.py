@@ -20,7 +20,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from gpu_report import PRODUCT_HEADER, product_row
-from record import save_results
+from record import dtype_name, save_results, settings_of
 from tables import table
 from timing import graph_times, summary, time_alternating
 from torch import Tensor
@@ -33,8 +33,6 @@ from flowar.prepacked import PrepackedLinear, supported
 COLD_BYTES = {"cuda": 128 * 2**20, "cpu": 64 * 2**20}  # of weights in turns: more than a cache, as in a model
 MOST_COPIES = 20
 TOLERANCE = 16  # roundings of the dtype, of the largest value: sums of thousands of terms
-
-Linear = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ def main() -> None:
     for batch, tokens, product in itertools.product(options.batch_sizes, config.scale_lengths, products(config)):
         results += measure(product, 2 * batch * tokens, dtype, device, options.seconds)
     print(table(PRODUCT_HEADER, [product_row(result) for result in results]))
-    settings = {"model": options.model, "dtype": str(dtype).removeprefix("torch."), "seconds": options.seconds}
+    settings = settings_of(options) | {"dtype": dtype_name(dtype)}
     print(save_results("gemm_speed", device, options.output, {"settings": settings, "results": results}))
 
 

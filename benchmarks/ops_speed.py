@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from op_calls import CONFIG, OPS, Call, Calls, gradients, results
-from record import save_results
+from record import dtype_name, save_results, settings_of
 from tables import table
 from timing import Times, event_times, graph_times, host_seconds, summary, time_alternating
 from torch import Tensor
@@ -40,8 +40,7 @@ def main() -> None:
     device = default_device(options.device)
     dtype = parse_dtype(options.dtype) or (torch.bfloat16 if device.type == "cuda" else torch.float32)
     copy_rate = measure_copy(device, options.seconds)
-    settings = {key: value for key, value in vars(options).items() if key != "output"}
-    settings["dtype"] = str(dtype).removeprefix("torch.")
+    settings = settings_of(options) | {"dtype": dtype_name(dtype)}
     values: dict[str, Any] = {"settings": settings, "copy_gb_s": copy_rate, "calls": [], "host": [], "skipped": []}
 
     def save() -> Path:

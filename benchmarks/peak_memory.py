@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import resource
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from memory import STATUS, resident_mib
 from models import load_model
 from record import save_results
 from tables import table
@@ -71,9 +71,8 @@ def resident() -> float:
 
     Linux's own record starts with the program; `ru_maxrss` would start with what the parent had.
     """
-    status = Path("/proc/self/status")
-    if status.exists():
-        return int(re.findall(r"VmHWM:\s+(\d+) kB", status.read_text())[0]) / 1024
+    if STATUS.exists():
+        return resident_mib("VmHWM")
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / MIB  # macOS counts in bytes
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,15 @@ RESULTS = Path(__file__).parent / "results"
 def environment(device: torch.device) -> dict[str, Any]:
     """Everything about the machine and the code that a number depends on."""
     return {"device": device_name(device), "device type": device.type, "commit": commit()} | machine_facts()
+
+
+def settings_of(options: argparse.Namespace) -> dict[str, Any]:
+    """What was asked for on the command line, but for where the results go."""
+    return {key: value for key, value in vars(options).items() if key != "output"}
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def device_name(device: torch.device) -> str:

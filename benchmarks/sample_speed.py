@@ -25,8 +25,9 @@ import torch
 from agreement import Disagreement, Expected
 from details import count_launches, kinds_of_work, stage_times
 from flops import engine_flops, published_flops
+from memory import PeakMemory
 from models import load_model
-from record import save_results
+from record import dtype_name, save_results, settings_of
 from samplers import COMPILED, ENGINE, NAIVE, NO_GRAPHS, Sampler
 from tables import table
 from timing import seconds_of, summary, time_alternating
@@ -51,7 +52,7 @@ def main() -> None:
     device = default_device(options.device)
     if options.threads:
         torch.set_num_threads(options.threads)
-    settings = {key: value for key, value in vars(options).items() if key != "output"}
+    settings = settings_of(options)
     results: list[dict[str, Any]] = []
     left_out: list[str] = []
 
@@ -222,26 +223,6 @@ def shares(parts: Mapping[str, float]) -> str:
     """Each part of the whole, in percent."""
     whole = sum(parts.values())
     return ", ".join(f"{name} {100 * part / whole:.1f} %" for name, part in parts.items())
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-class PeakMemory:
-    """What a variant adds to what is in memory when it begins: packed weights, buffers, activations at their most."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device, self.before = device, 0
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-            self.before = torch.cuda.memory_allocated(device)
-
-    def mebibytes(self) -> float | None:
-        """The peak so far; None on a CPU, where nobody counts."""
-        if self.device.type != "cuda":
-            return None
-        return (torch.cuda.max_memory_allocated(self.device) - self.before) / 2**20
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:

@@ -14,6 +14,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from flowar.layers import replace_leaves
+from flowar.prepacked import PrepackedLinear
+
 FP8 = torch.float8_e4m3fn
 FP8_MAX = torch.finfo(FP8).max  # 448
 SIZE_MULTIPLE = 16  # of both sides of a matrix, for the tensor cores
@@ -37,7 +40,7 @@ class Fp8Linear(nn.Module):
         ValueError: for a layer of sizes that are not multiples of 16.
     """
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, linear: nn.Linear | PrepackedLinear) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         if not fits_fp8(linear):
@@ -58,7 +61,7 @@ class Fp8Linear(nn.Module):
         return out.view(*x.shape[:-1], self.out_features)
 
 
-def fits_fp8(linear: nn.Linear) -> bool:
+def fits_fp8(linear: nn.Linear | PrepackedLinear) -> bool:
     """Whether both sizes are multiples of 16."""
     return linear.in_features % SIZE_MULTIPLE == 0 and linear.out_features % SIZE_MULTIPLE == 0
 
@@ -69,7 +72,8 @@ def to_fp8(transformer: nn.Module) -> None:
     Embeddings, time MLP, input and output layers stay as they are. So do layers of sizes that do not fit: in the
     published models GEGLU of hidden width 2730, until it is padded for inference.
     """
-    for parent in [module for name, module in transformer.named_modules() if name.startswith("blocks.")]:
-        for name, child in list(parent.named_children()):
-            if isinstance(child, nn.Linear) and fits_fp8(child):
-                setattr(parent, name, Fp8Linear(child))
+
+    def fp8(leaf: nn.Module) -> nn.Module:
+        return Fp8Linear(leaf) if isinstance(leaf, (nn.Linear, PrepackedLinear)) and fits_fp8(leaf) else leaf
+
+    replace_leaves(transformer.get_submodule("blocks"), fp8)

@@ -69,6 +69,25 @@ class GEGLU(nn.Module):
         return self.fc2(ops.geglu(self.fc1(x)))
 
 
+def linear_of(weight: nn.Parameter, bias: nn.Parameter | None = None) -> nn.Linear:
+    """A linear layer of these very parameters: weight [out, in], bias [out]."""
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
+    layer.weight = weight
+    layer.register_parameter("bias", bias)
+    return layer
+
+
+def replace_leaves(module: nn.Module, replacement: Callable[[nn.Module], nn.Module]) -> None:
+    """Put `replacement(leaf)` in the place of every module inside `module` that has none itself.
+
+    One by one, and holding on to none: what is replaced is let go of before the next one is.
+    """
+    for parent in [each for each in module.modules() if [*each.children()]]:
+        for name, child in parent.named_children():
+            if not [*child.children()]:
+                setattr(parent, name, replacement(child))
+
+
 class TimeEmbedding(nn.Module):
     """τ: sinusoids of floor(1000 t), 128 cosines then 128 sines, through a two-layer MLP."""
 

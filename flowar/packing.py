@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from flowar.attention import CrossAttention, SelfAttention
 from flowar.flow_transformer import AttnCrossMLPBlock, FlowTransformer
-from flowar.layers import GEGLU, ResidualStream, RMSNorm
+from flowar.layers import GEGLU, ResidualStream, RMSNorm, linear_of
 from flowar.prepacked import PrepackedLinear
 
 Packable = TypeVar("Packable", bound=nn.Module)
@@ -25,23 +25,16 @@ HIDDEN_MULTIPLE = 64  # hidden widths the GEMM kernels like; 2730 is not even a 
 
 def pack(module: Packable, dtype: torch.dtype) -> Packable:
     """A copy of `module` for inference in `dtype`: parameters cast, or shared where the dtype is theirs."""
-    shared: dict[int, object] = {id(each): frozen(each.detach().to(dtype)) for each in module.parameters()}
+    shared: dict[int, Any] = {id(each): frozen(each.detach().to(dtype)) for each in module.parameters()}
     for layer in module.modules():
         if isinstance(layer, PrepackedLinear):
             bias = None if layer.bias is None else shared[id(layer.bias)]
-            shared[id(layer)] = layer if layer.dtype == dtype else linear(layer.weight.to(dtype), bias)
+            shared[id(layer)] = layer if layer.dtype == dtype else linear_of(frozen(layer.weight.to(dtype)), bias)
     packed = copy.deepcopy(module, shared).eval()
     for layer in packed.modules():
         if isinstance(layer, AttnCrossMLPBlock):
             layer.constants.one = layer.constants.one.to(dtype)
     return packed
-
-
-def linear(weight: Tensor, bias: Any = None) -> nn.Linear:
-    """A layer of these very tensors."""
-    layer = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
-    layer.weight, layer.bias = frozen(weight), bias
-    return layer
 
 
 def frozen(weight: Tensor) -> nn.Parameter:
@@ -90,7 +83,7 @@ def fold_norms(packed: FlowTransformer, exact: FlowTransformer) -> None:
         if isinstance(block, AttnCrossMLPBlock) and isinstance(exact_block, AttnCrossMLPBlock):
             for norm, name in (("cross_norm", "q"), ("condition_norm", "kv")):
                 weight = wide(getattr(exact_block.cross, name).weight) * wide(getattr(exact_block, norm).weight)
-                setattr(block.cross, name, linear(weight.to(block.mlp.fc1.bias.dtype)))
+                setattr(block.cross, name, linear_of(frozen(weight.to(block.mlp.fc1.bias.dtype))))
                 setattr(block, norm, FoldedNorm(getattr(block, norm)))
 
 
@@ -145,7 +138,7 @@ def with_modules(module: Packable, changed: dict[str, nn.Module]) -> Packable:
 def stack_modulations(flow: FlowTransformer) -> nn.Linear:
     """All modulations per position, the blocks' and the output's, as one layer whose weights theirs become views of."""
     layers = [*(block.position_modulation for block in flow.blocks), flow.output_modulation]
-    stacked = linear(torch.cat([layer.weight for layer in layers]), frozen(torch.cat([layer.bias for layer in layers])))
+    stacked = linear_of(*(frozen(torch.cat([getattr(each, name) for each in layers])) for name in ("weight", "bias")))
     sizes = [layer.out_features for layer in layers]
     for layer, weight, bias in zip(layers, stacked.weight.split(sizes), stacked.bias.split(sizes), strict=True):
         layer.weight, layer.bias = frozen(weight), frozen(bias)

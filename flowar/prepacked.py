@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flowar.layers import linear_of, replace_leaves
+
 Module = TypeVar("Module", bound=nn.Module)
 
 TYPICAL_ROWS = 512  # of one image at the last scale under guidance; oneDNN chooses one layout, which serves any number
@@ -80,25 +82,23 @@ def prepack(module: Module) -> Module:
 
     Each weight is let go of as soon as it is packed: all of it never takes the memory of both.
     """
-    for parent in [each for each in module.modules() if type(each) is not nn.Linear]:  # a list would keep them alive
-        for name, child in parent.named_children():
-            if type(child) is nn.Linear and child.weight.device.type == "cpu" and supported(child.weight.dtype):
-                setattr(parent, name, PrepackedLinear(child.weight, child.bias))
+
+    def prepacked(leaf: nn.Module) -> nn.Module:
+        if type(leaf) is nn.Linear and leaf.weight.device.type == "cpu" and supported(leaf.weight.dtype):
+            return PrepackedLinear(leaf.weight, leaf.bias)
+        return leaf
+
+    replace_leaves(module, prepacked)
     return module
 
 
 def unpack(module: Module) -> Module:
     """Undo `prepack`, in place: the same weights, as new parameters."""
-    for parent in [each for each in module.modules() if not isinstance(each, PrepackedLinear)]:
-        for name, child in parent.named_children():
-            if isinstance(child, PrepackedLinear):
-                linear = nn.Linear(child.in_features, child.out_features, child.bias is not None, device="meta")
-                linear.weight = nn.Parameter(child.weight)
-                linear.register_parameter("bias", child.bias)
-                linear.train(child.training)
-                setattr(parent, name, linear)
+
+    def plain(leaf: nn.Module) -> nn.Module:
+        if isinstance(leaf, PrepackedLinear):
+            return linear_of(nn.Parameter(leaf.weight), leaf.bias).train(leaf.training)
+        return leaf
+
+    replace_leaves(module, plain)
     return module
-
-
-def is_prepacked(module: nn.Module) -> bool:
-    return any(isinstance(each, PrepackedLinear) for each in module.modules())

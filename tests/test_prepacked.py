@@ -15,7 +15,7 @@ from torch import nn
 from flowar import FlowAR, Schedule
 from flowar.engine import InferencePlan
 from flowar.pipeline import FlowARPipeline
-from flowar.prepacked import PrepackedLinear, is_prepacked, prepack, supported, unpack
+from flowar.prepacked import PrepackedLinear, prepack, supported, unpack
 
 SCHEDULE = Schedule.published(4, 2.0, (0.0, 0.7))
 BLOCKS = ("attn_mlp", "attn_cross_mlp")
@@ -23,6 +23,10 @@ BLOCKS = ("attn_mlp", "attn_cross_mlp")
 needs_layout = pytest.mark.skipif(
     not supported(torch.float32), reason="this torch, or this processor, has no prepacked layout"
 )
+
+
+def is_prepacked(module: nn.Module) -> bool:
+    return any(isinstance(each, PrepackedLinear) for each in module.modules())
 
 
 def sample(model: FlowAR, dtype: torch.dtype | None = None, naive: bool = False) -> torch.Tensor:
@@ -89,6 +93,13 @@ class TestModel:
         model = small_model()
         expected = sample(model, dtype)
         assert error(sample(model.prepack(), dtype), expected) < (1e-12 if dtype == torch.float64 else 0.1)
+
+    def test_fp8_of_a_prepacked_model(self) -> None:
+        """The same layers are rounded as of a plain one."""
+        model = small_model().bfloat16()
+        expected = model.sample([1, 2], schedule=SCHEDULE, dtype="fp8")
+        assert torch.equal(model.prepack().sample([1, 2], schedule=SCHEDULE, dtype="fp8"), expected)
+        assert not torch.equal(model.sample([1, 2], schedule=SCHEDULE, dtype="bfloat16"), expected)
 
     def test_saved_files_are_the_same(self, tmp_path: Path) -> None:
         model = small_model()
