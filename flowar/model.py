@@ -30,10 +30,11 @@ _packing = threading.Lock()  # two threads that sample from one model share its 
 
 
 class Loss(NamedTuple):
-    """The training loss (scalar) and the mean squared velocity error of every scale [K]."""
+    """The training loss (scalar), and the mean squared velocity error by scale [K], by image and scale [B, K]."""
 
     loss: Tensor
     per_scale: Tensor
+    per_image: Tensor
 
 
 class FlowAR(PretrainedModel):
@@ -107,34 +108,46 @@ class FlowAR(PretrainedModel):
         return self.flow_transformer(x_t, t[:, None], z_k, [lengths.index(x_t.shape[1])])
 
     def loss(
-        self, latents: Tensor, class_labels: Tensor, noise: Tensor | None = None, times: Tensor | None = None
+        self,
+        latents: Tensor,
+        class_labels: Tensor,
+        noise: Tensor | None = None,
+        times: Tensor | None = None,
+        dropped: Tensor | None = None,
     ) -> Loss:
         """Flow-matching loss over all scales, each weighted by n_k / n_last (paper, section 3.4).
 
         Args:
             latents: [B, c, h, w], normalised by the tokenizer.
-            class_labels: [B]; while training, a share `class_dropout` is replaced by the null class.
+            class_labels: [B].
             noise: [B, S, c]; drawn if left out.
             times: [K, B] in [0, 1], one per scale and image; drawn if left out.
+            dropped: bool [B], whose labels become the null class. If left out: none in eval mode, in training mode each
+                with probability `class_dropout`.
 
         Raises:
-            ValueError: for latents, labels, noise or times that do not fit.
+            ValueError: for latents, labels, noise, times or dropped that do not fit.
         """
         targets, inputs = self.pyramid(self.check_latents(latents))  # [B, S, c], [B, S-1, c]
         noise = torch.randn_like(targets) if noise is None else noise
         times = torch.rand(len(self.config.grids), len(latents), device=latents.device) if times is None else times
         check_shape("noise", noise, targets.shape)
         check_shape("times", times, (len(self.config.grids), len(latents)))
-        z = self.ar_transformer(inputs, self.drop_labels(self.check_labels(class_labels, null_class=True)))  # [B, S, D]
+        labels = self.check_labels(class_labels, null_class=True)
+        dropped = self.draw_dropped(labels) if dropped is None else dropped
+        check_shape("dropped", dropped, labels.shape)
+        z = self.ar_transformer(inputs, labels.masked_fill(dropped, self.config.null_class))  # [B, S, D]
 
         lengths = torch.tensor(self.config.scale_lengths, device=latents.device)
         t = times.T.repeat_interleave(lengths, 1, output_size=self.config.tokens)[..., None]  # [B, S, 1]
         x_t = (1 - t) * targets + t * noise
         velocity = self.flow_transformer(x_t, times.T, z, range(len(lengths)))
 
-        squared = (velocity.float() - (noise - targets)).square().mean((0, 2))  # [S]
-        per_scale = torch.stack([part.mean() for part in squared.split(list(self.config.scale_lengths))])
-        return Loss((per_scale * lengths / lengths[-1]).sum(), per_scale)
+        squared = (velocity.float() - (noise - targets)).square().mean(2)  # [B, S]
+        parts = squared.split(list(self.config.scale_lengths), 1)
+        per_image = torch.stack([part.mean(1) for part in parts], 1)  # [B, K]
+        per_scale = per_image.mean(0)
+        return Loss((per_scale * lengths / lengths[-1]).sum(), per_scale, per_image)
 
     def sample(
         self,
@@ -232,12 +245,11 @@ class FlowAR(PretrainedModel):
         check_shape("latents", latents, (*latents.shape[:1], self.config.latent_channels, *self.config.grid))
         return latents
 
-    def drop_labels(self, class_labels: Tensor) -> Tensor:
-        """While training, replace a share `class_dropout` of the labels by the null class."""
+    def draw_dropped(self, class_labels: Tensor) -> Tensor:
+        """Which labels [B] to replace by the null class: while training a share `class_dropout`, otherwise none."""
         if not self.training or self.config.class_dropout == 0:
-            return class_labels
-        dropped = torch.rand(class_labels.shape, device=class_labels.device) < self.config.class_dropout
-        return class_labels.masked_fill(dropped, self.config.null_class)
+            return torch.zeros_like(class_labels, dtype=torch.bool)
+        return torch.rand(class_labels.shape, device=class_labels.device) < self.config.class_dropout
 
     def check_noise(self, noise: Sequence[Tensor], class_labels: Tensor) -> list[Tensor]:
         """Noise [B, n_k, c] of every scale, on the model's device.

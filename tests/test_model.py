@@ -56,9 +56,20 @@ def test_loss_draws_noise_times_and_null_labels() -> None:
     model = small_model(class_dropout=0.5).train()
     latents, labels = torch.randn(64, 4, 4, 4), torch.zeros(64, dtype=torch.int64)
     assert model.loss(latents, labels).loss != model.loss(latents, labels).loss
-    dropped = model.drop_labels(labels) == model.config.null_class
-    assert 10 < dropped.sum() < 54
-    assert torch.equal(model.eval().drop_labels(labels), labels)
+    assert 10 < model.draw_dropped(labels).sum() < 54
+    assert not model.eval().draw_dropped(labels).any()
+
+
+def test_dropped_labels_count_as_the_null_class() -> None:
+    model = small_model()
+    latents, labels = torch.randn(2, 4, 4, 4), torch.tensor([0, 1])
+    given = {"noise": torch.randn(2, model.config.tokens, 4), "times": torch.rand(len(model.config.grids), 2)}
+    loss = model.loss(latents, labels, **given, dropped=torch.tensor([False, True])).per_image
+    expected = model.loss(latents, torch.tensor([0, model.config.null_class]), **given).per_image
+    assert torch.equal(loss, expected)
+    assert not torch.equal(loss, model.loss(latents, labels, **given).per_image)
+    with pytest.raises(ValueError, match=r"dropped: expected shape \[2\], got \[3\]"):
+        model.loss(latents, labels, dropped=torch.zeros(3, dtype=torch.bool))
 
 
 def test_dropout_acts_in_training_alone() -> None:

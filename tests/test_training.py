@@ -22,8 +22,9 @@ from flowar import FlowAR, FlowARPipeline
 from flowar.errors import DataError, FlowARError
 from flowar.tokenizer import ConvTokenizer, PixelTokenizer
 from flowar.training import trainer
-from flowar.training.config import DataConfig, OptimConfig, TrainConfig
+from flowar.training.config import OptimConfig, TrainConfig
 from flowar.training.data import open_images
+from flowar.training.data_config import DataConfig
 from flowar.training.latents import LatentDataset, cached_latents
 from flowar.training.metrics import MetricsWriter
 from flowar.training.state import checkpoints
@@ -350,15 +351,6 @@ class TestParts:
         clipped = nn.utils.get_total_norm([parameter.grad for parameter in state.model.parameters()])
         assert norm > 1e-3
         assert clipped == pytest.approx(1e-3, rel=1e-2)
-
-    def test_labels_are_dropped_while_training_only(self) -> None:
-        model = small_model(class_dropout=0.25)
-        labels = torch.zeros(4000, dtype=torch.int64)
-        assert torch.equal(model.eval().drop_labels(labels), labels)
-        torch.manual_seed(0)
-        dropped = model.train().drop_labels(labels)
-        assert set(dropped.unique().tolist()) == {0, model.config.null_class}
-        assert (dropped == model.config.null_class).float().mean() == pytest.approx(0.25, abs=0.03)
 
 
 class TestTokenizerTraining:

@@ -1,0 +1,56 @@
+"""Random numbers of training: pure functions of (seed, epoch, image).
+
+So they are the same in any batch, on any device and on any number of processes, and a resumed run needs to remember no
+generator for them. Dropout alone uses torch's own generators.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+from flowar import ops
+from flowar.noise import mix
+
+
+class Stream(IntEnum):
+    """What numbers are drawn for; each has a stream of its own."""
+
+    VARIANT = 0  # which of an image's encodings: flips and crops
+    POSTERIOR = 1  # the sample of the tokenizer's posterior
+    NOISE = 2  # the end of the flow
+    TIMES = 3  # the time at every scale
+    LABELS = 4  # labels replaced by the null class
+
+
+class Draws:
+    """Numbers for B images, each from a seed of its own."""
+
+    def __init__(self, seeds: Tensor) -> None:
+        """seeds: int64 [B]."""
+        self.seeds = seeds
+
+    @staticmethod
+    def of(seed: int, epoch: int, indices: Tensor) -> Draws:
+        """For images number `indices` [B] of the data set in one epoch."""
+        start = mix(mix(seed) + epoch)
+        return Draws(torch.tensor([mix(start + index) for index in indices.tolist()], dtype=torch.int64))
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    def to(self, device: torch.device | str) -> Draws:
+        """The same numbers, drawn on `device`."""
+        return Draws(self.seeds.to(device))
+
+    def normal(self, stream: Stream, shape: Sequence[int]) -> Tensor:
+        """Standard normals [B, *shape], float32."""
+        return ops.counter_normal(self.seeds, stream, math.prod(shape)).view(len(self), *shape)
+
+    def uniform(self, stream: Stream, shape: Sequence[int] = ()) -> Tensor:
+        """Numbers in [0, 1) [B, *shape], float32: what the normal distribution function makes of normals."""
+        return torch.special.ndtr(self.normal(stream, shape).double()).float().clamp(max=1 - 2**-24)
