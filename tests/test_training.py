@@ -25,6 +25,7 @@ from flowar.training import trainer
 from flowar.training.config import OptimConfig, TrainConfig
 from flowar.training.data import open_images
 from flowar.training.data_config import DataConfig
+from flowar.training.draws import Draws
 from flowar.training.latents import LatentDataset, cached_latents
 from flowar.training.metrics import MetricsWriter
 from flowar.training.state import checkpoints
@@ -281,8 +282,7 @@ class TestLatents:
 
     def test_latents_are_drawn_from_the_posterior(self) -> None:
         data = LatentDataset(torch.full((1, 2, 4, 4), 3.0), torch.full((1, 2, 4, 4), 0.5), torch.tensor([7]))
-        torch.manual_seed(0)
-        latents, labels = data.batch(torch.zeros(500, dtype=torch.int64))
+        latents, labels = data.batch(torch.zeros(500, dtype=torch.int64), Draws.of(0, 0, torch.arange(500)))
         assert latents.mean() == pytest.approx(3, abs=0.02)
         assert latents.std() == pytest.approx(0.5, abs=0.02)
         assert labels.unique().tolist() == [7]

@@ -14,6 +14,7 @@ from flowar.errors import DataError, first_line
 from flowar.progress import step_progress
 from flowar.tokenizer import Tokenizer
 from flowar.training.data import ImageSource, to_unit_range
+from flowar.training.draws import Draws, Stream
 from flowar.weights import save_tensors
 
 ENCODE_BATCH = 256
@@ -30,10 +31,11 @@ class LatentDataset:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Latents [B, c, h, w], drawn afresh from the posterior with torch's global generator, and labels [B]."""
+    def batch(self, indices: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        """Latents [B, c, h, w], drawn afresh from the posterior, and labels [B]."""
         mean = self.mean[indices]
-        return mean + self.std[indices] * torch.randn_like(mean), self.labels[indices]
+        noise = draws.normal(Stream.POSTERIOR, mean.shape[1:])
+        return mean + self.std[indices] * noise, self.labels[indices]
 
 
 def cached_latents(path: Path, source: ImageSource, description: str, tokenizer: Tokenizer) -> LatentDataset:

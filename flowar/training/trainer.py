@@ -23,11 +23,11 @@ from flowar.precision import default_device, native_bfloat16, parse_dtype
 from flowar.progress import step_progress
 from flowar.tokenizer import Tokenizer
 from flowar.training.config import OptimConfig, TrainConfig
-from flowar.training.data import open_images
-from flowar.training.latents import LatentDataset, cached_latents
+from flowar.training.draws import Draws
+from flowar.training.latents import LatentDataset
+from flowar.training.load_data import load_data
 from flowar.training.metrics import MetricsWriter
 from flowar.training.state import TrainState, checkpoints, load_checkpoint, save_checkpoint
-from flowar.training.tokenizers import tokenizer_for_training
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def train(config: TrainConfig) -> Path:
     output, device = Path(config.output), default_device(config.device)
     if not config.resume and checkpoints(output / "checkpoints"):
         raise DataError(f"output: expected a folder without a run, found checkpoints in {output}; resume it instead")
-    data, tokenizer = load_data(config)
+    data, tokenizer = load_data(config.data, output, config.model.num_classes)
     state = new_state(FlowAR(fitting(config.model, data, tokenizer)).to(device), config.optim)
     if config.resume:
         log.info("resumed from %s", load_checkpoint(state, output / "checkpoints"))
@@ -53,18 +53,6 @@ def train(config: TrainConfig) -> Path:
     folder = output / "model"
     FlowARPipeline(state.ema, tokenizer).save_pretrained(folder, parse_dtype(config.export_dtype))
     return folder
-
-
-def load_data(config: TrainConfig) -> tuple[LatentDataset, Tokenizer]:
-    """The cached latents of the configured images, and the tokenizer they came from."""
-    data = config.data
-    source = open_images(data.folder, data.split, data.image_size, data.image_channels)
-    tokenizer = tokenizer_for_training(data.tokenizer, source)
-    path = Path(data.latents) if data.latents else Path(config.output) / "latents.safetensors"
-    classes = int(source.labels.max()) + 1
-    if classes > config.model.num_classes:
-        raise DataError(f"num_classes: expected at least {classes} for {data.folder}, got {config.model.num_classes}")
-    return cached_latents(path, source, f"{Path(data.folder).name}/{data.split}", tokenizer), tokenizer
 
 
 def fitting(config: FlowARConfig, data: LatentDataset, tokenizer: Tokenizer) -> FlowARConfig:
@@ -184,7 +172,8 @@ def batches(data: LatentDataset, size: int, seed: int, first: int, last: int) ->
         order = torch.randperm(len(data), generator=generator)
         start, stop = max(first - epoch * per_epoch, 0), min(last - epoch * per_epoch, per_epoch)
         for index in range(start, stop):
-            yield data.batch(order[index * size : (index + 1) * size])
+            indices = order[index * size : (index + 1) * size]
+            yield data.batch(indices, Draws.of(seed, epoch, indices))
 
 
 def training_autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
