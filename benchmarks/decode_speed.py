@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from memory import PeakMemory, resident_mib
+from memory import PeakMemory
 from record import dtype_name, save_results, settings_of
 from tables import table
 from timing import summary, time_alternating
 from torch import Tensor
 
 from flowar.autoencoder_tokenizer import AutoencoderTokenizer, autoencoder_class
+from flowar.hardware import resident_mib
 from flowar.kl16 import CHANNELS, LATENT_SCALE
 from flowar.precision import default_device, native_bfloat16
 from flowar.tokenizer import Tokenizer

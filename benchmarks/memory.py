@@ -1,12 +1,10 @@
-"""How much memory: of a GPU by PyTorch's account, of a process by Linux's."""
+"""How much memory a variant takes on a GPU, by PyTorch's account."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 
-STATUS = Path("/proc/self/status")
+from flowar.hardware import MIB
 
 
 class PeakMemory:
@@ -22,10 +20,4 @@ class PeakMemory:
         """The peak so far; None on a CPU, where nobody counts."""
         if self.device.type != "cuda":
             return None
-        return (torch.cuda.max_memory_allocated(self.device) - self.before) / 2**20
-
-
-def resident_mib(field: str) -> float:
-    """MiB of memory that this process has now ("VmRSS") or has had at most ("VmHWM")."""
-    lines = STATUS.read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) / 2**10
+        return (torch.cuda.max_memory_allocated(self.device) - self.before) / MIB

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -17,16 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from memory import STATUS, resident_mib
 from models import load_model
 from record import save_results
 from tables import table
 
 from flowar import FlowAR
+from flowar.hardware import MIB, peak_resident_mib
 from flowar.precision import parse_dtype
 
 HEADER = ("model", "dtype", "weights MiB", "before MiB", "loaded MiB", "prepacked MiB", "sampled MiB", "of weights")
-MIB = 2**20
 
 
 def main() -> None:
@@ -55,25 +53,15 @@ def measure(model: str, dtype: str) -> dict[str, Any]:
 
 def peak(folder: Path, dtype: torch.dtype) -> dict[str, float]:
     """MiB of the weights, and the most that this process has had resident after each stage."""
-    stages = {"before": resident()}
+    stages = {"before": peak_resident_mib()}
     model = FlowAR.from_pretrained(folder, dtype=dtype)
     stages["weights"] = sum(parameter.nbytes for parameter in model.parameters()) / MIB
-    stages["loaded"] = resident()
+    stages["loaded"] = peak_resident_mib()
     model.prepack()
-    stages["prepacked"] = resident()
+    stages["prepacked"] = peak_resident_mib()
     model.sample([1], num_inference_steps=3, progress=False)
-    stages["sampled"] = resident()
+    stages["sampled"] = peak_resident_mib()
     return stages
-
-
-def resident() -> float:
-    """The most MiB of memory that this process has had so far.
-
-    Linux's own record starts with the program; `ru_maxrss` would start with what the parent had.
-    """
-    if STATUS.exists():
-        return resident_mib("VmHWM")
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / MIB  # macOS counts in bytes
 
 
 def row(result: dict[str, Any]) -> list[str]:

@@ -24,7 +24,6 @@ import samplers
 import torch
 from agreement import Disagreement, Expected
 from details import count_launches, kinds_of_work, stage_times
-from flops import engine_flops, published_flops
 from memory import PeakMemory
 from models import load_model
 from record import dtype_name, save_results, settings_of
@@ -36,6 +35,7 @@ from torch import Tensor
 from flowar import FlowAR, Schedule
 from flowar.engine import InferencePlan, default_savings
 from flowar.errors import first_line
+from flowar.flops import engine_flops, published_flops
 from flowar.hub import shipped_models
 from flowar.noise import image_seeds
 from flowar.precision import default_device, parse_dtype

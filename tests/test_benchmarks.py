@@ -33,12 +33,10 @@ import timing
 import torch
 from agreement import Disagreement, Expected
 from conftest import SMALL, small_model
-from flops import engine_flops, published_flops
 from torch._C._autograd import DeviceType
 from torch._dynamo.utils import counters
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from flowar import FlowAR, FlowARConfig, Schedule, ops
+from flowar import FlowAR, FlowARConfig, ops
 from flowar.checkpoint import skeleton
 from flowar.engine import default_savings
 
@@ -204,34 +202,6 @@ class TestAgreement:
         bad = torch.full((1, 2), float("nan"))
         with pytest.raises(Disagreement, match="expected finite numbers"):
             Expected(dtype, bad, bad).check(bad)
-
-
-def counted_flops(run: Callable[[], object]) -> int:
-    """By PyTorch, of matrix products and attention; resampling, which plain PyTorch does as batched products, aside."""
-
-    def attention(q_shape: list[int], k_shape: list[int], v_shape: list[int], *_: object, **__: object) -> int:
-        return int(sdpa_flop_count(q_shape, k_shape, v_shape))
-
-    # The counter knows the attention of GPUs alone.
-    cpu_attention = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention}
-    with FlopCounterMode(display=False, custom_mapping=cpu_attention) as counter:
-        run()
-    return sum(count for op, count in counter.get_flop_counts()["Global"].items() if "bmm" not in str(op))
-
-
-@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
-@pytest.mark.parametrize("flow_block", ["attn_mlp", "attn_cross_mlp"])
-def test_flops(flow_block: str, guidance_scale: float) -> None:
-    """Of widths whose GEGLU needs no padding: the formulas leave that out."""
-    model = small_model(flow_block=flow_block, ar_width=48, flow_width=96, latent_channels=6)
-    schedule = Schedule.published(5, guidance_scale, (0.0, 0.7))
-    naive, engine = (
-        counted_flops(lambda naive=naive: model.sample([1, 2, 3], schedule=schedule, naive=naive))
-        for naive in (True, False)
-    )
-    assert published_flops(model.config, schedule, batch=3) == naive
-    assert engine_flops(model.config, schedule, batch=3) == pytest.approx(engine, rel=0.02)
-    assert engine < naive
 
 
 class TestSampleSpeed:

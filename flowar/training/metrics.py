@@ -1,16 +1,112 @@
-"""Where numbers go: `metrics.jsonl` always, TensorBoard where it is installed."""
+"""What a run tells about itself: the numbers of an interval of steps, and where they go.
+
+`metrics.jsonl` always, TensorBoard where it is installed.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
 import math
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from flowar.config import FlowARConfig
+from flowar.errors import DataError, first_line
 from flowar.files import write_aside
+from flowar.flops import training_flops
+from flowar.hardware import peak_flops, peak_memory_mib
+from flowar.model import Loss
 
 log = logging.getLogger(__name__)
+
+TIME_BINS = 10  # of [0, 1]
+
+
+class StepMetrics:
+    """Sums over an interval of steps, kept on the device: nothing waits for a GPU until `row` is asked for.
+
+    Losses are sums over images and add up over ranks (`sums`); gradient norms and skipped steps are those of the whole
+    step, so that every rank has the same, and stay where they are.
+    """
+
+    def __init__(self, config: FlowARConfig, device: torch.device) -> None:
+        self.config, self.device = config, device
+        self.scales = len(config.grids)
+        self.weights = torch.tensor(config.scale_lengths, dtype=torch.float64) / config.scale_lengths[-1]
+        self.bins = torch.arange(TIME_BINS, device=device)
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin an interval."""
+        shape = (2, self.scales, TIME_BINS)  # squared errors and how many there were, by scale and time
+        self.binned = torch.zeros(shape, dtype=torch.float64, device=self.device)
+        # Steps taken, their gradient norms, the largest of them, and steps skipped.
+        self.steps = torch.zeros(4, dtype=torch.float64, device=self.device)
+        self.lr = math.nan
+
+    @torch.no_grad()
+    def update_loss(self, out: Loss, times: Tensor) -> None:
+        """Add one batch, or one of those whose gradients a step accumulates; times [K, B] in [0, 1]."""
+        in_bin = (times.T * TIME_BINS).long().clamp_(max=TIME_BINS - 1)[..., None] == self.bins  # [B, K, bins]
+        self.binned[0] += torch.where(in_bin, out.per_image.double()[..., None], 0).sum(0)
+        self.binned[1] += in_bin.sum(0)
+
+    @torch.no_grad()
+    def update_step(self, grad_norm: Tensor, skipped: Tensor, lr: float) -> None:
+        """Add one optimizer step: the gradient norm before clipping, and whether it was skipped (both scalars)."""
+        norm = torch.where(skipped, 0, grad_norm.double())
+        largest = torch.maximum(self.steps[2], norm)
+        self.steps = torch.stack((self.steps[0] + ~skipped, self.steps[1] + norm, largest, self.steps[3] + skipped))
+        self.lr = lr
+
+    def sums(self) -> Tensor:
+        """What adds up over ranks, float64 [2 * K * 10]: `torch.distributed.all_reduce` it before `row`."""
+        return self.binned.flatten().clone()
+
+    def row(
+        self,
+        sums: Tensor,
+        seconds: float,
+        images: int,
+        dtype: torch.dtype = torch.float32,
+        data_seconds: float = 0.0,
+        world_size: int = 1,
+    ) -> dict[str, Any]:
+        """The interval in numbers and lists of numbers; NaN where nothing is known.
+
+        Args:
+            sums: of all ranks.
+            seconds: that the interval took.
+            images: trained on by all ranks together.
+            dtype: of the matrix products.
+            data_seconds: of `seconds`, spent waiting for data by this rank.
+            world_size: devices that share the work.
+        """
+        errors, counts = sums.cpu().view(2, self.scales, TIME_BINS)
+        taken, norms, largest, skipped = self.steps.tolist()
+        per_scale = errors.sum(1) / counts.sum(1)
+        flops = training_flops(self.config, images) / seconds / world_size
+        peak = peak_flops(self.device, dtype)
+        return {
+            "loss": float((per_scale * self.weights).sum()),
+            "loss_scale": per_scale.tolist(),
+            "loss_time": (errors.sum(0) / counts.sum(0)).tolist(),
+            "loss_scale_time": (errors / counts).tolist(),
+            "grad_norm": norms / taken if taken else math.nan,
+            "grad_norm_max": largest if taken else math.nan,
+            "skipped_steps": int(skipped),
+            "lr": self.lr,
+            "images_per_second": images / seconds,
+            "tflops_per_device": flops / 1e12,
+            "mfu": flops / peak if peak else math.nan,
+            "peak_memory_mib": peak_memory_mib(self.device),
+            "data_seconds": data_seconds,
+        }
 
 
 class MetricsWriter:
@@ -25,15 +121,14 @@ class MetricsWriter:
         self.file = path.open("a")
         self.board = open_board(folder / "tensorboard", step)
 
-    def write(self, step: int, values: dict[str, Any]) -> None:
-        """values: numbers, or lists of numbers (one per scale)."""
-        self.file.write(json.dumps({"step": step} | values) + "\n")
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """values: numbers, or (nested) lists of numbers; what is not finite becomes null: JSON has no word for it."""
+        finite = each_number(values, lambda number: number if math.isfinite(number) else None)
+        self.file.write(json.dumps({"step": step} | finite, allow_nan=False) + "\n")
         self.file.flush()
-        if self.board is None:
-            return
-        for name, value in values.items():
-            for index, number in enumerate(value) if isinstance(value, list) else ((None, value),):
-                self.board.add_scalar(name if index is None else f"{name}/{index}", number, step)
+        if self.board is not None:
+            for name, number in named_numbers(finite):
+                self.board.add_scalar(name, number, step)
 
     def image(self, step: int, name: str, path: Path) -> None:
         """Show the picture at `path` in TensorBoard."""
@@ -47,6 +142,41 @@ class MetricsWriter:
         self.file.close()
         if self.board is not None:
             self.board.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics.jsonl; null is NaN again.
+
+    Raises:
+        DataError: if it is missing, empty, or a line is not JSON.
+    """
+    if not path.is_file():
+        raise DataError(f"run: expected {path}, found none")
+    try:
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+    except ValueError as error:
+        raise DataError(f"{path}: expected one JSON object a line ({first_line(error)})") from error
+    if not rows:
+        raise DataError(f"{path}: expected at least one row, found none")
+    return [each_number(row, lambda number: math.nan if number is None else number) for row in rows]
+
+
+def each_number(values: Any, change: Callable[[Any], Any]) -> Any:
+    """Mappings and lists as they are, with `change` applied to what they hold."""
+    if isinstance(values, Mapping):
+        return {name: each_number(value, change) for name, value in values.items()}
+    if isinstance(values, list):
+        return [each_number(value, change) for value in values]
+    return change(values)
+
+
+def named_numbers(values: Any, name: str = "") -> Iterator[tuple[str, float]]:
+    """The numbers that `values` holds, as "loss_scale/0"; what is null has none."""
+    if isinstance(values, (Mapping, list)):
+        for key, value in values.items() if isinstance(values, Mapping) else enumerate(values):
+            yield from named_numbers(value, f"{name}/{key}" if name else str(key))
+    elif values is not None:
+        yield name, values
 
 
 def logged_step(row: str) -> float:

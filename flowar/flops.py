@@ -1,4 +1,4 @@
-"""Floating-point operations of sampling, from the configuration alone: matrix products and attention.
+"""Floating-point operations of sampling and training, from the configuration alone: matrix products and attention.
 
 A multiply-add counts as two. Norms, activations and resampling are left out: they are bound by bandwidth. So is what an
 implementation adds (GEGLU padded to a round width): these are operations that the algorithm needs.
@@ -6,7 +6,10 @@ implementation adds (GEGLU padded to a round width): these are operations that t
 
 from __future__ import annotations
 
-from flowar import FlowARConfig, Schedule
+from flowar.config import FlowARConfig
+from flowar.schedule import Schedule
+
+BACKWARD = 2  # times the operations of forward: gradients of both factors of every product
 
 
 def published_flops(config: FlowARConfig, schedule: Schedule, batch: int) -> int:
@@ -30,6 +33,17 @@ def engine_flops(config: FlowARConfig, schedule: Schedule, batch: int) -> int:
         evaluations = batch * sum(1 if weight == 1 else 2 for weight in weights[k])
         total += rows * (ar_scale(config, k) + flow_conditions(config, n)) + evaluations * flow_step(config, n)
     return total
+
+
+def training_flops(config: FlowARConfig, batch: int) -> int:
+    """Of one training step of `batch` images, forward and backward: every scale once, each image at one time a scale.
+
+    What activation checkpointing computes again does not count, nor do clipping, optimizer and averages.
+    """
+    forward = ar_modulation(config) + len(config.grids) * time_tables(config)
+    for k, n in enumerate(config.scale_lengths):
+        forward += ar_scale(config, k) + flow_conditions(config, n) + flow_step(config, n)
+    return (1 + BACKWARD) * batch * forward
 
 
 def ar_modulation(config: FlowARConfig) -> int:
