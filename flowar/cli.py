@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import itertools
+import json
 import logging
 import re
 import sys
@@ -69,6 +71,7 @@ def parse_options(name: str, options: type[Any], arguments: Sequence[str]) -> An
     parser = ArgumentParser(prog=program, usage=f"{program} [options]", description=COMMANDS[name], exit_on_error=False)
     parser.add_argument("--config", action="config", help="YAML file with options; those on the command line win")
     parser.add_class_arguments(options, None, as_group=False)
+    arguments = with_positional(getattr(options, "positional", None), arguments)
     for action in parser._actions:
         if getattr(action, "_typehint", None) is bool:  # `--naive` alone means `--naive true`
             action.nargs, action.const = "?", True
@@ -77,6 +80,12 @@ def parse_options(name: str, options: type[Any], arguments: Sequence[str]) -> An
     except ArgumentError as error:
         raise FlowARError(f"{one_line(str(error))}; {program} --help lists the options") from error
     return options(**{field.name: values[field.name] for field in dataclasses.fields(options)})
+
+
+def with_positional(name: str | None, arguments: Sequence[str]) -> Sequence[str]:
+    """The words before the first option as the list that option `name` takes, where the command has one."""
+    words = list(itertools.takewhile(lambda word: not word.startswith("-"), arguments))
+    return [f"--{name}={json.dumps(words)}", *arguments[len(words) :]] if name and words else arguments
 
 
 def one_line(message: str) -> str:

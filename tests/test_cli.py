@@ -97,7 +97,7 @@ class TestHelp:
             ("train-tokenizer", ["folder to write the tokenizer to", "keeps latents near a unit Gaussian"]),
             ("calibrate-tokenizer", ["images to measure; the first ones in order", "default: 50000"]),
             ("convert", ["the authors' .pth file", "required"]),
-            ("plot", ["folder of the run, which holds metrics.jsonl"]),
+            ("plot", ["folders of the runs, which hold metrics.jsonl"]),
             ("info", ["shipped name, folder, or Hub id to describe as well", "print JSON"]),
         ],
     )
@@ -476,10 +476,27 @@ class TestTrain:
         row = {"loss": 1.0, "loss_scale": [1.0, 0.5], "grad_norm": 0.1, "lr": 1e-3}
         lines = [json.dumps({"step": step} | row) for step in (1, 2, 3)]
         (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
-        main(["plot", "--run", str(tmp_path)])
+        main(["plot", str(tmp_path)])
         assert capsys.readouterr().out == f"curves of 3 rows in {tmp_path / 'curves.png'}\n"
         assert Image.open(tmp_path / "curves.png").format == "PNG"
-        assert "nowhere/metrics.jsonl, found none" in refused(capsys, ["plot", "--run", "nowhere"])
+        assert "nowhere/metrics.jsonl, found none" in refused(capsys, ["plot", "nowhere"])
+
+    def test_plot_of_several_runs(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        pytest.importorskip("matplotlib")
+        monkeypatch.chdir(tmp_path)
+        for name in ("a", "b, c"):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0, "lr": 0.1}')
+        main(["plot", "a", "b, c"])
+        main(["plot", "a", "b, c", "--output", "both.png"])
+        assert capsys.readouterr().out == "curves of 2 rows in curves.png\ncurves of 2 rows in both.png\n"
+        assert Image.open("both.png").size == Image.open("curves.png").size
+        message = "runs: expected one or more folders, each of them once, got"
+        assert f"{message} ['a', 'a']" in refused(capsys, ["plot", "a", "a"])
+        assert f"{message} []" in refused(capsys, ["plot", "--runs", "[]"])
+        assert "arguments are required: runs" in refused(capsys, ["plot"])
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
@@ -542,8 +559,8 @@ class TestTrain:
     ) -> None:
         request.getfixturevalue("full_disk")
         arguments = ["train", "--data.folder", idx_folder, "--output", tmp_path / "run", *TRAINING]
-        assert "latents.safetensors: writing failed" in refused(capsys, arguments)
-        assert files(tmp_path / "run") == []
+        assert "shard_00000.safetensors: writing failed" in refused(capsys, arguments)
+        assert [path.name for path in files(tmp_path / "run")] == ["tokenizer.json"]
 
 
 def refused_after_log(capsys: pytest.CaptureFixture[str], arguments: Iterable[object]) -> str:

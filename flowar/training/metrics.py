@@ -105,6 +105,7 @@ class StepMetrics:
             "tflops_per_device": flops / 1e12,
             "mfu": flops / peak if peak else math.nan,
             "peak_memory_mib": peak_memory_mib(self.device),
+            "seconds": seconds,
             "data_seconds": data_seconds,
         }
 
