@@ -1,10 +1,11 @@
-"""Images with labels from files: idx pairs, a folder a class, cropping, and files that are damaged."""
+"""Images with labels from files: idx pairs, a folder a class, and files that are damaged; the options of data."""
 
 from __future__ import annotations
 
 import gzip
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from PIL import Image
 from torch import Tensor
 
 from flowar.errors import DataError
-from flowar.training.data import FASHION_CLASSES, open_images, read_image, to_unit_range
+from flowar.training.data import FASHION_CLASSES, open_images
+from flowar.training.data_config import DataConfig
+from flowar.training.transforms import to_unit_range
 
 
 def idx_bytes(array: np.ndarray) -> bytes:
@@ -77,15 +80,30 @@ def test_class_folders(tmp_path: Path) -> None:
     assert images.dtype == torch.uint8
     pixels = torch.from_numpy(np.array(Image.open(tmp_path / "cats" / "a.png")))
     assert torch.equal(images[0], pixels.permute(2, 0, 1))
+    assert [source.name(index) for index in range(4)] == ["cats/a.png", "cats/b.png", "dogs/c.PNG", "dogs/more/d.png"]
+    assert source.read(1).size == (20, 10)  # as it is; batches crop
+    assert open_images(tmp_path, image_size=8, channels=1).read(1).mode == "L"
 
 
-def test_images_are_scaled_and_their_centre_cropped(tmp_path: Path) -> None:
-    stripes = np.repeat(np.uint8([[0, 0, 90, 90, 90, 90, 250, 250]]), 4, 0).repeat(2, 0).repeat(2, 1)
-    Image.fromarray(stripes).save(tmp_path / "wide.png")  # 16 wide, 8 high; a third of each side falls away
-    assert read_image(tmp_path / "wide.png", 8, 1).unique().tolist() == [90]
-    assert read_image(tmp_path / "wide.png", 8, 3).shape == (3, 8, 8)
-    assert read_image(tmp_path / "wide.png", 20, 1).shape == (1, 20, 20)
-    assert read_image(tmp_path / "wide.png", 2, 1).unique().tolist() == [90]  # far smaller: averaged, not sampled
+def test_single_images_are_those_of_batches(tmp_path: Path) -> None:
+    images, labels = pictures(3)
+    source = open_images(write_idx(tmp_path, images, labels))
+    assert [source.image_size, source.channels, len(source)] == [8, 1, 3]
+    assert all(np.array_equal(source.read(index), images[index].numpy()) for index in range(3))
+
+
+def test_fingerprint(tmp_path: Path) -> None:
+    images, labels = pictures(4)
+    idx = write_idx(tmp_path / "idx", images, labels)
+    first = open_images(idx).fingerprint()
+    assert first == open_images(write_idx(tmp_path / "copy", images, labels)).fingerprint()
+    assert first != open_images(write_idx(idx, images.flip(0), labels)).fingerprint()
+    assert first != open_images(write_idx(idx, images, labels.flip(0))).fingerprint()
+    folder = write_class_folders(tmp_path / "photos")
+    photos = open_images(folder).fingerprint()
+    assert photos == open_images(write_class_folders(tmp_path / "moved")).fingerprint()
+    (folder / "cats" / "a.png").rename(folder / "dogs" / "a.png")
+    assert photos != open_images(folder).fingerprint()
 
 
 def test_unit_range() -> None:
@@ -98,7 +116,9 @@ def test_missing_folder(tmp_path: Path) -> None:
 
 
 def test_empty_folders(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"expected Fashion-MNIST's idx files or a subfolder of images a class"):
+    with pytest.raises(
+        DataError, match="expected Fashion-MNIST's idx files, tars, or a subfolder of images a class, found none"
+    ):
         open_images(tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"empty: expected images in every class folder, found none"):
@@ -141,5 +161,28 @@ def test_damaged_image_file(tmp_path: Path, share: float) -> None:
     path = tmp_path / "dogs" / "c.PNG"
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
-    with pytest.raises(DataError, match=r"c\.PNG: expected a readable image"):
+    with pytest.raises(DataError, match=r"dogs/c\.PNG: expected a readable image"):
         list(source.batches(2))
+    assert [len(batch) for batch in source.batches(2, skip_bad=True)] == [2, 1]
+
+
+def test_rectangular_idx_images(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="expected square images, got 4x8"):
+        open_images(write_idx(tmp_path, torch.zeros(2, 4, 8), torch.zeros(2)))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({}, "data: expected folder or latents, got neither"),
+        ({"folder": "photos"}, "tokenizer: expected one for the images of folder, got None"),
+        ({"latents": "store", "image_channels": 2}, "image_channels: expected 1 or 3, got 2"),
+        ({"latents": "store", "crops": -1}, "crops: expected an integer >= 0, got -1"),
+        ({"latents": "store", "workers": 0}, "workers: expected a positive integer, got 0"),
+        ({"latents": "store", "on_bad_image": "ask"}, "on_bad_image: expected fail or skip, got ask"),
+        ({"latents": "store", "dtype": "int8"}, "dtype: expected float32 or float16, got int8"),
+    ],
+)
+def test_options(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DataConfig(**fields)

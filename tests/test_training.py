@@ -25,8 +25,7 @@ from flowar.training import trainer
 from flowar.training.config import OptimConfig, TrainConfig
 from flowar.training.data import open_images
 from flowar.training.data_config import DataConfig
-from flowar.training.draws import Draws
-from flowar.training.latents import LatentDataset, cached_latents
+from flowar.training.latent_store import LatentStore, Shard
 from flowar.training.metrics import MetricsWriter
 from flowar.training.state import checkpoints
 from flowar.training.tokenizer_training import TokenizerTrainingConfig, calibrate, train_tokenizer
@@ -148,10 +147,10 @@ class TestRun:
 
     def test_full_disk(self, idx_folder: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
         request.getfixturevalue("full_disk")
-        with pytest.raises(OSError, match=r"latents\.safetensors: writing failed"):
+        with pytest.raises(OSError, match=r"shard_00000\.safetensors: writing failed"):
             train(run_config(idx_folder, tmp_path))
         assert not leftovers(tmp_path)
-        assert not (tmp_path / "latents.safetensors").exists()
+        assert not (tmp_path / "latents" / "store.json").exists()
 
     def test_full_disk_while_saving(
         self, idx_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
@@ -256,40 +255,10 @@ class TestRefused:
             run_config(tmp_path, tmp_path, **changes)
 
 
-class TestLatents:
-    def test_cache_is_reused(self, idx_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        path, source = tmp_path / "latents.safetensors", open_images(idx_folder)
-        tokenizer = tokenizer_for_training("pixel:2", source)
-        first = cached_latents(path, source, "idx/train", tokenizer)
-        monkeypatch.setattr(type(tokenizer), "_posterior", None)  # from here on nothing can be encoded
-        second = cached_latents(path, source, "idx/train", tokenizer)
-        assert torch.equal(first.mean, second.mean)
-        assert torch.equal(first.labels, second.labels)
-        assert len(second) == 40
-        assert first.mean.mean((0, 2, 3)).abs().max() < 1e-5
-        assert first.mean.std((0, 2, 3), unbiased=False) == pytest.approx(torch.ones(4), abs=1e-5)
-
-    def test_cache_of_something_else(self, idx_folder: Path, tmp_path: Path) -> None:
-        path, source = tmp_path / "latents.safetensors", open_images(idx_folder)
-        tokenizer = tokenizer_for_training("pixel:2", source)
-        cached_latents(path, source, "idx/train", tokenizer)
-        for other, name in ((PixelTokenizer(1, 2), "idx/train"), (tokenizer, "other/train")):
-            with pytest.raises(DataError, match=r"expected latents of .*, got .*; remove the file or name another"):
-                cached_latents(path, source, name, other)
-        path.write_bytes(path.read_bytes()[:-1])
-        with pytest.raises(DataError, match="expected a safetensors file of latents"):
-            cached_latents(path, source, "idx/train", tokenizer)
-
-    def test_latents_are_drawn_from_the_posterior(self) -> None:
-        data = LatentDataset(torch.full((1, 2, 4, 4), 3.0), torch.full((1, 2, 4, 4), 0.5), torch.tensor([7]))
-        latents, labels = data.batch(torch.zeros(500, dtype=torch.int64), Draws.of(0, 0, torch.arange(500)))
-        assert latents.mean() == pytest.approx(3, abs=0.02)
-        assert latents.std() == pytest.approx(0.5, abs=0.02)
-        assert labels.unique().tolist() == [7]
-
+class TestBatches:
     def test_batches_visit_every_image_once_an_epoch_and_go_on_anywhere(self) -> None:
-        index = torch.arange(10.0)[:, None, None, None]
-        data = LatentDataset(index, torch.zeros_like(index), index.flatten().long())
+        labels = torch.arange(10)
+        data = LatentStore(Path(), {}, (), [Shard(torch.zeros(10, 1, 1, 1, 1, 1), labels, {}, 0, [])], labels)
         order = [labels.tolist() for _, labels in batches(data, 3, seed=0, first=0, last=8)]
         assert len(order) == 8
         assert all(len({*chain(*order[start : start + 3])}) == 9 for start in (0, 3))  # an epoch drops one image

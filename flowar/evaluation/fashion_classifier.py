@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowar.progress import step_progress
-from flowar.training.data import open_idx, to_unit_range
+from flowar.training.data import open_idx
+from flowar.training.transforms import to_unit_range
 from flowar.weights import open_safetensors, save_tensors
 
 FEATURES = 128

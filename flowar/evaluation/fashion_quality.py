@@ -20,7 +20,8 @@ from flowar.evaluation.frechet import frechet_distance
 from flowar.files import write_json
 from flowar.pipeline import FlowARPipeline
 from flowar.precision import default_device
-from flowar.training.data import open_idx, to_unit_range
+from flowar.training.data import open_idx
+from flowar.training.transforms import to_unit_range
 
 SAMPLE_BATCH = 100
 

@@ -1,4 +1,4 @@
-"""Images with labels, from the files people have: a folder a class, or the four Fashion-MNIST (idx) files."""
+"""Images with labels, from the files people have: Fashion-MNIST's (idx), a folder a class, or WebDataset tars."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -15,8 +15,10 @@ from PIL import Image
 from torch import Tensor
 
 from flowar.errors import DataError, first_line
+from flowar.training.image_source import IMAGE_SUFFIXES, ImageSource
+from flowar.training.transforms import decode
+from flowar.training.webdataset import find_tars, open_tars
 
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 FASHION_CLASSES = (
     "T-shirt/top",
     "Trouser",
@@ -31,50 +33,54 @@ FASHION_CLASSES = (
 )
 
 
-class ImageSource(Protocol):
-    """Labelled images of one size."""
-
-    labels: Tensor
-    class_names: tuple[str, ...]
-
-    def batches(self, size: int) -> Iterator[Tensor]:
-        """All images in order, as uint8 [<= size, channels, H, W]."""
-
-
 @dataclass
-class IdxImages:
-    """Images of an idx file pair, all in memory: uint8 [N, 1, H, W]."""
+class IdxImages(ImageSource):
+    """Images of an idx file pair, all in memory: uint8 [N, 1, side, side]."""
 
     images: Tensor
-    labels: Tensor
-    class_names: tuple[str, ...]
+    flips: ClassVar[bool] = False  # digits and shoes have a side
 
-    def batches(self, size: int) -> Iterator[Tensor]:
+    def name(self, index: int) -> str:
+        return f"image {index}"
+
+    def _read(self, index: int) -> Image.Image:
+        return Image.fromarray(self.images[index, 0].numpy())
+
+    def batches(self, size: int, skip_bad: bool = False) -> Iterator[Tensor]:
         yield from self.images.split(size)
+
+    def fingerprint(self) -> str:
+        """As the base class has it, and of the pixels."""
+        return f"{super().fingerprint()}-{zlib.crc32(self.images.numpy().data):08x}"
 
 
 @dataclass
-class FolderImages:
-    """Image files, read when asked for, scaled and cropped to a square."""
+class FolderImages(ImageSource):
+    """Image files; their names are paths below `root`."""
 
-    paths: list[Path]
-    labels: Tensor
-    class_names: tuple[str, ...]
-    image_size: int
-    channels: int
+    names: list[str]
 
-    def batches(self, size: int) -> Iterator[Tensor]:
-        for start in range(0, len(self.paths), size):
-            part = self.paths[start : start + size]
-            yield torch.stack([read_image(path, self.image_size, self.channels) for path in part])
+    def name(self, index: int) -> str:
+        return self.names[index]
+
+    def _read(self, index: int) -> Image.Image:
+        return decode((self.root / self.names[index]).read_bytes(), self.channels)
 
 
 def open_images(folder: str | Path, split: str = "train", image_size: int = 256, channels: int = 3) -> ImageSource:
-    """The labelled images of `folder`: idx files (`split` "train" or "t10k"), else one subfolder a class.
+    """The labelled images of `folder`.
+
+    Args:
+        folder: with idx files, tars, or one subfolder a class; a tar; or tars by pattern, as `shards/{0000..0009}.tar`.
+        split: of idx files, "train" or "t10k".
+        image_size, channels: of what is read from files of images; idx files have their own.
 
     Raises:
-        DataError: for a missing folder, or one that holds neither.
+        DataError: for a missing folder or file, and for one that holds none of these or is damaged.
     """
+    tars = find_tars(folder)
+    if tars:
+        return open_tars(tars, image_size, channels)
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"data: expected a folder, got {folder} (does not exist)")
@@ -89,7 +95,10 @@ def open_idx(folder: Path, split: str) -> IdxImages:
     labels = read_idx(find_idx(folder, f"{split}-labels-idx1-ubyte"), 1)
     if len(images) != len(labels) or not len(images):
         raise DataError(f"{folder}: expected images, and as many labels, got {len(images)} and {len(labels)}")
-    return IdxImages(images[:, None], labels.long(), FASHION_CLASSES)
+    height, width = images.shape[1:]
+    if height != width:
+        raise DataError(f"{folder}: expected square images, got {height}x{width}")
+    return IdxImages(folder, labels.long(), FASHION_CLASSES, height, 1, images[:, None])
 
 
 def find_idx(folder: Path, name: str) -> Path:
@@ -118,34 +127,16 @@ def read_idx(path: Path, dimensions: int) -> Tensor:
 def open_class_folders(folder: Path, image_size: int, channels: int) -> FolderImages:
     """One subfolder a class, classes in alphabetical order."""
     classes = sorted(path for path in folder.iterdir() if path.is_dir())
-    paths: list[Path] = []
+    names: list[str] = []
     labels: list[int] = []
     for label, directory in enumerate(classes):
         found = sorted(path for path in directory.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
         if not found:
             raise DataError(f"{directory}: expected images in every class folder, found none")
-        paths += found
+        names += [str(path.relative_to(folder)) for path in found]
         labels += [label] * len(found)
-    if not paths:
-        raise DataError(f"{folder}: expected Fashion-MNIST's idx files or a subfolder of images a class, found neither")
-    return FolderImages(paths, torch.tensor(labels), tuple(path.name for path in classes), image_size, channels)
-
-
-def read_image(path: Path, size: int, channels: int) -> Tensor:
-    """One image as uint8 [channels, size, size]: the short side scaled to `size`, the centre cropped."""
-    try:
-        with Image.open(path) as file:
-            image = file.convert("L" if channels == 1 else "RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: expected a readable image ({first_line(error)})") from error
-    factor = size / min(image.size)
-    width, height = (max(size, round(side * factor)) for side in image.size)
-    image = image.resize((width, height), Image.Resampling.BOX if factor < 0.5 else Image.Resampling.BICUBIC)
-    left, top = (width - size) // 2, (height - size) // 2
-    pixels = np.asarray(image.crop((left, top, left + size, top + size)))
-    return torch.from_numpy(pixels.reshape(size, size, channels).copy()).permute(2, 0, 1)
-
-
-def to_unit_range(images: Tensor) -> Tensor:
-    """uint8 pixels to float32 in [-1, 1]."""
-    return images.float() / 127.5 - 1
+    if not names:
+        expected = "Fashion-MNIST's idx files, tars, or a subfolder of images a class"
+        raise DataError(f"{folder}: expected {expected}, found none of them")
+    class_names = tuple(path.name for path in classes)
+    return FolderImages(folder, torch.tensor(labels), class_names, image_size, channels, names)

@@ -1,31 +1,65 @@
-"""What a run trains on: latents, and the tokenizer that they came from."""
+"""What a run trains on: a store of latents, and the tokenizer that made them."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from torch import Tensor
+
 from flowar.errors import DataError
 from flowar.tokenizer import Tokenizer
+from flowar.tokenizer_loading import load_tokenizer
 from flowar.training.data import open_images
 from flowar.training.data_config import DataConfig
-from flowar.training.latents import LatentDataset, cached_latents
+from flowar.training.encoding import encode
+from flowar.training.latent_store import TOKENIZER_FOLDER, LatentStore, check_maker
 from flowar.training.tokenizers import tokenizer_for_training
 
 
-def load_data(config: DataConfig, output: Path, num_classes: int | None = None) -> tuple[LatentDataset, Tokenizer]:
-    """The cached latents of the configured images, and the tokenizer they came from.
+def load_data(config: DataConfig, output: Path, num_classes: int | None = None) -> tuple[LatentStore, Tokenizer]:
+    """The latents of the configured images, encoded first where they are missing, and the tokenizer that made them.
 
     Args:
         output: the run folder, where latents go that `config` names no place for.
         num_classes: of the model, if labels are to be checked against it.
 
     Raises:
-        DataError: for images or latents that cannot be used, and labels that the model has no class for.
+        ValueError: for images, a tokenizer or latents that cannot be used or do not belong together, and for labels
+            that the model has no class for.
+        OSError: if writing fails; what has been encoded stays.
     """
-    source = open_images(config.folder, config.split, config.image_size, config.image_channels)
-    tokenizer = tokenizer_for_training(config.tokenizer, source)
-    path = Path(config.latents) if config.latents else output / "latents.safetensors"
-    classes = int(source.labels.max()) + 1
+    folder = Path(config.latents) if config.latents else output / "latents"
+    if config.folder is None:
+        store = LatentStore.open(folder)
+        check_maker(folder, store.key, stored_tokenizer(config, folder) or load_tokenizer(str(config.tokenizer)))
+    else:
+        source = open_images(config.folder, config.split, config.image_size, config.image_channels)
+        check_labels(source.labels, num_classes, config.folder)
+        tokenizer = stored_tokenizer(config, folder) or tokenizer_for_training(
+            str(config.tokenizer), source, config.on_bad_image == "skip"
+        )
+        store = encode(folder, source, tokenizer, config)
+    check_labels(store.labels, num_classes, folder)
+    return store, store.load_tokenizer()  # whose statistics are rounded, however the run started
+
+
+def stored_tokenizer(config: DataConfig, folder: Path) -> Tokenizer | None:
+    """That of the store in `folder`, if it is complete and the configuration names none, or its pixel tokenizer.
+
+    (To make a pixel tokenizer anew takes all images, for their mean and standard deviation.)
+    """
+    name = config.tokenizer
+    if not LatentStore.complete(folder) or (name and not name.startswith("pixel:")):
+        return None
+    tokenizer = load_tokenizer(folder / TOKENIZER_FOLDER)
+    own = f"{tokenizer.kind}:{tokenizer.stride}"
+    if name not in (None, own):
+        raise DataError(f"{folder}: made by another tokenizer; expected {name}, got {own}")
+    return tokenizer
+
+
+def check_labels(labels: Tensor, num_classes: int | None, where: str | Path) -> None:
+    """Check that a model of `num_classes`, if that is given, has a class for every label."""
+    classes = int(labels.max()) + 1
     if num_classes is not None and classes > num_classes:
-        raise DataError(f"num_classes: expected at least {classes} for {config.folder}, got {num_classes}")
-    return cached_latents(path, source, f"{Path(config.folder).name}/{config.split}", tokenizer), tokenizer
+        raise DataError(f"num_classes: expected at least {classes} for {where}, got {num_classes}")

@@ -14,7 +14,7 @@ from flowar.config import is_count, require
 from flowar.conv_autoencoder import NORM_GROUPS
 from flowar.progress import step_progress
 from flowar.tokenizer import ConvTokenizer, Tokenizer
-from flowar.training.data import to_unit_range
+from flowar.training.transforms import to_unit_range
 
 log = logging.getLogger(__name__)
 

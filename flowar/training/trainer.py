@@ -24,7 +24,7 @@ from flowar.progress import step_progress
 from flowar.tokenizer import Tokenizer
 from flowar.training.config import OptimConfig, TrainConfig
 from flowar.training.draws import Draws
-from flowar.training.latents import LatentDataset
+from flowar.training.latent_store import LatentStore
 from flowar.training.load_data import load_data
 from flowar.training.metrics import MetricsWriter
 from flowar.training.state import TrainState, checkpoints, load_checkpoint, save_checkpoint
@@ -55,7 +55,7 @@ def train(config: TrainConfig) -> Path:
     return folder
 
 
-def fitting(config: FlowARConfig, data: LatentDataset, tokenizer: Tokenizer) -> FlowARConfig:
+def fitting(config: FlowARConfig, data: LatentStore, tokenizer: Tokenizer) -> FlowARConfig:
     """`config` with the channels, the grid and the tokenizer of the data; scales that nobody chose follow the grid.
 
     Raises:
@@ -65,7 +65,7 @@ def fitting(config: FlowARConfig, data: LatentDataset, tokenizer: Tokenizer) -> 
     return replace(
         config,
         latent_channels=tokenizer.channels,
-        latent_size=tuple(data.mean.shape[2:]),
+        latent_size=data.grid,
         scales=config.scales if chosen else None,
         tokenizer=tokenizer.record(),
     )
@@ -80,9 +80,7 @@ def new_state(model: FlowAR, optim: OptimConfig) -> TrainState:
     return TrainState(model, ema, torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas))
 
 
-def run(
-    state: TrainState, data: LatentDataset, tokenizer: Tokenizer, config: TrainConfig, device: torch.device
-) -> None:
+def run(state: TrainState, data: LatentStore, tokenizer: Tokenizer, config: TrainConfig, device: torch.device) -> None:
     """Train from `state.step` to the end, logging, sampling and saving on the way."""
     output, optim = Path(config.output), config.optim
     steps = total_steps(optim, len(data))
@@ -164,7 +162,7 @@ def total_steps(optim: OptimConfig, images: int) -> int:
     return optim.steps or max(1, round((optim.epochs or 0) * (images // optim.batch_size)))
 
 
-def batches(data: LatentDataset, size: int, seed: int, first: int, last: int) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(data: LatentStore, size: int, seed: int, first: int, last: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches number `first` to `last`: the order of an epoch depends on the seed and its number alone."""
     per_epoch = len(data) // size
     for epoch in range(first // per_epoch, -(-last // per_epoch)):

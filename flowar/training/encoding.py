@@ -1,0 +1,254 @@
+"""Encoding of images into a latent store: shard by shard, in several processes if asked for; it resumes by itself."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from flowar.errors import DataError
+from flowar.precision import default_device, parse_dtype
+from flowar.progress import step_progress
+from flowar.threads import usable_cpus
+from flowar.tokenizer import Tokenizer
+from flowar.tokenizer_loading import load_tokenizer
+from flowar.training.data_config import DataConfig
+from flowar.training.image_source import ImageSource
+from flowar.training.latent_store import (
+    TOKENIZER_FOLDER,
+    Key,
+    LatentStore,
+    Shard,
+    check_key,
+    shard_path,
+    write_record,
+)
+from flowar.training.transforms import to_unit_range, variants
+
+log = logging.getLogger(__name__)
+
+
+def encode(folder: Path, source: ImageSource, tokenizer: Tokenizer, config: DataConfig) -> LatentStore:
+    """The store of all images of `source` in `folder`; what of it is missing there is encoded now.
+
+    Several processes (`config.workers`) are started afresh, so a script that asks for them needs its
+    `if __name__ == "__main__"`. Only one program at a time may encode into a folder.
+
+    Raises:
+        DataError: if the folder holds latents of something else, an image is unreadable (unless those are skipped), or
+            latents are not finite, or too large for `config.dtype`.
+        OSError: if writing fails. Shards that are finished stay, and the next call goes on from there.
+    """
+    key = store_key(source, tokenizer, config)
+    if not LatentStore.complete(folder):
+        encoder = Encoder(folder, source, config, key)
+        missing = [number for number in range(encoder.shards) if not encoder.finished(number, tokenizer)]
+        clear(folder, encoder.shards)
+        tokenizer.save_pretrained(folder / TOKENIZER_FOLDER)
+        if len(missing) < encoder.shards:
+            log.info("%s: going on with %d of %d shards", folder, len(missing), encoder.shards)
+        with step_progress(encoder.shards, None, "encoding images", encoder.shards - len(missing)) as advance:
+            for skipped in encode_shards(encoder, missing):
+                for reason in skipped:
+                    log.warning("skipped %s", reason)
+                advance()
+        write_record(folder, encoder.shards, key, source.class_names)
+    store = LatentStore.open(folder)
+    check_key(folder, store.key, key, tokenizer)
+    return store
+
+
+def store_key(source: ImageSource, tokenizer: Tokenizer, config: DataConfig) -> Key:
+    """What the latents depend on, as plain data."""
+    return {
+        "images": len(source),
+        "fingerprint": source.fingerprint(),
+        "image_size": source.image_size,
+        "image_channels": source.channels,
+        "flips": source.flips if config.flips is None else config.flips,
+        "crops": config.crops,
+        "dtype": config.dtype,
+        "tokenizer": tokenizer.record(),
+    }
+
+
+def clear(folder: Path, shards: int) -> None:
+    """Remove what a killed process left half-written, and shards of a division into more."""
+    parts = [*folder.glob(".*.part"), *(folder / TOKENIZER_FOLDER).glob(".*.part")]
+    kept = {shard_path(folder, number) for number in range(shards)}
+    for path in [*parts, *(set(folder.glob("shard_*.safetensors")) - kept)]:
+        path.unlink()
+
+
+@dataclass
+class Encoder:
+    """Encodes shards of one store; every worker process has a copy."""
+
+    folder: Path
+    source: ImageSource
+    config: DataConfig
+    key: Key
+
+    @property
+    def shards(self) -> int:
+        return -(-len(self.source) // self.config.shard_size)
+
+    @cached_property
+    def device(self) -> torch.device:
+        return default_device(self.config.device)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """That of the store, on the device."""
+        return load_tokenizer(self.folder / TOKENIZER_FOLDER).to(self.device)
+
+    @cached_property
+    def noisy(self) -> bool:
+        """Whether the tokenizer's posterior has a standard deviation that is worth keeping."""
+        side = self.source.image_size
+        std = self.tokenizer.posterior(torch.zeros(1, self.source.channels, side, side, device=self.device))[1]
+        return bool(std.any())
+
+    def finished(self, number: int, tokenizer: Tokenizer) -> bool:
+        """Whether shard `number` is there, whole, and as this encoder would write it.
+
+        Raises:
+            DataError: if it is whole, but of something else.
+        """
+        path = shard_path(self.folder, number)
+        if not path.exists():
+            return False
+        try:
+            shard = Shard.open(path)
+        except DataError as error:
+            log.warning("%s; encoding it again", error)
+            return False
+        check_key(path, shard.key, self.key, tokenizer)
+        if shard.checksum() != shard.crc32:
+            log.warning("%s: expected checksum %s, got another; encoding it again", path, shard.crc32)
+            return False
+        refused = shard.skipped and self.config.on_bad_image == "fail"
+        images = len(shard.labels) + len(shard.skipped)
+        return not refused and (shard.first, images) == (self.indices(number).start, len(self.indices(number)))
+
+    def indices(self, number: int) -> range:
+        """The images of shard `number`."""
+        size = self.config.shard_size
+        return range(number * size, min((number + 1) * size, len(self.source)))
+
+    def write(self, number: int) -> list[str]:
+        """Encode and write shard `number`; returns what there is to say of unreadable images.
+
+        Raises:
+            DataError, OSError: as `encode`.
+        """
+        indices = self.indices(number)
+        labels, moments = [self.source.labels[:0]], [self.no_moments()]
+        skipped: list[str] = []
+        at_once = max(1, self.config.encode_batch // moments[0].shape[1])
+        for start in range(0, len(indices), at_once):
+            images = self.read(indices[start : start + at_once], skipped)
+            if images:
+                labels.append(self.source.labels[[*images]])
+                moments.append(self.moments(images))
+        shard = Shard(torch.cat(moments), torch.cat(labels), self.key, indices.start, skipped)
+        shard.save(shard_path(self.folder, number))
+        return skipped
+
+    def no_moments(self) -> Tensor:
+        """Moments of no image, in the shape [0, variants, 1 or 2, c, h, w] and the dtype of all."""
+        count = 1 + self.key["flips"] + self.config.crops
+        side = self.source.image_size // self.tokenizer.stride
+        shape = (0, count, 1 + self.noisy, self.tokenizer.channels, side, side)
+        return torch.empty(shape, dtype=parse_dtype(self.config.dtype))
+
+    def read(self, indices: Iterable[int], skipped: list[str]) -> dict[int, Tensor]:
+        """Readable images by number, each uint8 [variants, channels, size, size]; of the others, what is wrong."""
+        images: dict[int, Tensor] = {}
+        for index in indices:
+            try:
+                image = self.source.read(index)
+            except DataError as error:
+                if self.config.on_bad_image == "fail":
+                    raise
+                skipped.append(str(error))
+            else:
+                images[index] = variants(image, self.source.image_size, self.key["flips"], self.config.crops, index)
+        return images
+
+    def moments(self, images: Mapping[int, Tensor]) -> Tensor:
+        """[B, variants, 1 or 2, c, h, w] of images by number, as they are stored."""
+        pixels = torch.stack([*images.values()])  # [B, variants, channels, size, size]
+        posterior = self.tokenizer.posterior(to_unit_range(pixels.flatten(0, 1).to(self.device)))
+        exact = torch.stack(posterior[: 1 + self.noisy], 1).unflatten(0, pixels.shape[:2]).cpu()
+        stored = exact.to(parse_dtype(self.config.dtype))
+        for index, fits in zip(images, stored.flatten(1).isfinite().all(1).tolist(), strict=True):
+            if not fits:
+                raise self.not_storable(index, exact)
+        return stored
+
+    def not_storable(self, index: int, exact: Tensor) -> DataError:
+        """The error for an image whose latents are not finite in the dtype of the store."""
+        name = self.source.root / self.source.name(index)
+        if exact.isfinite().all():
+            return DataError(f"{name}: expected latents that {self.config.dtype} holds, got {exact.abs().max():.4g}")
+        return DataError(f"{name}: expected finite latents, got NaN or infinity from the tokenizer")
+
+
+_encoder: Encoder  # of a worker process
+
+
+def encode_shards(encoder: Encoder, numbers: Sequence[int]) -> Iterator[list[str]]:
+    """Write these shards; yields, as each is done, what there is to say of its unreadable images."""
+    workers = min(encoder.config.workers, len(numbers))
+    if workers < 2:
+        yield from map(encoder.write, numbers)
+        return
+    with ProcessPoolExecutor(
+        workers,
+        multiprocessing.get_context("spawn"),  # a forked process has neither threads nor a GPU
+        start_worker,
+        (pickle.dumps(encoder), max(1, usable_cpus() // workers)),  # pickled here: torch would share memory instead
+    ) as pool:
+        futures = [pool.submit(write_in_worker, number) for number in numbers]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except BrokenProcessPool as error:
+            raise DataError(
+                "encoding: a worker process was killed, as for want of memory; start again to go on"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def start_worker(encoder: bytes, threads: int) -> None:
+    """Make this process encode, and end without a word when it is interrupted or its parent is gone."""
+    global _encoder
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    torch.set_num_threads(threads)
+    _encoder = pickle.loads(encoder)
+
+
+def end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent:
+        parent.join()
+        os._exit(1)
+
+
+def write_in_worker(number: int) -> list[str]:
+    return _encoder.write(number)

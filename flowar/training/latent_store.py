@@ -1,0 +1,303 @@
+"""Latents of a whole data set, encoded once, in files that are mapped to memory and never loaded.
+
+A store is a folder:
+
+    tokenizer/                  that made it, as `Tokenizer.save_pretrained` writes it
+    shard_00000.safetensors     moments [n, variants, 1 or 2, c, h, w] and labels [n] int64; how they came about
+    store.json                  written last: its presence means that the store is complete
+
+The moments of an image are the mean and the standard deviation of its posterior, or the mean alone where the tokenizer
+knows no noise; those of one variant lie together, so that a training step reads one short run of bytes an image.
+`encoding.py` writes stores.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from flowar.errors import CheckpointError, DataError, FlowARError, first_line
+from flowar.files import read_json, write_json
+from flowar.tokenizer import Tokenizer
+from flowar.tokenizer_loading import check_tokenizer, load_tokenizer
+from flowar.training.draws import Draws, Stream
+from flowar.weights import save_tensors
+
+STORE_FILE, TOKENIZER_FOLDER = "store.json", "tokenizer"
+FORMAT = 1
+REMEDY = f"to mend it, remove {STORE_FILE} and encode again: shards that are whole stay"
+VERIFIED_BYTES = 2**31  # larger stores open without a look at their checksums, which takes a second a GiB
+
+Key = Mapping[str, Any]  # what a store is of: see `encoding.store_key`
+
+
+@dataclass
+class Shard:
+    """One file of a store.
+
+    Attributes:
+        moments: [n, variants, 1 or 2, c, h, w] float32 or float16, mapped to memory.
+        labels: [n] int64.
+        key: of the store that it belongs to.
+        first: number of the shard's first image in the source.
+        skipped: what was said of its unreadable images.
+        crc32: what `checksum` was when the shard was saved.
+    """
+
+    moments: Tensor
+    labels: Tensor
+    key: Key
+    first: int
+    skipped: list[str]
+    crc32: str = ""
+
+    @staticmethod
+    def open(path: Path) -> Shard:
+        """The shard in a file.
+
+        Raises:
+            DataError: if it is missing, truncated, or no shard.
+        """
+        try:
+            with safe_open(path, "pt") as file:
+                about = json.loads((file.metadata() or {})["shard"])
+                return Shard(file.get_tensor("moments"), file.get_tensor("labels"), **about)
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f"{path}: expected a shard of latents ({type(error).__name__}: {first_line(error)})"
+            ) from error
+
+    def save(self, path: Path) -> None:
+        """Write the shard with its checksum, aside first.
+
+        Raises:
+            OSError: if writing fails.
+        """
+        about = {"key": self.key, "first": self.first, "skipped": self.skipped, "crc32": self.checksum()}
+        save_tensors(path, {"moments": self.moments, "labels": self.labels}, {"shard": json.dumps(about)})
+
+    def checksum(self) -> str:
+        """CRC-32 of moments and labels: eight times as fast as SHA-256, and nobody forges latents."""
+        crc = 0
+        for tensor in (self.moments, self.labels):
+            crc = zlib.crc32(tensor.contiguous().flatten().view(torch.uint8).numpy().data, crc)
+        return f"{crc:08x}"
+
+
+@dataclass
+class LatentStore:
+    """A complete store, open for training.
+
+    Attributes:
+        folder: where it is.
+        key: what it is of.
+        class_names: by label; empty where nothing says them.
+        shards: all of them, mapped to memory.
+        labels: [N] int64.
+    """
+
+    folder: Path
+    key: Key
+    class_names: tuple[str, ...]
+    shards: list[Shard]
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        self._ends = torch.tensor([len(shard.labels) for shard in self.shards]).cumsum(0)
+
+    @staticmethod
+    def complete(folder: Path) -> bool:
+        """Whether there is a complete store in `folder`."""
+        return (folder / STORE_FILE).is_file()
+
+    @staticmethod
+    def open(folder: Path, verify: bool | None = None) -> LatentStore:
+        """The complete store in `folder`. That its files are there, whole and of one kind is always checked.
+
+        Args:
+            verify: compare the checksums of all shards; if left out, of a store below 2 GiB.
+
+        Raises:
+            DataError: if there is no complete store, or something in it is damaged, naming the file.
+        """
+        if not LatentStore.complete(folder):
+            raise DataError(f"latents: expected a complete store, found no {STORE_FILE} in {folder}")
+        record = read_record(folder)
+        shards = [Shard.open(shard_path(folder, number)) for number in range(len(record["shards"]))]
+        store = LatentStore(
+            folder, record["key"], tuple(record["class_names"]), shards, torch.cat([shard.labels for shard in shards])
+        )
+        for number, written in enumerate(record["shards"]):
+            check_shard(shard_path(folder, number), shards[number], written, record)
+        if store.nbytes < VERIFIED_BYTES if verify is None else verify:
+            store.verify()
+        return store
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def variants(self) -> int:
+        """How many encodings of every image there are: as it is, flipped, cropped."""
+        return self.shards[0].moments.shape[1]
+
+    @property
+    def channels(self) -> int:
+        return self.shards[0].moments.shape[3]
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Height and width of the latents."""
+        height, width = self.shards[0].moments.shape[4:]
+        return height, width
+
+    @property
+    def skipped(self) -> list[str]:
+        """What was said of each image that is not in the store because it could not be read."""
+        return [reason for shard in self.shards for reason in shard.skipped]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(shard.moments.nbytes for shard in self.shards)
+
+    def load_tokenizer(self) -> Tokenizer:
+        """The tokenizer that made the store."""
+        return load_tokenizer(self.folder / TOKENIZER_FOLDER)
+
+    def batch(self, indices: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        """Latents [B, c, h, w] float32 and labels [B] int64 of images `indices` [B], where the numbers of `draws` are.
+
+        Which variant of an image, and which sample of its posterior, is up to `draws`.
+
+        Raises:
+            DataError: for latents that are not finite, naming the shard and the image's place in it.
+        """
+        variants = (draws.to("cpu").uniform(Stream.VARIANT) * self.variants).long()
+        shards = torch.bucketize(indices, self._ends, right=True)
+        places = indices - torch.cat([torch.zeros(1, dtype=torch.int64), self._ends])[shards]
+        found = zip(shards.tolist(), places.tolist(), variants.tolist(), strict=True)
+        moments = torch.stack([self.shards[shard].moments[place, variant] for shard, place, variant in found]).float()
+        if not moments.sum().isfinite():
+            self._refuse(moments, shards, places)
+        device = draws.seeds.device
+        mean, *std = moments.to(device).unbind(1)
+        if std:
+            mean = mean + std[0] * draws.normal(Stream.POSTERIOR, mean.shape[1:])
+        return mean, self.labels[indices].to(device)
+
+    def verify(self) -> None:
+        """Compare the checksums of all shards: a second a GiB.
+
+        Raises:
+            DataError: naming the first shard that is damaged.
+        """
+        for number, shard in enumerate(self.shards):
+            found = shard.checksum()
+            if found != shard.crc32:
+                path = shard_path(self.folder, number)
+                raise DataError(f"{path}: expected checksum {shard.crc32}, got {found}; {REMEDY}")
+
+    def _refuse(self, moments: Tensor, shards: Tensor, places: Tensor) -> None:
+        """Raise an error that names the first image of a batch whose moments [B, 1 or 2, c, h, w] are not finite."""
+        for values, shard, place in zip(moments, shards.tolist(), places.tolist(), strict=True):
+            if not values.isfinite().all():
+                path = shard_path(self.folder, shard)
+                raise DataError(f"{path}: expected finite latents, got others in image {place} of the shard; {REMEDY}")
+
+
+def shard_path(folder: Path, number: int) -> Path:
+    return folder / f"shard_{number:05d}.safetensors"
+
+
+def write_record(folder: Path, shards: int, key: Key, class_names: Sequence[str]) -> None:
+    """Write `store.json` beside its `shards`, which completes the store.
+
+    Raises:
+        DataError: if no image was readable.
+        OSError: if writing fails.
+    """
+    written = [Shard.open(shard_path(folder, number)) for number in range(shards)]
+    images = sum(len(shard.labels) for shard in written)
+    skipped = [reason for shard in written for reason in shard.skipped]
+    if not images:
+        raise DataError(f"{folder}: expected a readable image, found none; {skipped[0]}")
+    record = {
+        "format": FORMAT,
+        "images": images,
+        "moments": list(written[0].moments.shape[1:]),
+        "class_names": list(class_names),
+        "key": dict(key),
+        "skipped": skipped,
+        "shards": [{"images": len(shard.labels), "crc32": shard.crc32} for shard in written],
+    }
+    write_json(folder / STORE_FILE, record)
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What `write_record` wrote.
+
+    Raises:
+        DataError: if it is damaged, or of another version of this package.
+    """
+    path = folder / STORE_FILE
+    try:
+        record = read_json(path)
+    except CheckpointError as error:
+        raise DataError(str(error)) from error
+    if record.get("format") != FORMAT:
+        raise DataError(f"{path}: expected a latent store of format {FORMAT}, got {record.get('format')}")
+    missing = {"moments", "class_names", "key", "shards"} - record.keys()
+    if missing:
+        raise DataError(f"{path}: expected the record of a latent store, got one without {', '.join(sorted(missing))}")
+    return record
+
+
+def check_shard(path: Path, shard: Shard, written: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+    """Check that the file holds the shard that the store's `record` speaks of in `written`.
+
+    Raises:
+        DataError: naming the first difference.
+    """
+    expected = {"moments": record["moments"], "key": record["key"], **written}
+    found = {
+        "moments": list(shard.moments.shape[1:]),
+        "key": shard.key,
+        "images": len(shard.labels),
+        "crc32": shard.crc32,
+    }
+    for name, value in found.items():
+        if expected.get(name) != value:
+            raise DataError(f"{path}: expected {name} {expected.get(name)}, got {value}; {REMEDY}")
+
+
+def check_key(where: Path, found: Key, expected: Key, tokenizer: Tokenizer) -> None:
+    """Check that the latents at `where` are of the images that are expected, encoded as expected by `tokenizer`.
+
+    Raises:
+        DataError: naming the first difference and both sides.
+    """
+    for name, value in expected.items():
+        if name != "tokenizer" and found.get(name) != value:
+            got = f"got {found.get(name)}; remove them or name another folder"
+            raise DataError(f"{where}: expected latents of {name} {value}, {got}")
+    check_maker(where, found, tokenizer)
+
+
+def check_maker(where: Path, found: Key, tokenizer: Tokenizer) -> None:
+    """Check that the latents at `where` were made by `tokenizer`.
+
+    Raises:
+        DataError: naming the first difference and both sides.
+    """
+    try:
+        check_tokenizer(found["tokenizer"], tokenizer)
+    except FlowARError as error:
+        raise DataError(f"{where}: made by another tokenizer; {error}") from error

@@ -1,0 +1,137 @@
+"""Decoding of every kind of image, crops and flips."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from flowar.training.transforms import center_crop, decode, flip, random_crop, to_tensor, variants
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def gradient(width: int, height: int) -> Image.Image:
+    """Red grows to the right, green downwards."""
+    rows, columns = np.mgrid[:height, :width]
+    return Image.fromarray(np.stack([columns * 255 // width, rows * 255 // height, 0 * rows], -1).astype(np.uint8))
+
+
+class TestDecode:
+    def test_plain(self) -> None:
+        image = gradient(6, 4)
+        assert decode(encoded(image), 3).tobytes() == image.tobytes()
+        assert decode(encoded(image), 1).tobytes() == image.convert("L").tobytes()
+        assert decode(encoded(image.convert("L")), 3).mode == "RGB"
+
+    @pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
+    def test_16_bits(self, kind: str) -> None:
+        values = np.uint16([[0, 127, 129, 257, 32896, 65535]])
+        assert np.array(decode(encoded(Image.fromarray(values), kind), 1)).tolist() == [[0, 0, 1, 1, 128, 255]]
+
+    def test_palette(self) -> None:
+        image = gradient(8, 8).quantize(16)
+        assert decode(encoded(image), 3).tobytes() == image.convert("RGB").tobytes()
+
+    @pytest.mark.parametrize("mode", ["RGBA", "LA"])
+    def test_what_is_transparent_becomes_white(self, mode: str) -> None:
+        image = Image.new(mode, (3, 1), 0)  # black, and nothing of it to be seen
+        image.putpixel((1, 0), (100,) * (len(mode) - 1) + (255,))
+        image.putpixel((2, 0), (100,) * (len(mode) - 1) + (51,))  # a fifth
+        assert np.array(decode(encoded(image), 1)).tolist() == [[255, 100, 224]]
+
+    def test_transparent_colour_of_a_palette(self) -> None:
+        image = Image.new("P", (2, 1))
+        image.putpalette([10, 20, 30, 40, 50, 60])
+        image.putpixel((1, 0), 1)
+        got = np.array(decode(encoded(image, "GIF", transparency=1), 3)).tolist()
+        assert got == [[[10, 20, 30], [255, 255, 255]]]
+
+    def test_cmyk(self) -> None:
+        image = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
+        red, green, blue = decode(encoded(image, "JPEG", quality=95), 3).getpixel((4, 4))
+        assert red > 240
+        assert max(green, blue) < 15
+
+    def test_orientation(self) -> None:
+        image = gradient(6, 4)
+        exif = Image.Exif()
+        exif[274] = 6  # the camera was held upright: turn by 90 degrees
+        turned = decode(encoded(image, exif=exif), 3)
+        assert turned.tobytes() == image.transpose(Image.Transpose.ROTATE_270).tobytes()
+
+    def test_floats_are_refused(self) -> None:
+        with pytest.raises(ValueError, match="expected 8 or 16 bits a channel, got floating-point pixels"):
+            decode(encoded(Image.new("F", (2, 2)), "TIFF"), 1)
+
+    def test_32_bits_are_refused(self) -> None:
+        with pytest.raises(ValueError, match="expected 8 or 16 bits a channel, got values from 0 to 70000"):
+            decode(encoded(Image.fromarray(np.int32([[0, 70000]])), "TIFF"), 1)
+
+    def test_truncated(self) -> None:
+        content = encoded(gradient(64, 64))
+        with pytest.raises(OSError, match="truncated"):
+            decode(content[: len(content) // 2], 3)
+
+
+class TestCrops:
+    def test_centre(self) -> None:
+        stripes = np.repeat(np.uint8([[0, 0, 90, 90, 90, 90, 250, 250]]), 4, 0).repeat(2, 0).repeat(2, 1)
+        image = Image.fromarray(stripes)  # 16 wide, 8 high: a quarter falls away on each side
+        assert set(center_crop(image, 8).tobytes()) == {90}
+        assert center_crop(image, 20).size == (20, 20)
+        assert set(center_crop(image, 2).tobytes()) == {90}  # far smaller: averaged, not sampled
+
+    def test_an_image_of_that_size_stays_as_it_is(self) -> None:
+        image = gradient(8, 8)
+        assert center_crop(image, 8).tobytes() == image.tobytes()
+
+    def test_halving_averages(self) -> None:
+        checks = np.indices((16, 16)).sum(0) % 2 * 200
+        assert set(center_crop(Image.fromarray(checks.astype(np.uint8)), 8).tobytes()) == {100}
+
+    def test_random_crops_are_inside_and_differ_in_place_and_scale(self) -> None:
+        image = gradient(80, 40)
+        crops = [to_tensor(random_crop(image, 16, np.random.default_rng(seed))) for seed in range(40)]
+        assert {tuple(crop.shape) for crop in crops} == {(3, 16, 16)}
+        lefts = {crop[0, :, 0].float().mean().item() for crop in crops}
+        assert min(lefts) < 20
+        assert max(lefts) > 120  # of at most 255 * 24 / 40, where the crop ends at the right edge
+        heights = [int(crop[1, -1, 0]) - int(crop[1, 0, 0]) for crop in crops]  # share of the height, times 255
+        assert 170 < min(heights) < 200 < 230 < max(heights)  # 16 of 20 rows, and 16 of 16
+
+    def test_flip(self) -> None:
+        image = gradient(6, 4)
+        assert torch.equal(to_tensor(flip(image)), to_tensor(image).flip(2))
+
+
+class TestVariants:
+    def test_order(self) -> None:
+        image = gradient(12, 8)
+        plain = to_tensor(center_crop(image, 8))
+        assert torch.equal(variants(image, 8, False, 0, 0), plain[None])
+        assert torch.equal(variants(image, 8, True, 0, 0), torch.stack([plain, plain.flip(2)]))
+        assert variants(image.convert("L"), 8, True, 3, 0).shape == (5, 1, 8, 8)
+
+    def test_crops_depend_on_the_image_alone(self) -> None:
+        image = gradient(30, 20)
+        first = variants(image, 8, True, 4, 7)
+        assert torch.equal(first, variants(image, 8, True, 4, 7))
+        assert not torch.equal(first[2:], variants(image, 8, True, 4, 8)[2:])
+        assert len({crop.numpy().tobytes() for crop in first}) == 6
+
+    def test_crops_are_flipped_only_where_flips_are(self) -> None:
+        def rightwards(flips: bool) -> list[bool]:
+            crops = variants(gradient(40, 20), 16, flips, 16, 0)[1 + flips :, 0].float()
+            return [bool(crop[:, -1].mean() > crop[:, 0].mean()) for crop in crops]
+
+        assert all(rightwards(False))
+        assert 2 < sum(rightwards(True)) < 14
