@@ -110,6 +110,11 @@ class FlowTransformer(nn.Module):
         self.output_proj = nn.Linear(width, config.latent_channels)
         self.constants = Constants(rotation=rotation_table(config.grids, width // heads))
 
+    @property
+    def widest(self) -> int:
+        """Channels of the widest activation: what enters GEGLU."""
+        return self.blocks[0].mlp.fc1.out_features
+
     def rotation(self, scales: Sequence[int]) -> Tensor:
         """The rotary table of consecutive scales, [sum of their lengths, d/2, 2]."""
         return self.constants.rotation[sum(self.lengths[: scales[0]]) : sum(self.lengths[: scales[-1] + 1])]

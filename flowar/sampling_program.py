@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
 # Bytes of modulations computed ahead of their steps. A GPU wants few and large GEMMs; a CPU its caches.
 MODULATION_BUDGET = {"cuda": 256 * 2**20, "cpu": 16 * 2**20}
+
+# Bytes of the widest activation of one step on a CPU: more images than that are integrated group by group, so that what
+# one layer writes is still in the caches for the next. A GPU takes all at once.
+ACTIVATION_BUDGET = 8 * 2**20
 
 StepCallback = Callable[[], None]
 ScaleCallback = Callable[[int, Tensor], None]
@@ -113,8 +118,22 @@ class SamplingProgram:
         if k > 0:
             inputs = plan.pyramid.upsample(self.tokens[k - 1], k).to(plan.dtype).repeat(rows, 1, 1)
         z = plan.ar.step(inputs, self.labels, self.modulations, self.cache)  # [batch or 2 batch, n_k, D]
-        self.tokens[k] = self._integrate(k, self._start(k), z)
-        return self.tokens[k]
+        state = self._start(k)
+        groups = [*self._groups(state, z)]
+        on_step = every(len(groups), self.on_step)
+        for part, conditions in groups:
+            self._integrate(k, part, conditions, on_step)
+        self.tokens[k] = state
+        return state
+
+    def _groups(self, state: Tensor, z: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Views of noise [b, n, c] and conditions [b or 2b, n, D], of the images that are integrated together."""
+        halves, size = z.view(-1, *state.shape[:2], z.shape[-1]), len(state)
+        if state.device.type == "cpu":
+            image_bytes = halves[:, 0, :, 0].numel() * self.plan.flow.widest * z.element_size()
+            size = max(1, ACTIVATION_BUDGET // image_bytes)
+        for start in range(0, len(state), size):
+            yield state[start : start + size], halves[:, start : start + size].flatten(0, 1)
 
     def _start(self, k: int) -> Tensor:
         """The noise of scale k, to be changed in place."""
@@ -123,21 +142,27 @@ class SamplingProgram:
         n, channels = self.plan.config.scale_lengths[k], self.plan.config.latent_channels
         return ops.counter_normal(self.seeds, k, n * channels).view(self.batch, n, channels).to(self.plan.state_dtype)
 
-    def _integrate(self, k: int, state: Tensor, z: Tensor) -> Tensor:
-        """The ODE of scale k from its noise."""
-        weights, batch = self.weights[k], self.batch
+    def _integrate(self, k: int, state: Tensor, z: Tensor, on_step: StepCallback) -> None:
+        """The ODE of scale k from its noise, for some of the images, in place."""
+        weights, batch = self.weights[k], len(state)
         rows = [len(z) if weight != 1 or not self.plan.savings.conditional_half else batch for weight in weights]
         steering = Steering(self.plan, self.tables, z, k)
         steps = steering.steps(rows)
         network_input = state.to(self.plan.dtype).repeat(max(rows) // batch, 1, 1)
 
         def velocity(i: int) -> Tensor:
-            self.on_step()
+            on_step()
             contexts, output_modulation = next(steps)
             x = network_input[: rows[i]]
             return steering.flow.run(x, contexts, output_modulation, steering.rotation, steering.lengths)
 
-        return euler(velocity, state, self.schedule.times, weights, network_input)
+        euler(velocity, state, self.schedule.times, weights, network_input)
+
+
+def every(count: int, callback: StepCallback) -> StepCallback:
+    """A function whose every `count`-th call calls `callback`."""
+    calls = itertools.count(1)
+    return lambda: None if next(calls) % count else callback()
 
 
 class TimeTables:

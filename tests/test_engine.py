@@ -68,6 +68,19 @@ def test_memory_budget_of_modulations(flow_block: Any, budget: int, monkeypatch:
     assert error(model.pyramid.to_grid(run(InferencePlan(model, torch.float32, Savings()), [1, 2]), 2), naive) < 1e-4
 
 
+@pytest.mark.parametrize("budget", [1, 40_000])
+@pytest.mark.parametrize("flow_block", BLOCKS)
+def test_images_in_groups(flow_block: Any, budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One by one, and three at a time at the middle scale: the same numbers, and every step counted once."""
+    plan, labels = InferencePlan(small_model(flow_block=flow_block), torch.float32), [1, 2, 0, 3, 1]
+    together = run(plan, labels)
+    monkeypatch.setattr(sampling_program, "ACTIVATION_BUDGET", budget)
+    steps: list[int] = []
+    sampled = plan.sample(torch.tensor(labels), SCHEDULE, image_seeds(0, 5), lambda: steps.append(1))
+    assert error(sampled, together) < 1e-5
+    assert len(steps) == 3 * 6
+
+
 @pytest.mark.usefixtures("graphs")
 @pytest.mark.parametrize("flow_block", BLOCKS)
 def test_graphs_replay_the_eager_run(flow_block: Any) -> None:
