@@ -20,6 +20,7 @@ EXIT_BAD_INPUT = 2
 COMMANDS = {
     "sample": "class labels to a grid of images, by default from the model that ships with the package",
     "train": "train a model on a folder of images, or resume a run",
+    "encode": "encode images once, into a store of latents to train on",
     "train-tokenizer": "train the small convolutional tokenizer on a folder of images",
     "calibrate-tokenizer": "measure the statistics that normalise a tokenizer's latents",
     "convert": "convert the authors' checkpoint to safetensors",

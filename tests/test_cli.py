@@ -94,6 +94,10 @@ class TestHelp:
                 "train",
                 ["go on from the newest checkpoint", "W, of the flow transformer", "default: 0.0002"],
             ),
+            (
+                "encode",
+                ["tars by pattern, as in shards/{0000..0009}.tar", "random crops of every image", "default: 1024"],
+            ),
             ("train-tokenizer", ["folder to write the tokenizer to", "keeps latents near a unit Gaussian"]),
             ("calibrate-tokenizer", ["images to measure; the first ones in order", "default: 50000"]),
             ("convert", ["the authors' .pth file", "required"]),
@@ -442,6 +446,44 @@ class TestTokenizers:
         assert not (tmp_path / "out").exists()
 
 
+class TestEncode:
+    def test_store_to_train_on(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+        photos, store = write_class_folders(tmp_path / "photos"), tmp_path / "store"
+        (photos / "cats" / "b.png").write_bytes(b"no image")
+        arguments = ["encode", "--folder", str(photos), "--tokenizer", "pixel:2", "--latents", str(store)]
+        main([*arguments, "--image_size", "8", "--crops", "1", "--on_bad_image", "skip"])
+        written = f"3 images (variants: 3), latents 12x4x4, 0.0 MiB, 1 images skipped, in {store}\n"
+        assert capsys.readouterr().out == written
+        assert [path.name for path in files(store)] == ["shard_00000.safetensors", "store.json", "tokenizer.json"]
+        model = [option for option in TRAINING if option not in ("--data.tokenizer", "pixel:2")]
+        output = ["--data.latents", str(store), "--output", str(tmp_path / "run"), "--optim.batch_size", "2"]
+        main(["train", *model, *output])
+        assert FlowAR.from_pretrained(tmp_path / "run" / "model").config.latent_channels == 12
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--latents", "store"], "encode: expected folder and latents, got None and store"),
+            (["--folder", "x", "--tokenizer", "pixel:2"], "encode: expected folder and latents, got x and None"),
+            (["--folder", "x", "--latents", "store"], "tokenizer: expected one for the images of folder, got None"),
+            (["--folder", "x", "--tokenizer", "pixel:2", "--latents", "store"], "data: expected a folder, got x"),
+            (["--latents", "store", "--on_bad_image", "ask"], "on_bad_image: expected"),
+            (["--latents", "store", "--crops", "-1"], "crops: expected an integer >= 0, got -1"),
+        ],
+    )
+    def test_bad_input(
+        self,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+        arguments: list[str],
+        message: str,
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        assert refused(capsys, ["encode", *arguments]).startswith(message)
+        assert files(tmp_path) == []
+
+
 class TestTrain:
     def test_train_resume_sample_plot(
         self,
@@ -530,7 +572,11 @@ class TestTrain:
 
     def test_missing_options(self, capsys: pytest.CaptureFixture[str]) -> None:
         line = refused(capsys, ["train"])
-        assert line.startswith("the following arguments are required: data.folder, data.tokenizer, output;")
+        assert line.startswith("the following arguments are required: output;")
+        line = refused(capsys, ["train", "--output", "run"])
+        assert line.startswith("data: expected folder or latents, got neither")
+        line = refused(capsys, ["train", "--output", "run", "--data.folder", "photos"])
+        assert line.startswith("tokenizer: expected one for the images of folder, got None")
 
     def test_damaged_configuration(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         config = tmp_path / "train.yaml"

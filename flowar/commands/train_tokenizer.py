@@ -15,10 +15,10 @@ class Options:
     """Train the small convolutional tokenizer on a folder of images.
 
     Attributes:
-        data: Fashion-MNIST's idx files, or one subfolder of images a class.
+        data: one subfolder of images a class, Fashion-MNIST's idx files, or WebDataset tars (a folder or a pattern).
         output: folder to write the tokenizer to.
-        image_size: images of a folder are scaled and cropped to a square of this side.
-        image_channels: 1 for grey, 3 for RGB; of images in a folder.
+        image_size: images are scaled and cropped to a square of this side; those of idx files stay as they are.
+        image_channels: 1 for grey, 3 for RGB; idx files are grey.
         split: of idx files.
         training: see `TokenizerTrainingConfig`.
     """

@@ -1,0 +1,25 @@
+"""`flowar encode`: the latents of images, computed once and written to a store to train on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flowar.errors import FlowARError
+from flowar.training.data_config import DataConfig as Options
+
+__all__ = ["Options", "run"]
+
+
+def run(options: Options) -> None:
+    """Encode what is not there yet, and say what the store holds."""
+    from flowar.training.load_data import load_data
+
+    if not (options.folder and options.latents):
+        raise FlowARError(f"encode: expected folder and latents, got {options.folder} and {options.latents}")
+    folder = Path(options.latents)
+    store, _ = load_data(options, folder)
+    shape = "x".join(map(str, (store.channels, *store.grid)))
+    print(
+        f"{len(store)} images (variants: {store.variants}), latents {shape}, {store.nbytes / 2**20:.1f} MiB, "
+        f"{len(store.skipped)} images skipped, in {folder}"
+    )
