@@ -12,11 +12,13 @@ FLOWAR_ELEMENT To bits_as(From from) {
   return to;
 }
 
-// e^x = 2^n e^r, n = round(x / ln 2), |r| <= ln(2)/2. 0 and infinity where the result leaves float's normal range.
+// e^x = 2^n e^r, n = round(x / ln 2), |r| <= ln(2)/2. Below n = -126 it is 0, above n = 127 infinity: the bounds keep n
+// among the exponents of floats, which have both of these.
 FLOWAR_ELEMENT float exp(float x) {
-  constexpr float kLow = -87.33f, kHigh = 88.37f;
-  const float bounded = x < kLow ? kLow : x > kHigh ? kHigh : x;
-  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves round(x) in the low mantissa bits
+  constexpr float kLow = -88.0f, kHigh = 89.0f;
+  const float above = x < kLow ? kLow : x;
+  const float bounded = above > kHigh ? kHigh : above;
+  constexpr float kRound = 12582912.0f + 127.0f;  // adding 1.5 * 2^23 leaves round(x) in the low mantissa bits
   const float shifted = bounded * 1.442695041f + kRound;
   const float n = shifted - kRound;
   const float r = (bounded - n * 0.693359375f) + n * 2.12194440e-4f;  // ln 2 in two parts: n * the first is exact
@@ -26,9 +28,7 @@ FLOWAR_ELEMENT float exp(float x) {
   q = q * r + 1.666651830e-1f;
   q = q * r + 5.000000096e-1f;
   const float e = (q * r) * r + r + 1.0f;
-  const int32_t n_bits = bits_as<int32_t>(shifted) - bits_as<int32_t>(kRound);
-  const float result = bits_as<float>(bits_as<int32_t>(e) + (n_bits << 23));
-  return x < kLow ? 0.0f : x > kHigh ? std::numeric_limits<float>::infinity() : result;
+  return e * bits_as<float>(bits_as<uint32_t>(shifted) << 23);  // the low bits are n + 127, the exponent of 2^n
 }
 FLOWAR_ELEMENT double exp(double x) { return std::exp(x); }
 

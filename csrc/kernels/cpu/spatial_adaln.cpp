@@ -31,11 +31,12 @@ static void backward(const SpatialAdalnBackward& p, int64_t begin, int64_t end) 
     const T* grad = read(p.grad, row, 0, n, scratch[0]);
     const T* x = read(p.x, row, 0, n, scratch[1]);
     const T* scale = read(p.scale, row, 0, n, scratch[2]);
-    const Statistics<T> s = statistics(x, n, p.layer_norm, p.eps);
-    const Projection<T> onto = projection(grad, x, s, scale, n, p.layer_norm);
-    write_gradient(p.grad_x, row, n, scratch[3],
-                   [=](int64_t i) { return norm_gradient(grad[i], x[i], s, scale[i], onto); });
-    write_gradient(p.grad_scale, row, n, scratch[4], [=](int64_t i) { return grad[i] * (x[i] - s.mean) * s.rstd; });
+    const NormGradient<T> g = norm_gradient(grad, x, scale, n, p.layer_norm, p.eps);
+    for (int64_t c = 0; c < n; c += kGradientChannels) {
+      const int64_t end = std::min(c + kGradientChannels, n);
+      write_gradient(p.grad_x, row, c, end, scratch[3], [=](int64_t i) { return g.of(grad[i], x[i], scale[i]); });
+      write_gradient(p.grad_scale, row, c, end, scratch[4], [=](int64_t i) { return grad[i] * g.norm(x[i]); });
+    }
   }
 }
 

@@ -32,7 +32,7 @@ static void forward(const SpatialAdalnResidual& p, int64_t begin, int64_t end) {
 template <typename T>
 static void backward(const SpatialAdalnResidualBackward& p, int64_t begin, int64_t end) {
   const int64_t n = p.channels;
-  const Scratch<T> scratch(11, n);
+  const Scratch<T> scratch(10, n);
   for (Row row(begin, p.tokens); row.index < end; row.next()) {
     const T* grad_sum = read(p.grad_sum, row, 0, n, scratch[0]);
     const T* grad = read(p.grad_out, row, 0, n, scratch[1]);
@@ -40,15 +40,17 @@ static void backward(const SpatialAdalnResidualBackward& p, int64_t begin, int64
     const T* gate = read(p.gate, row, 0, n, scratch[3]);
     const T* branch = read(p.branch, row, 0, n, scratch[4]);
     const T* scale = read(p.scale, row, 0, n, scratch[5]);
-    const Statistics<T> s = statistics(sum, n, p.layer_norm, p.eps);
-    const Projection<T> onto = projection(grad, sum, s, scale, n, p.layer_norm);
-    T* total = scratch[6];
+    const NormGradient<T> g = norm_gradient(grad, sum, scale, n, p.layer_norm, p.eps);
+    T* total = target(p.grad_x, row, 0, scratch[6]);
+    for (int64_t c = 0; c < n; c += kGradientChannels) {
+      const int64_t end = std::min(c + kGradientChannels, n);
 #  pragma omp simd
-    for (int64_t i = 0; i < n; ++i) total[i] = grad_sum[i] + norm_gradient(grad[i], sum[i], s, scale[i], onto);
-    write_gradient(p.grad_x, row, n, scratch[7], [=](int64_t i) { return total[i]; });
-    write_gradient(p.grad_gate, row, n, scratch[8], [=](int64_t i) { return total[i] * branch[i]; });
-    write_gradient(p.grad_branch, row, n, scratch[9], [=](int64_t i) { return total[i] * gate[i]; });
-    write_gradient(p.grad_scale, row, n, scratch[10], [=](int64_t i) { return grad[i] * (sum[i] - s.mean) * s.rstd; });
+      for (int64_t i = c; i < end; ++i) total[i] = grad_sum[i] + g.of(grad[i], sum[i], scale[i]);
+      write_gradient(p.grad_gate, row, c, end, scratch[7], [=](int64_t i) { return total[i] * branch[i]; });
+      write_gradient(p.grad_branch, row, c, end, scratch[8], [=](int64_t i) { return total[i] * gate[i]; });
+      write_gradient(p.grad_scale, row, c, end, scratch[9], [=](int64_t i) { return grad[i] * g.norm(sum[i]); });
+    }
+    write(p.grad_x, row, 0, n, total);
   }
 }
 
