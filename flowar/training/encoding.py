@@ -64,7 +64,7 @@ def encode(folder: Path, source: ImageSource, tokenizer: Tokenizer, config: Data
                 for reason in skipped:
                     log.warning("skipped %s", reason)
                 advance()
-        write_record(folder, encoder.shards, key, source.class_names)
+        write_record(folder, encoder.shards, key, source)
     store = LatentStore.open(folder)
     check_key(folder, store.key, key, tokenizer)
     return store

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from flowar.files import read_json, write_json
 from flowar.tokenizer import Tokenizer
 from flowar.tokenizer_loading import check_tokenizer, load_tokenizer
 from flowar.training.draws import Draws, Stream
+from flowar.training.image_source import ImageSource
 from flowar.weights import save_tensors
 
 STORE_FILE, TOKENIZER_FOLDER = "store.json", "tokenizer"
@@ -217,7 +218,7 @@ def shard_path(folder: Path, number: int) -> Path:
     return folder / f"shard_{number:05d}.safetensors"
 
 
-def write_record(folder: Path, shards: int, key: Key, class_names: Sequence[str]) -> None:
+def write_record(folder: Path, shards: int, key: Key, source: ImageSource) -> None:
     """Write `store.json` beside its `shards`, which completes the store.
 
     Raises:
@@ -233,7 +234,8 @@ def write_record(folder: Path, shards: int, key: Key, class_names: Sequence[str]
         "format": FORMAT,
         "images": images,
         "moments": list(written[0].moments.shape[1:]),
-        "class_names": list(class_names),
+        "source": str(source.root),
+        "class_names": list(source.class_names),
         "key": dict(key),
         "skipped": skipped,
         "shards": [{"images": len(shard.labels), "crc32": shard.crc32} for shard in written],
@@ -288,7 +290,8 @@ def check_key(where: Path, found: Key, expected: Key, tokenizer: Tokenizer) -> N
         if name != "tokenizer" and found.get(name) != value:
             got = f"got {found.get(name)}; remove them or name another folder"
             raise DataError(f"{where}: expected latents of {name} {value}, {got}")
-    check_maker(where, found, tokenizer)
+    if found.get("tokenizer") != expected["tokenizer"]:  # else there is no need for its fingerprint once more
+        check_maker(where, found, tokenizer)
 
 
 def check_maker(where: Path, found: Key, tokenizer: Tokenizer) -> None:
