@@ -21,6 +21,7 @@ KINDS = (
     ("matrix products", re.compile(r"aten::(add)?mm|aten::(bad+)?bmm|mkldnn::_linear")),
     ("attention", re.compile(r"aten::_scaled_dot_product")),
     ("this package's ops", re.compile(r"flowar::")),
+    ("optimizer, clipping, averages", re.compile(r"aten::_(foreach|fused)_")),
     ("copies", re.compile(r"aten::(copy_|cat|repeat|clone|fill_|zero_)")),
 )
 
