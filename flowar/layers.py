@@ -41,19 +41,23 @@ class ResidualStream(NamedTuple):
 
 
 class RMSNorm(nn.Module):
-    """RMS norm with a learned weight: statistics in float32, cast back, then the weight."""
+    """RMS norm with a learned weight, as the modulated norm of `scale = weight - 1`: backward needs x alone."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return ops.reference.normalize(x, "rms", RMS_EPS) * self.weight
+        return self.of(ResidualStream(x))[1]
 
     def of(self, stream: ResidualStream) -> tuple[ResidualStream, Tensor]:
-        """The stream with its branch added, and its norm."""
-        x = stream.sum()
-        return ResidualStream(x), self(x)
+        """The stream with its branch added, and its norm, of the promoted dtype of x and the weight."""
+        if ops.reference_active():  # the definition has no scale and shift
+            x = stream.sum()
+            return ResidualStream(x), ops.reference.normalize(x, "rms", RMS_EPS) * self.weight
+        scale = self.weight.to(torch.promote_types(self.weight.dtype, torch.float32)) - 1  # 16 bits would lose digits
+        stream, h = stream.modulated(scale, torch.zeros_like(scale))
+        return stream, h.to(torch.promote_types(stream.x.dtype, self.weight.dtype))
 
 
 class GEGLU(nn.Module):

@@ -59,17 +59,18 @@ def _fake_backward(
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     x, gate, branch, scale, shift, ctx.layer_norm, ctx.eps = inputs
-    ctx.save_for_backward(output[0], gate, branch, scale)
+    total = output[0]
+    # The branch serves the gradient of the gate alone: where nobody asks for that, x' stands in, which is kept anyway.
+    spare = not ctx.needs_input_grad[1] and branch.shape == total.shape
+    ctx.save_for_backward(total, gate, total if spare else branch, scale)
+    ctx.arguments = [(each.shape, each.dtype) for each in (gate, branch, scale, shift)]
     ctx.x_dtype = x.dtype
-    ctx.shift = shift.shape, shift.dtype
 
 
 def _autograd(ctx: Any, grad_sum: Tensor, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-    total, gate, branch, scale = ctx.saved_tensors
-    grad_x, *grads = _backward(grad_sum, grad_out, total, gate, branch, scale, ctx.layer_norm, ctx.eps)
-    arguments = (gate, branch, scale)
-    reduced = (backend.reduced(grad, to.shape, to.dtype) for grad, to in zip(grads, arguments, strict=True))
-    return grad_x.to(ctx.x_dtype), *reduced, backend.reduced(grad_out, *ctx.shift), None, None
+    grad_x, *grads = _backward(grad_sum, grad_out, *ctx.saved_tensors, ctx.layer_norm, ctx.eps)
+    reduced = (backend.reduced(grad, *to) for grad, to in zip((*grads, grad_out), ctx.arguments, strict=True))
+    return grad_x.to(ctx.x_dtype), *reduced, None, None
 
 
 backend.register_fake("spatial_adaln_residual", _fake)
