@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from flowar.attention import KVCache, SelfAttention, rotation_table
 from flowar.config import FlowARConfig
-from flowar.layers import GEGLU, Constants, ResidualStream, RMSNorm
+from flowar.layers import GEGLU, Constants, ResidualStream, RMSNorm, run_block
 
 
 class ARBlock(nn.Module):
@@ -23,6 +23,10 @@ class ARBlock(nn.Module):
         self.mlp = GEGLU(width)
         self.modulation = nn.Linear(width, 6 * width)
 
+    def early_parts(self) -> list[nn.Module]:
+        """Parts with parameters that are called by themselves, before the block is."""
+        return [self.modulation]
+
     def forward(self, stream: ResidualStream, modulation: Tensor, attend: Callable[[Tensor], Tensor]) -> ResidualStream:
         """A stream of [B, N, D] under modulation [B, 1, 6D]; `attend` is one of `self.attn`'s two modes."""
         gate1, gate2, scale1, scale2, shift1, shift2 = modulation.chunk(6, -1)
@@ -33,7 +37,13 @@ class ARBlock(nn.Module):
 
 
 class ARTransformer(nn.Module):
-    """Token 0 is the class; scale k >= 1 enters as the upsampled latents of scale k - 1 (paper, section 3.3)."""
+    """Token 0 is the class; scale k >= 1 enters as the upsampled latents of scale k - 1 (paper, section 3.3).
+
+    Attributes:
+        checkpoint_blocks: compute the activations of blocks again in backward, in training mode.
+    """
+
+    checkpoint_blocks = False
 
     def __init__(self, config: FlowARConfig) -> None:
         super().__init__()
@@ -97,6 +107,7 @@ class ARTransformer(nn.Module):
             if index == len(self.blocks) // 2:
                 _, h = self.middle_norm.of(stream)
                 stream = ResidualStream(self.middle_proj(h) + self.middle_positions[:, span])
-            stream = block(stream, modulation, partial(attend, index))
+            checkpoint = self.checkpoint_blocks and self.training
+            stream = run_block(block, stream, modulation, partial(attend, index), checkpoint=checkpoint)
         _, h = self.output_norm.of(stream)
         return h + self.output_positions[:, span]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from flowar import ops
 from flowar.attention import CrossAttention, SelfAttention, rotation_table
 from flowar.config import FlowARConfig
-from flowar.layers import GEGLU, Constants, ResidualStream, RMSNorm, TimeEmbedding
+from flowar.layers import GEGLU, Constants, ResidualStream, RMSNorm, TimeEmbedding, run_block
 
 
 class BlockContext(NamedTuple):
@@ -36,6 +36,10 @@ class AttnMLPBlock(nn.Module):
         self.attn = SelfAttention(width, heads, qkv_bias=False)
         self.mlp = GEGLU(width)
         self.position_modulation = nn.Linear(width, 6 * width)
+
+    def early_parts(self) -> list[nn.Module]:
+        """Parts with parameters that are called by themselves, before the block is."""
+        return [self.position_modulation]
 
     def by_time(self, activated_tau: Tensor) -> None:
         """No modulation of this block depends on the time alone."""
@@ -67,6 +71,10 @@ class AttnCrossMLPBlock(nn.Module):
         self.position_modulation = nn.Linear(width, 3 * width)
         self.constants = Constants(one=torch.ones(width, device="cpu"))  # the gate that cross-attention does not have
 
+    def early_parts(self) -> list[nn.Module]:
+        """Parts with parameters that are called by themselves, before the block is."""
+        return [self.time_modulation, self.position_modulation, self.condition_norm, self.cross.kv]
+
     def by_time(self, activated_tau: Tensor) -> Tensor:
         return self.time_modulation(activated_tau)
 
@@ -93,7 +101,13 @@ BLOCKS = {"attn_mlp": AttnMLPBlock, "attn_cross_mlp": AttnCrossMLPBlock}
 
 
 class FlowTransformer(nn.Module):
-    """Velocity of the latents of one scale, or of several scales side by side that do not see each other."""
+    """Velocity of the latents of one scale, or of several scales side by side that do not see each other.
+
+    Attributes:
+        checkpoint_blocks: compute the activations and modulations of blocks again in backward, in training mode.
+    """
+
+    checkpoint_blocks = False
 
     def __init__(self, config: FlowARConfig) -> None:
         super().__init__()
@@ -126,11 +140,15 @@ class FlowTransformer(nn.Module):
         if len(scales) > 1:
             tau = tau.repeat_interleave(tau.new_tensor(lengths).long(), 1, output_size=x_t.shape[1])  # [B, N, W]
         steer, activated_tau = ops.silu_add(self.condition_embed(z), tau), F.silu(tau)
-        contexts = (
-            BlockContext(block.position_modulation(steer), block.by_time(activated_tau), block.keys_values(z, rotation))
-            for block in self.blocks
-        )
-        return self.run(x_t, contexts, self.output_modulation(steer), rotation, lengths)
+
+        def run_in_context(block: AttnMLPBlock | AttnCrossMLPBlock, stream: ResidualStream) -> ResidualStream:
+            by_position, by_time = block.position_modulation(steer), block.by_time(activated_tau)
+            return block(stream, BlockContext(by_position, by_time, block.keys_values(z, rotation)), rotation, lengths)
+
+        stream, checkpoint = self._embed(x_t), self.checkpoint_blocks and self.training
+        for block in self.blocks:
+            stream = run_block(run_in_context, block, stream, checkpoint=checkpoint)
+        return self._velocity(stream, self.output_modulation(steer))
 
     def run(
         self,
@@ -141,9 +159,15 @@ class FlowTransformer(nn.Module):
         lengths: Sequence[int],
     ) -> Tensor:
         """The blocks under given contexts, then the modulated output layer: [B, N, c]."""
-        stream = ResidualStream(self.input_proj(x_t))  # [B, N, W]
+        stream = self._embed(x_t)
         for block, context in zip(self.blocks, contexts, strict=True):
             stream = block(stream, context, rotation, lengths)
-        shift, scale = output_modulation.chunk(2, -1)
+        return self._velocity(stream, output_modulation)
+
+    def _embed(self, x_t: Tensor) -> ResidualStream:
+        return ResidualStream(self.input_proj(x_t))  # [B, N, W]
+
+    def _velocity(self, stream: ResidualStream, modulation: Tensor) -> Tensor:
+        shift, scale = modulation.chunk(2, -1)
         _, h = stream.modulated(scale, shift)
         return self.output_proj(h)

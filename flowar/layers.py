@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,23 @@ class ResidualStream(NamedTuple):
             return self, ops.spatial_adaln(self.x, scale, shift)
         x, h = ops.spatial_adaln_residual(self.x, self.gate, self.branch, scale, shift)
         return ResidualStream(x), h
+
+
+def run_block(function: Callable[..., ResidualStream], *arguments: Any, checkpoint: bool) -> ResidualStream:
+    """`function(*arguments)`; with `checkpoint` backward computes its activations again, and keeps the arguments alone.
+
+    Dropout draws the same numbers again. Without gradients there is nothing to keep, and `checkpoint` does nothing.
+    """
+    if not (checkpoint and torch.is_grad_enabled()):
+        return function(*arguments)
+
+    def run(*arguments: Any) -> ResidualStream:
+        stream = function(*arguments)
+        # The gate is a part of the block's modulation, and would keep all of it.
+        return stream if stream.gate is None else stream._replace(gate=stream.gate.contiguous())
+
+    stream: ResidualStream = torch.utils.checkpoint.checkpoint(run, *arguments, use_reentrant=False)
+    return stream
 
 
 class RMSNorm(nn.Module):

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from flowar.ar_transformer import ARTransformer
 from flowar.checkpoint import PretrainedModel
-from flowar.config import FlowARConfig
+from flowar.config import FlowARConfig, require
 from flowar.flow_transformer import FlowTransformer
 from flowar.initialization import initialize
 from flowar.latent_pyramid import LatentPyramid
@@ -25,6 +25,8 @@ from flowar.precision import Precision, resolve_precision
 from flowar.prepacked import prepack, unpack
 from flowar.progress import step_progress
 from flowar.schedule import Schedule
+
+Checkpointing = Literal["none", "flow", "all"]
 
 _packing = threading.Lock()  # two threads that sample from one model share its plan
 
@@ -85,6 +87,26 @@ class FlowAR(PretrainedModel):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FlowAR:
         return super(FlowAR, self.unpack())._apply(fn, recurse)  # type: ignore[no-untyped-call, no-any-return]
+
+    def forward(self, *arguments: Any, **options: Any) -> Loss:
+        """`loss`: what torch's wrappers for training call."""
+        return self.loss(*arguments, **options)
+
+    @property
+    def checkpointing(self) -> Checkpointing:
+        """Whose blocks compute their activations again in backward, which takes less memory: in training mode alone.
+
+        "none", "flow" (the flow transformer's) or "all" (the AR transformer's too). Numbers stay the same bit for bit.
+        """
+        if self.ar_transformer.checkpoint_blocks:
+            return "all"
+        return "flow" if self.flow_transformer.checkpoint_blocks else "none"
+
+    @checkpointing.setter
+    def checkpointing(self, which: Checkpointing) -> None:
+        require("checkpointing", " or ".join(get_args(Checkpointing)), which, which in get_args(Checkpointing))
+        self.flow_transformer.checkpoint_blocks = which != "none"
+        self.ar_transformer.checkpoint_blocks = which == "all"
 
     def conditions(self, latents: Tensor, class_labels: Tensor) -> Tensor:
         """Teacher-forced conditions z [B, S, D] from latents [B, c, h, w] and class_labels [B] (null class allowed)."""
