@@ -15,6 +15,10 @@ class DataError(FlowARError):
     """Training data that cannot be used; the message names the file."""
 
 
+class TrainingError(FlowARError):
+    """A training run that cannot go on; the message says what happened and what may help."""
+
+
 class MissingPackageError(FlowARError, ImportError):
     """An optional package is not installed; the message holds the command that installs it."""
 

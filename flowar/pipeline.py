@@ -96,8 +96,12 @@ class FlowARPipeline:
         if self._may_prepack and self._gains_by_prepacking(sampling.get("dtype"), sampling.get("naive", False)):
             self.model.prepack()
         latents = self.model.sample(class_labels, *schedule, **sampling)
+        return PipelineOutput(self.decode(latents), latents)
+
+    def decode(self, latents: Tensor) -> list[Image]:
+        """Pictures of normalised latents [B, c, h, w], as many at once as memory allows."""
         parts = latents.to(self.decode_dtype).split(self.tokenizer.images_at_once(latents))
-        return PipelineOutput([image for part in parts for image in to_pil(self._decode(part))], latents)
+        return [image for part in parts for image in to_pil(self._decode(part))]
 
     def _gains_by_prepacking(self, dtype: torch.dtype | str | None, naive: bool) -> bool:
         parameter = self.model.ar_transformer.input_positions

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import resource
+import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -142,3 +143,17 @@ def full_disk() -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.fixture
+def idx_folder(tmp_path: Path) -> Path:
+    """Forty grey images of 8 x 8 in ten classes, as idx files."""
+    from test_data import pictures, write_idx  # which would miss pytest's rewriting if imported here first
+
+    return write_idx(tmp_path / "idx", *pictures(40))
+
+
+@pytest.fixture
+def without_tensorboard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Importing it takes seconds."""
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)

@@ -23,8 +23,8 @@ from flowar import FlowAR, FlowARPipeline
 from flowar.cli import COMMANDS, main
 from flowar.threads import describe_limit
 from flowar.tokenizer import PixelTokenizer
-from flowar.training import trainer
-from flowar.training.state import checkpoints
+from flowar.training.checkpoints import checkpoints
+from flowar.training.step import TrainingStep
 
 TRAINING = (
     *("--data.tokenizer", "pixel:2", "--model.num_classes", "10", "--model.num_inference_steps", "2"),
@@ -494,15 +494,15 @@ class TestTrain:
     ) -> None:
         run = tmp_path / "run"
         arguments = ["train", "--data.folder", str(idx_folder), "--output", str(run), *TRAINING]
-        step = trainer.training_step
+        step = TrainingStep.__call__
         with monkeypatch.context() as patch:
 
-            def interrupted(state: trainer.TrainState, *rest: object) -> object:
-                if state.step == 3:
+            def interrupted(self: TrainingStep, *rest: object) -> object:
+                if self.state.step == 3:
                     raise KeyboardInterrupt
-                return step(state, *rest)
+                return step(self, *rest)  # type: ignore[arg-type]
 
-            patch.setattr(trainer, "training_step", interrupted)
+            patch.setattr(TrainingStep, "__call__", interrupted)
             assert refused_after_log(capsys, arguments) == "flowar: interrupted"
         assert [path.stem for path in checkpoints(run / "checkpoints")] == ["step_00000002"]
         assert "resume it instead" in refused_after_log(capsys, arguments)
@@ -559,7 +559,7 @@ class TestTrain:
             (["--optim.batch_size", "100"], "batch_size: expected at most the 24 images of the data set, got 100"),
             (["--data.tokenizer", "nowhere"], "model: expected a folder, a shipped model"),
             (["--resume"], "resume: expected checkpoints in"),
-            (["--precision", "int4"], "precision: expected Literal['auto', 'bf16', 'float32'], got int4"),
+            (["--precision", "int4"], "precision: expected Literal['auto', 'bf16', 'tf32', 'float32'], got int4"),
             (["--device", "abacus"], "device: expected auto, cpu, or a GPU of this machine"),
         ],
     )

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from flowar.config import FlowARConfig, is_count, is_number, require
 from flowar.training.data_config import DataConfig
+
+Parallel = Literal["auto", "ddp", "fsdp", "hybrid"]
+Schedule = Literal["cosine", "constant"]
+TrainPrecision = Literal["auto", "bf16", "tf32", "float32"]
 
 
 @dataclass
@@ -17,37 +22,67 @@ class OptimConfig:
         ValueError: for a value that no run can have, naming the field, what was expected and what came.
 
     Attributes:
-        batch_size: images of an optimizer step.
+        batch_size: images of an optimizer step, on all devices together.
         steps: optimizer steps in all.
         epochs: passes over the data, where `steps` is left out.
         lr: the highest learning rate.
+        lr_schedule: after the warm-up "cosine" decay to `final_lr`, or "constant".
         final_lr: the learning rate of the last step.
         warmup_steps: of linear growth.
+        warmup_epochs: of linear growth, instead of `warmup_steps`.
         betas: AdamW's.
         weight_decay: AdamW's; biases and norms are not decayed.
         max_grad_norm: gradients are clipped to this norm.
-        ema_decay: of the exponential moving average of the weights, which is what gets published.
+        skip_grad_norm: a step whose gradient norm is larger than this, before clipping, is skipped and counted. One
+            whose norm is not finite always is.
+        max_skipped: the run ends with an error after so many skipped steps in a row.
+        ema_decays: of exponential moving averages of the weights. The first one is sampled from and published as
+            `model`, the others beside it.
     """
 
     batch_size: int = 256
     steps: int | None = None
     epochs: float | None = 400
     lr: float = 2e-4
+    lr_schedule: Schedule = "cosine"
     final_lr: float = 1e-5
     warmup_steps: int = 1000
+    warmup_epochs: float | None = None
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.02
     max_grad_norm: float = 1.0
-    ema_decay: float = 0.9999
+    skip_grad_norm: float | None = None
+    max_skipped: int = 100
+    ema_decays: Sequence[float] = (0.9999,)
 
     def __post_init__(self) -> None:
-        require("batch_size", "a positive integer", self.batch_size, is_count(self.batch_size))
+        for name in ("batch_size", "max_skipped"):
+            require(name, "a positive integer", getattr(self, name), is_count(getattr(self, name)))
         require("steps", "a positive integer", self.steps, self.steps is None or is_count(self.steps))
         require("optim", "steps or epochs", "neither", self.steps is not None or self.epochs is not None)
-        for name in ("epochs", "lr", "max_grad_norm"):
+        for name in ("epochs", "warmup_epochs", "lr", "max_grad_norm", "skip_grad_norm"):
             value = getattr(self, name)
             require(name, "a positive number", value, value is None or (is_number(value) and value > 0))
-        require("ema_decay", "a number in [0, 1)", self.ema_decay, 0 <= self.ema_decay < 1)
+        schedules = get_args(Schedule)
+        require("lr_schedule", " or ".join(schedules), self.lr_schedule, self.lr_schedule in schedules)
+        decays = tuple(self.ema_decays)
+        different = bool(decays) and len(set(decays)) == len(decays) and all(0 <= each < 1 for each in decays)
+        require("ema_decays", "different numbers in [0, 1), at least one", decays, different)
+
+
+@dataclass
+class FinetuneConfig:
+    """A model to start from.
+
+    Attributes:
+        checkpoint: folder or safetensors file of this package, Hub id, or one of the authors' `.pth` files.
+        classes: for every class of the new model the class of the old one whose embedding it begins with; -1 for the
+            old null class, which is what to begin a class with that the old model does not know. If left out: the
+            classes are the same where there are equally many, else all are new.
+    """
+
+    checkpoint: str
+    classes: list[int] | None = None
 
 
 @dataclass
@@ -57,13 +92,26 @@ class TrainConfig:
     Attributes:
         data: what to train on.
         output: the run folder: checkpoints, metrics.jsonl, TensorBoard events, sample grids, the exported model.
-        model: the model; channels and grid of its latents are those of the data.
-        optim: AdamW with linear warm-up and cosine decay.
-        precision: "bf16" autocast, "float32", or "auto": bf16 where the hardware multiplies it natively.
+        model: the model; channels and grid of its latents are those of the data. If all of it is left out: that of
+            `finetune`, or else preset S, with the classes of the data.
+        optim: AdamW, its learning rate, averages.
+        finetune: the model to start from, if not from fresh weights.
+        precision: "bf16" autocast over float32 weights, "tf32" or "float32" without it, or "auto": bf16 where the
+            hardware multiplies it natively, else float32.
+        parallel: over the processes of torchrun: "ddp" (a replica each), "fsdp" (parameters, gradients and optimizer
+            split over all), "hybrid" (split inside a machine, replicas across); "auto" is ddp.
+        micro_batch: images that one device takes at once; gradients of several add up to a batch. If left out, its
+            whole share.
+        checkpointing: whose activations are computed again in the backward pass instead of kept, to save memory: of no
+            block, of those of the flow transformer, or of all.
+        compile: whether the step runs under torch.compile.
         seed: of weights, data order and noise.
         log_every: steps from one row of metrics.jsonl to the next.
         sample_every: steps from one sample grid to the next; 0 for none.
         save_every: steps from one checkpoint to the next.
+        keep_checkpoints: how many of the newest stay.
+        nan_trace: when a step's gradients are not finite, run it again, looking at every op, and end with the name of
+            the module and op that went wrong first.
         export_dtype: of the exported model's stored weights; loading gives float32 again.
         resume: go on from the newest checkpoint in `output`, exactly as if the run had not been interrupted.
         device: "auto" is the GPU if there is one.
@@ -71,18 +119,27 @@ class TrainConfig:
 
     data: DataConfig
     output: str
-    model: FlowARConfig
+    model: FlowARConfig = field(default_factory=FlowARConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
-    precision: Literal["auto", "bf16", "float32"] = "auto"
+    finetune: FinetuneConfig | None = None
+    precision: TrainPrecision = "auto"
+    parallel: Parallel = "auto"
+    micro_batch: int | None = None
+    checkpointing: Literal["none", "flow", "all"] = "none"
+    compile: bool = False
     seed: int = 0
     log_every: int = 20
     sample_every: int = 1000
     save_every: int = 500
+    keep_checkpoints: int = 2
+    nan_trace: bool = False
     export_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     resume: bool = False
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("log_every", "save_every"):
+        for name in ("log_every", "save_every", "keep_checkpoints"):
             require(name, "a positive integer", getattr(self, name), is_count(getattr(self, name)))
+        micro = self.micro_batch
+        require("micro_batch", "a positive integer", micro, micro is None or is_count(micro))
         require("sample_every", "an integer >= 0", self.sample_every, self.sample_every >= 0)

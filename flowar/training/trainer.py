@@ -1,58 +1,177 @@
-"""The training loop."""
+"""The training run: what it starts from, its loop, and what it leaves."""
 
 from __future__ import annotations
 
-import copy
 import logging
-import math
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 
 from flowar.config import FlowARConfig
 from flowar.errors import DataError
-from flowar.files import write_aside, write_json
+from flowar.files import write_json
 from flowar.model import FlowAR
-from flowar.pipeline import FlowARPipeline, image_grid
-from flowar.precision import default_device, native_bfloat16, parse_dtype
+from flowar.pipeline import FlowARPipeline
+from flowar.precision import parse_dtype
 from flowar.progress import step_progress
 from flowar.tokenizer import Tokenizer
-from flowar.training.config import OptimConfig, TrainConfig
-from flowar.training.draws import Draws
+from flowar.training.batches import batches
+from flowar.training.checkpoints import CheckpointWriter, checkpoints, load_checkpoint
+from flowar.training.config import TrainConfig
+from flowar.training.finetune import load_start, start_from
 from flowar.training.latent_store import LatentStore
 from flowar.training.load_data import load_data
-from flowar.training.metrics import MetricsWriter
-from flowar.training.state import TrainState, checkpoints, load_checkpoint, save_checkpoint
+from flowar.training.metrics import MetricsWriter, StepMetrics
+from flowar.training.optimizer import learning_rate, total_steps, warmup_steps
+from flowar.training.parallel import parallelize
+from flowar.training.ranks import Ranks, join_ranks
+from flowar.training.sample_grids import sample_grid
+from flowar.training.state import TrainState
+from flowar.training.step import Batch, TrainingStep, check_shares, training_precision
 
 log = logging.getLogger(__name__)
 
-GRID_ROWS, GRID_COLUMNS = 8, 10
-
 
 def train(config: TrainConfig) -> Path:
-    """Run or resume a training; returns the folder of the exported model (averaged weights and tokenizer).
+    """Run or resume a training, with all processes that torchrun started.
+
+    Returns:
+        The folder of the exported model: averaged weights and tokenizer.
 
     Raises:
         ValueError: for a configuration, data set, tokenizer or checkpoint that does not fit.
+        TrainingError: for a run that does not converge.
+        OSError: if writing fails; checkpoints that were there stay.
     """
-    torch.manual_seed(config.seed)
-    output, device = Path(config.output), default_device(config.device)
-    if not config.resume and checkpoints(output / "checkpoints"):
-        raise DataError(f"output: expected a folder without a run, found checkpoints in {output}; resume it instead")
-    data, tokenizer = load_data(config.data, output, config.model.num_classes)
-    state = new_state(FlowAR(fitting(config.model, data, tokenizer)).to(device), config.optim)
-    if config.resume:
-        log.info("resumed from %s", load_checkpoint(state, output / "checkpoints"))
-    write_json(output / "config.json", asdict(replace(config, resume=False)))
-    run(state, data, tokenizer, config, device)
-    folder = output / "model"
-    FlowARPipeline(state.ema, tokenizer).save_pretrained(folder, parse_dtype(config.export_dtype))
-    return folder
+    with join_ranks(config.device) as ranks:
+        return Run(config, ranks).to_the_end()
+
+
+class Run:
+    """One process's part in a training run."""
+
+    def __init__(self, config: TrainConfig, ranks: Ranks) -> None:
+        self.config, self.ranks, self.output = config, ranks, Path(config.output)
+        self.checkpoint_folder = self.output / "checkpoints"
+        if not config.resume and checkpoints(self.checkpoint_folder):
+            found = f"found checkpoints in {self.output}; resume it instead"
+            raise DataError(f"output: expected a folder without a run, {found}")
+        check_shares(config, ranks.world_size)
+        classes = None if config.model == FlowARConfig() else config.model.num_classes
+        with ranks.main_first():
+            self.data, self.tokenizer = load_data(config.data, self.output, classes)
+        torch.manual_seed(config.seed)
+        model = new_model(config, self.data, self.tokenizer).to(ranks.device)
+        distributed = parallelize(model, config.parallel, ranks)
+        self.state = TrainState.new(model, config.optim)
+        self.step = TrainingStep(self.state, config, ranks, distributed)
+        self.steps = total_steps(config.optim, len(self.data))
+        self.warmup = warmup_steps(config.optim, len(self.data))
+        if config.resume:
+            path = load_checkpoint(self.state, self.checkpoint_folder)
+            log.info("resumed from %s", path)
+
+    def to_the_end(self) -> Path:
+        """Train from where the state is; returns the folder of the exported model."""
+        if self.ranks.main:
+            write_json(self.output / "config.json", asdict(replace(self.config, resume=False)))
+        saving = CheckpointWriter(self.checkpoint_folder, self.config.keep_checkpoints, self.ranks)
+        writer = MetricsWriter(self.output, self.state.step) if self.ranks.main else None
+        try:
+            self._train(saving, writer)
+        finally:
+            if writer:
+                writer.close()
+            saving.close()
+        return self._export()
+
+    def _train(self, saving: CheckpointWriter, writer: MetricsWriter | None) -> None:
+        config, state, device = self.config, self.state, self.ranks.device
+        optim, metrics = config.optim, StepMetrics(state.model.config, device)
+        interval = Interval(state.step)
+        source = batches(self.data, optim.batch_size, config.seed, state.step, self.steps, self.ranks)
+        with step_progress(self.steps, None if writer else False, "training", state.step) as advance:
+            while state.step < self.steps:
+                batch = interval.wait_for(source).to(device)
+                lr = learning_rate(state.step, self.steps, self.warmup, optim)
+                outcome = self.step(batch, lr)
+                for out, times in [] if outcome.skipped else outcome.losses:
+                    metrics.update_loss(out, times)
+                metrics.update_step(outcome.grad_norm, torch.tensor(outcome.skipped, device=device), lr)
+                advance()
+                save = self._due(config.save_every)
+                if save or self._due(config.log_every):  # a resumed run begins an interval where this one does
+                    self._log(metrics, interval, writer)
+                    interval = Interval(state.step)
+                if config.sample_every and self._due(config.sample_every):
+                    picture = sample_grid(state, optim.ema_decays[0], self.tokenizer, self.output, self.ranks)
+                    if writer:
+                        writer.image(state.step, "samples", picture)
+                if save:
+                    saving.save(state)
+
+    def _due(self, every: int) -> bool:
+        return self.state.step % every == 0 or self.state.step == self.steps
+
+    def _log(self, metrics: StepMetrics, interval: Interval, writer: MetricsWriter | None) -> None:
+        """One row for the steps since the last one."""
+        sums, step = self.ranks.sum(metrics.sums()), self.state.step
+        images = (step - interval.first) * self.config.optim.batch_size
+        precision = training_precision(self.config.precision, self.ranks.device)
+        seconds = time.perf_counter() - interval.started
+        row = metrics.row(sums, seconds, images, precision.dtype, interval.waited, self.ranks.world_size)
+        metrics.reset()
+        if writer:
+            writer.write(step, row)
+            rate = row["images_per_second"]
+            log.info("step %d of %d: loss %.4f, %.0f images/s", step, self.steps, row["loss"], rate)
+
+    def _export(self) -> Path:
+        """Write every average as a model of its own; the first one's folder."""
+        decays = self.config.optim.ema_decays
+        folders = [self.output / ("model" if decay == decays[0] else f"model_ema_{decay}") for decay in decays]
+        for decay, folder in zip(decays, folders, strict=True):
+            model = self.state.average_model(decay)
+            with self.ranks.main_first():
+                if self.ranks.main:
+                    pipeline = FlowARPipeline(model, self.tokenizer)
+                    pipeline.save_pretrained(folder, parse_dtype(self.config.export_dtype))
+        return folders[0]
+
+
+class Interval:
+    """The time between two rows of metrics."""
+
+    def __init__(self, first: int) -> None:
+        self.first, self.started, self.waited = first, time.perf_counter(), 0.0
+
+    def wait_for(self, source: Iterator[Batch]) -> Batch:
+        """The next batch; `waited` grows by the seconds that it took."""
+        started = time.perf_counter()
+        batch = next(source)
+        self.waited += time.perf_counter() - started
+        return batch
+
+
+def new_model(config: TrainConfig, data: LatentStore, tokenizer: Tokenizer) -> FlowAR:
+    """The model that the run begins with.
+
+    Raises:
+        ValueError: if the configured model, or the one to start from, does not fit the data.
+    """
+    start = load_start(config.finetune) if config.finetune else None
+    model = config.model
+    if model == FlowARConfig():  # left out
+        classes = len(data.class_names) or int(data.labels.max()) + 1
+        model = replace(start.config if start else model, num_classes=classes, class_names=data.class_names)
+    fitted = fitting(model, data, tokenizer)
+    if start is None:
+        return FlowAR(fitted)
+    assert config.finetune is not None
+    return start_from(start, fitted, config.finetune.classes)
 
 
 def fitting(config: FlowARConfig, data: LatentStore, tokenizer: Tokenizer) -> FlowARConfig:
@@ -69,123 +188,3 @@ def fitting(config: FlowARConfig, data: LatentStore, tokenizer: Tokenizer) -> Fl
         scales=config.scales if chosen else None,
         tokenizer=tokenizer.record(),
     )
-
-
-def new_state(model: FlowAR, optim: OptimConfig) -> TrainState:
-    """A fresh optimizer and average for `model`."""
-    ema = copy.deepcopy(model).eval().requires_grad_(False)
-    decayed = [p for p in model.parameters() if p.dim() >= 2]
-    plain = [p for p in model.parameters() if p.dim() < 2]
-    groups = [{"params": decayed, "weight_decay": optim.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return TrainState(model, ema, torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas))
-
-
-def run(state: TrainState, data: LatentStore, tokenizer: Tokenizer, config: TrainConfig, device: torch.device) -> None:
-    """Train from `state.step` to the end, logging, sampling and saving on the way."""
-    output, optim = Path(config.output), config.optim
-    steps = total_steps(optim, len(data))
-    autocast = training_autocast(config.precision, device)
-    metrics = MetricsWriter(output, state.step)
-    started, logged = time.perf_counter(), state.step
-    with step_progress(steps, None, "training", state.step) as advance:
-        for latents, labels in batches(data, optim.batch_size, config.seed, state.step, steps):
-            loss, per_scale, grad_norm = training_step(
-                state, latents.to(device), labels.to(device), learning_rate(state.step, steps, optim), optim, autocast
-            )
-            advance()
-            if state.step % config.log_every == 0 or state.step == steps:
-                now = time.perf_counter()
-                rate = (state.step - logged) * optim.batch_size / (now - started)
-                started, logged = now, state.step
-                values = {
-                    "loss": loss.item(),
-                    "loss_scale": per_scale.tolist(),
-                    "grad_norm": grad_norm.item(),
-                    "lr": learning_rate(state.step - 1, steps, optim),
-                    "images_per_second": rate,
-                }
-                metrics.write(state.step, values)
-                log.info("step %d of %d: loss %.4f, %.0f images/s", state.step, steps, loss.item(), rate)
-            if config.sample_every and (state.step % config.sample_every == 0 or state.step == steps):
-                metrics.image(state.step, "samples", sample_grid(state, tokenizer, output / "samples"))
-            if state.step % config.save_every == 0 or state.step == steps:
-                save_checkpoint(state, output / "checkpoints")
-    metrics.close()
-
-
-def training_step(
-    state: TrainState,
-    latents: Tensor,
-    class_labels: Tensor,
-    lr: float,
-    optim: OptimConfig,
-    autocast: AbstractContextManager[object],
-) -> tuple[Tensor, Tensor, Tensor]:
-    """One optimizer step; returns the loss, the loss per scale and the gradient norm before clipping."""
-    state.model.train()
-    with autocast:
-        out = state.model.loss(latents, class_labels)
-    state.optimizer.zero_grad(set_to_none=True)
-    out.loss.backward()
-    grad_norm = nn.utils.clip_grad_norm_(state.model.parameters(), optim.max_grad_norm)
-    for group in state.optimizer.param_groups:
-        group["lr"] = lr
-    state.optimizer.step()
-    state.step += 1
-    update_average(state.ema, state.model, optim.ema_decay, state.step)
-    return out.loss.detach(), out.per_scale.detach(), grad_norm
-
-
-@torch.no_grad()
-def update_average(ema: nn.Module, model: nn.Module, decay: float, step: int) -> None:
-    """`ema += (1 - decay) (model - ema)`; early on the average forgets faster, so that it is not the initialisation."""
-    decay = min(decay, (1 + step) / (10 + step))
-    torch._foreach_lerp_([*ema.parameters()], [*model.parameters()], 1 - decay)
-
-
-def learning_rate(step: int, steps: int, optim: OptimConfig) -> float:
-    """Linear warm-up, then cosine from `lr` to `final_lr` at the last step."""
-    if step < optim.warmup_steps:
-        return optim.lr * (step + 1) / optim.warmup_steps
-    progress = (step - optim.warmup_steps) / max(1, steps - optim.warmup_steps)
-    return optim.final_lr + (optim.lr - optim.final_lr) * (1 + math.cos(math.pi * min(1.0, progress))) / 2
-
-
-def total_steps(optim: OptimConfig, images: int) -> int:
-    """Steps of the run; an epoch drops the images that do not fill a batch.
-
-    Raises:
-        DataError: if there are fewer images than one batch.
-    """
-    if images < optim.batch_size:
-        raise DataError(f"batch_size: expected at most the {images} images of the data set, got {optim.batch_size}")
-    return optim.steps or max(1, round((optim.epochs or 0) * (images // optim.batch_size)))
-
-
-def batches(data: LatentStore, size: int, seed: int, first: int, last: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches number `first` to `last`: the order of an epoch depends on the seed and its number alone."""
-    per_epoch = len(data) // size
-    for epoch in range(first // per_epoch, -(-last // per_epoch)):
-        generator = torch.Generator().manual_seed(hash((seed, epoch)))
-        order = torch.randperm(len(data), generator=generator)
-        start, stop = max(first - epoch * per_epoch, 0), min(last - epoch * per_epoch, per_epoch)
-        for index in range(start, stop):
-            indices = order[index * size : (index + 1) * size]
-            yield data.batch(indices, Draws.of(seed, epoch, indices))
-
-
-def training_autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
-    """bf16 autocast if asked for, or if "auto" and the hardware is good at it."""
-    if precision == "bf16" or (precision == "auto" and native_bfloat16(device)):
-        return torch.autocast(device.type, torch.bfloat16)
-    return nullcontext()
-
-
-def sample_grid(state: TrainState, tokenizer: Tokenizer, folder: Path) -> Path:
-    """Samples of the averaged model from fixed seeds, a column a class (the first ten), as a PNG."""
-    classes = min(GRID_COLUMNS, state.model.config.num_classes)
-    labels = torch.arange(classes).repeat(GRID_ROWS)
-    images = FlowARPipeline(state.ema, tokenizer)(labels, seed=0, progress=False).images
-    path = folder / f"step_{state.step:08d}.png"
-    write_aside(path, lambda aside: image_grid(images, classes).save(aside, "PNG"))
-    return path

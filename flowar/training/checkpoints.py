@@ -1,0 +1,189 @@
+"""Checkpoints of a run: folders written aside, in the background, by all ranks together, and checked on loading.
+
+A checkpoint is a folder `step_00000500`:
+
+    shard-*.safetensors   the tensors of `TrainState`, by torch.distributed.checkpoint: every rank writes its own part,
+                          and any number of ranks may read
+    checkpoint.json       written last: steps, the configuration, size and checksum of every file
+
+A folder whose name begins with a dot is one that a killed run did not finish.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+import warnings
+import zlib
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.state_dict_loader import load as load_distributed
+from torch.distributed.checkpoint.state_dict_saver import async_save
+
+from flowar.errors import CheckpointError, DataError, first_line
+from flowar.files import read_json, write_json
+from flowar.training.ranks import Ranks
+from flowar.training.state import TrainState
+
+log = logging.getLogger(__name__)
+
+# Said at every save and load of a run of one process, which is what most runs are.
+warnings.filterwarnings("ignore", "torch.distributed is disabled", module="torch.distributed.checkpoint")
+
+RECORD_FILE = "checkpoint.json"
+CHUNK = 2**24  # bytes read at once
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Finished checkpoints in `folder`, oldest first."""
+    found = {int(m[1]): path for path in folder.glob("step_*") if (m := re.fullmatch(r"step_(\d+)", path.name))}
+    return [found[step] for step in sorted(found)]
+
+
+class CheckpointWriter:
+    """Saves a run's state while the run goes on. One save at a time: the next one waits for it."""
+
+    def __init__(self, folder: Path, keep: int, ranks: Ranks) -> None:
+        self.folder, self.keep, self.ranks = folder, keep, ranks
+        self.thread = ThreadPoolExecutor(1, "checkpoint")
+        # Its own, for what threads say to each other must not come between what the training step says.
+        self.group = dist.new_group(backend="gloo") if ranks.world_size > 1 else None
+        self.finishing: Future[None] | None = None
+        if ranks.main and folder.is_dir():
+            for unfinished in folder.glob(".step_*"):
+                shutil.rmtree(unfinished)
+
+    def save(self, state: TrainState) -> None:
+        """Copy the state, then write it in the background. All ranks must call this together.
+
+        Raises:
+            OSError: if writing the one before failed; those before that are as they were.
+        """
+        self.wait()
+        path = self.folder / f"step_{state.step:08d}"
+        aside = path.with_name(f".{path.name}")
+        record = {"format": 1, **state.progress(), "config": state.model.config.to_dict()}
+        with self.ranks.main_first():
+            aside.mkdir(parents=True, exist_ok=True)
+        storage = HuggingFaceStorageWriter(str(aside), save_distributed=True)
+        written = async_save(
+            state.tensors(), storage_writer=storage, process_group=self.group, no_dist=self.group is None
+        )
+        self.finishing = self.thread.submit(self._finish, written, aside, path, record)
+
+    def wait(self) -> None:
+        """Until what `save` began is on disk.
+
+        Raises:
+            OSError: if writing failed; older checkpoints are as they were, and nothing is left of this one.
+        """
+        finishing, self.finishing = self.finishing, None
+        if finishing is not None:
+            finishing.result()
+
+    def close(self) -> None:
+        """As `wait`, for the last time."""
+        try:
+            self.wait()
+        finally:
+            self.thread.shutdown()
+
+    def _finish(self, written: Any, aside: Path, path: Path, record: dict[str, Any]) -> None:
+        """Once all ranks have written: complete the folder, give it its name, and remove the oldest ones."""
+        try:
+            written.result()
+            if self.ranks.main:
+                record["files"] = {file.name: describe(file) for file in sorted(aside.glob("*.safetensors"))}
+                write_json(aside / RECORD_FILE, record)
+                shutil.rmtree(path, ignore_errors=True)  # of an earlier run of the same steps
+                os.replace(aside, path)
+                for old in checkpoints(self.folder)[: -self.keep]:
+                    shutil.rmtree(old)
+        except (Exception, CheckpointException) as error:  # which is none of the former
+            if self.ranks.main:
+                shutil.rmtree(aside, ignore_errors=True)
+            raise OSError(f"{path}: writing failed: {first_line(cause(error))}") from error
+
+
+def load_checkpoint(state: TrainState, folder: Path) -> Path:
+    """Continue from the newest checkpoint in `folder` that is whole. All ranks must call this together.
+
+    Damaged ones are named in the log and passed over.
+
+    Raises:
+        DataError: if there is none, none is whole, or the newest belongs to another configuration.
+    """
+    found = checkpoints(folder)
+    if not found:
+        raise DataError(f"resume: expected checkpoints in {folder}, found none")
+    for path in reversed(found):
+        try:
+            record = check(path)
+        except DataError as error:
+            log.warning("%s; trying the checkpoint before it", error)
+            continue
+        expected, got = (json.dumps(each) for each in (state.model.config.to_dict(), record["config"]))
+        if json.loads(expected) != json.loads(got):
+            raise DataError(f"{path}: expected a checkpoint of {expected}, got one of {got}")
+        load(state, path)
+        state.set_progress(record)
+        return path
+    raise DataError(f"resume: expected a checkpoint that is whole in {folder}, got {len(found)} damaged ones")
+
+
+def load(state: TrainState, path: Path) -> None:
+    """Fill the tensors of `state`."""
+    reader = HuggingFaceStorageReader(str(path))
+    try:
+        load_distributed(state.tensors(), storage_reader=reader, no_dist=not dist.is_initialized())
+    except CheckpointException as error:
+        raise DataError(f"{path}: expected a training checkpoint ({first_line(cause(error))})") from error
+
+
+def check(path: Path) -> dict[str, Any]:
+    """The record of a checkpoint whose files are as they were written.
+
+    Raises:
+        DataError: naming the first file that is not.
+    """
+    try:
+        record = read_json(path / RECORD_FILE)
+    except CheckpointError as error:
+        raise DataError(str(error)) from error
+    missing = {"step", "updates", "skipped_in_a_row", "config", "files"} - record.keys()
+    if missing:
+        raise DataError(f"{path / RECORD_FILE}: expected the record of a checkpoint, got one without {missing}")
+    for name, written in record["files"].items():
+        try:
+            found: object = describe(path / name)
+        except OSError as error:
+            found = first_line(error)
+        if found != written:
+            raise DataError(f"{path / name}: expected {written}, got {found}")
+    return record
+
+
+def describe(file: Path) -> dict[str, Any]:
+    """Size and CRC-32 of a file that is on disk."""
+    crc = 0
+    with file.open("rb") as content:
+        while chunk := content.read(CHUNK):
+            crc = zlib.crc32(chunk, crc)
+        os.fsync(content.fileno())
+    return {"bytes": file.stat().st_size, "crc32": f"{crc:08x}"}
+
+
+def cause(error: BaseException) -> BaseException:
+    """The error behind what torch.distributed.checkpoint makes of it: that of the first rank that failed."""
+    failures = getattr(error, "failures", None)
+    if failures:
+        return next(iter(failures.values()))[0]
+    return error

@@ -1,0 +1,88 @@
+"""One model over several processes, by torch's own means: replicas (DDP), shards (FSDP2), or shards in each machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from flowar.config import require
+from flowar.model import FlowAR
+from flowar.training.config import Parallel
+from flowar.training.ranks import Ranks
+
+
+def parallelize(model: FlowAR, kind: Parallel, ranks: Ranks) -> nn.Module:
+    """What computes the loss of this rank's images: the model itself, which FSDP2 changes in place, or DDP around it.
+
+    Raises:
+        ValueError: for "hybrid" where machines do not have equally many processes.
+    """
+    if kind in ("auto", "ddp"):
+        return replicate(model, ranks) if ranks.world_size > 1 else model
+    return shard(model, kind, ranks) if ranks.world_size > 1 else model
+
+
+def replicate(model: FlowAR, ranks: Ranks) -> nn.Module:
+    devices = [ranks.device] if ranks.device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+
+
+def shard(model: FlowAR, kind: Parallel, ranks: Ranks) -> FlowAR:
+    """Split the parameters of every block over the ranks; they are gathered while the block is at work."""
+    if kind == "hybrid":
+        even = ranks.world_size % ranks.local_size == 0
+        require("parallel", "hybrid with as many processes on every machine", f"{ranks.world_size} in all", even)
+        shape = (ranks.world_size // ranks.local_size, ranks.local_size)
+        mesh = init_device_mesh(ranks.device.type, shape, mesh_dim_names=("replicas", "shards"))
+    else:
+        mesh = init_device_mesh(ranks.device.type, (ranks.world_size,))
+    for network in (model.ar_transformer, model.flow_transformer):
+        for block in network.blocks:
+            for part in block.early_parts():
+                fully_shard(part, mesh=mesh)
+            fully_shard(block, mesh=mesh)
+        fully_shard(network, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    return model
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This rank's part of a tensor that FSDP2 split; any other as it is."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor that FSDP2 split, gathered from all ranks; any other as it is."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+@contextmanager
+def gradients_stay(module: nn.Module) -> Iterator[None]:
+    """Backward passes inside add to gradients without exchanging them; the next one outside exchanges the sum."""
+    unsynchronized: AbstractContextManager[Any] = nullcontext()
+    if isinstance(module, DistributedDataParallel):
+        unsynchronized = module.no_sync()
+    if isinstance(module, FSDPModule):
+        module.set_requires_gradient_sync(False)
+    with unsynchronized:
+        yield
+    if isinstance(module, FSDPModule):
+        module.set_requires_gradient_sync(True)
+
+
+def clip_gradients(parameters: list[nn.Parameter], max_norm: float) -> Tensor:
+    """Scale gradients to at most `max_norm`; returns their norm before (scalar), that of all ranks together."""
+    return whole(nn.utils.clip_grad_norm_(parameters, max_norm))
+
+
+def local_all(tensors: list[Tensor]) -> list[Tensor]:
+    """`local` of each, without gradients: what foreach kernels take."""
+    with torch.no_grad():
+        return [local(tensor.detach()) for tensor in tensors]

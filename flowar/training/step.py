@@ -1,0 +1,158 @@
+"""One step of training: a batch, in parts whose gradients add up, to an update of the weights, or to none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from flowar.config import require
+from flowar.errors import TrainingError
+from flowar.model import Loss
+from flowar.noise import mix
+from flowar.precision import PRECISIONS, Precision, matmul_precision, native_bfloat16
+from flowar.training import nan_trace
+from flowar.training.config import TrainConfig, TrainPrecision
+from flowar.training.draws import Draws, Stream
+from flowar.training.parallel import clip_gradients, gradients_stay
+from flowar.training.ranks import Ranks
+from flowar.training.state import TrainState
+
+REMEDY = "a lower lr, qk_norm or precision float32 may help; --nan_trace names the op"
+
+
+class Batch(NamedTuple):
+    """Some images of one step: latents [B, c, h, w], labels [B], and what is drawn for them."""
+
+    latents: Tensor
+    class_labels: Tensor
+    draws: Draws
+
+    def parts(self, size: int) -> Iterator[Batch]:
+        """At most `size` images each."""
+        for start in range(0, len(self.latents), size):
+            part = slice(start, start + size)
+            yield Batch(self.latents[part], self.class_labels[part], Draws(self.draws.seeds[part]))
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on `device`; a copy to a GPU is begun, not waited for."""
+        if device.type != "cuda":
+            return Batch(self.latents.to(device), self.class_labels.to(device), self.draws.to(device))
+        latents, labels, seeds = (
+            each.pin_memory().to(device, non_blocking=True)
+            for each in (self.latents, self.class_labels, self.draws.seeds)
+        )
+        return Batch(latents, labels, Draws(seeds))
+
+
+@dataclass
+class Outcome:
+    """What a step did.
+
+    Attributes:
+        losses: of this rank's parts, with the times [K, B] of each.
+        grad_norm: before clipping, over all ranks; a scalar.
+        skipped: whether the weights were left as they were.
+    """
+
+    losses: list[tuple[Loss, Tensor]]
+    grad_norm: Tensor
+    skipped: bool
+
+
+class TrainingStep:
+    """Changes the `state` of a run by one batch a call."""
+
+    def __init__(self, state: TrainState, config: TrainConfig, ranks: Ranks, distributed: nn.Module) -> None:
+        """distributed: `parallelize` of the state's model."""
+        self.state, self.config, self.optim, self.ranks = state, config, config.optim, ranks
+        self.distributed = distributed
+        self.forward: Callable[..., Loss] = torch.compile(distributed) if config.compile else distributed
+        self.precision = training_precision(config.precision, ranks.device)
+        self.parameters = [*state.model.parameters()]
+
+    def __call__(self, batch: Batch, lr: float) -> Outcome:
+        """One step with this rank's part of a batch, on its device.
+
+        Raises:
+            TrainingError: after too many skipped steps in a row, or with the finding of `nan_trace`.
+        """
+        state, limit = self.state, self.optim.skip_grad_norm
+        losses = self._gradients(batch)
+        grad_norm = clip_gradients(self.parameters, self.optim.max_grad_norm)
+        norm = grad_norm.item()
+        skipped = not (norm < float("inf")) or (limit is not None and norm > limit)  # true of NaN too
+        if skipped:
+            self._look_closer(batch, norm)
+        else:
+            for group in state.optimizer.param_groups:
+                group["lr"] = lr
+            state.optimizer.step()
+            state.updates += 1
+            state.averages.update(state.updates)
+        state.step += 1
+        state.skipped_in_a_row = state.skipped_in_a_row + 1 if skipped else 0
+        if state.skipped_in_a_row >= self.optim.max_skipped:
+            count = state.skipped_in_a_row
+            raise TrainingError(f"step {state.step}: {count} skipped in a row, gradient norm {norm}; {REMEDY}")
+        return Outcome(losses, grad_norm, skipped)
+
+    def _gradients(self, batch: Batch) -> list[tuple[Loss, Tensor]]:
+        """Mean gradients of the batch in the parameters; the losses of its parts."""
+        state = self.state
+        state.model.train()
+        state.optimizer.zero_grad(set_to_none=True)
+        # Dropout's generators, so that a resumed run, or this step run again, drops the same.
+        torch.manual_seed(mix(mix(self.config.seed) + state.step * self.ranks.world_size + self.ranks.rank))
+        parts = [*batch.parts(self.config.micro_batch or len(batch.latents))]
+        losses = []
+        for number, part in enumerate(parts, 1):
+            last = number == len(parts)
+            with matmul_precision(self.precision), nullcontext() if last else gradients_stay(self.distributed):
+                out, times = self._loss(part)
+                (out.loss * (len(part.latents) / len(batch.latents))).backward()
+            losses.append((Loss(*(each.detach() for each in out)), times))
+        return losses
+
+    def _loss(self, part: Batch) -> tuple[Loss, Tensor]:
+        """The loss of some images, and the times [K, B] it was taken at."""
+        config, draws = self.state.model.config, part.draws
+        times = draws.uniform(Stream.TIMES, (len(config.grids),)).T
+        noise = draws.normal(Stream.NOISE, (config.tokens, config.latent_channels))
+        dropped = draws.uniform(Stream.LABELS) < config.class_dropout
+        bf16 = self.precision.dtype == torch.bfloat16
+        with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=bf16):
+            return self.forward(part.latents, part.class_labels, noise, times, dropped), times
+
+    def _look_closer(self, batch: Batch, norm: float) -> None:
+        """Run a bad step again under `nan_trace`, if that was asked for."""
+        if not self.config.nan_trace or norm < float("inf"):
+            return
+        self.forward = self.distributed  # not compiled
+        found = nan_trace.trace(self.state.model, lambda: self._gradients(batch))
+        reason = found or f"gradient norm {norm}, though every number of the step is finite"
+        raise TrainingError(f"step {self.state.step + 1}: {reason}")
+
+
+def training_precision(name: TrainPrecision, device: torch.device) -> Precision:
+    """What `name` means on `device`; "auto": bf16 where the hardware is good at it, else float32."""
+    if name == "auto":
+        name = "bf16" if native_bfloat16(device) else "float32"
+    return PRECISIONS[{"bf16": "bfloat16"}.get(name, name)]
+
+
+def check_shares(config: TrainConfig, world_size: int) -> None:
+    """Check that every device gets equally many images, and takes them in equal parts.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    batch, micro = config.optim.batch_size, config.micro_batch
+    require("batch_size", f"a multiple of the {world_size} processes", batch, batch % world_size == 0)
+    share = batch // world_size
+    even = micro is None or share % micro == 0
+    require("micro_batch", f"a divisor of the {share} images a device", micro, even)

@@ -1,0 +1,166 @@
+"""Runs of several processes, as torchrun starts them: the same losses as one process, and resuming in every direction."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from training_runs import rows
+
+from flowar import FlowAR
+
+pytestmark = pytest.mark.slow  # each starts processes that import torch
+
+PROGRAM = Path(__file__).with_name("distributed_run.py")
+OPTIM = {"batch_size": 8, "steps": 6, "lr": 1e-3, "warmup_steps": 2}
+
+
+def command(folder: Path, processes: int, **options: Any) -> list[str]:
+    optim = OPTIM | options.pop("optim", {})
+    values = {"data": str(folder / "idx"), "model": {"dropout": 0.0}, "optim": optim} | options
+    path = folder / f"{Path(options['output']).name}.json"
+    path.write_text(json.dumps(values))
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    return [sys.executable, *(launcher if processes > 1 else []), str(PROGRAM), str(path)]
+
+
+def run(folder: Path, name: str, processes: int, **options: Any) -> Path:
+    """A run in `folder / name`; its folder."""
+    output = folder / name
+    done = subprocess.run(
+        command(folder, processes, output=str(output), **options), capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return output
+
+
+def losses(run: Path) -> list[float]:
+    return [row["loss"] for row in rows(run)]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "model" / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from test_data import pictures, write_idx
+
+    folder = tmp_path_factory.mktemp("distributed")
+    write_idx(folder / "idx", *pictures(40))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(folder: Path) -> Path:
+    return run(folder, "alone", 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("ddp", {"parallel": "ddp"}),
+        ("ddp_parts", {"parallel": "ddp", "micro_batch": 2}),
+        ("fsdp", {"parallel": "fsdp"}),
+        ("fsdp_parts", {"parallel": "fsdp", "micro_batch": 2}),
+        ("hybrid", {"parallel": "hybrid"}),
+        ("cross", {"parallel": "fsdp", "model": {"dropout": 0.0, "flow_block": "attn_cross_mlp"}}),
+    ],
+)
+def test_two_processes_lose_what_one_does(folder: Path, alone: Path, name: str, options: dict[str, Any]) -> None:
+    two = run(folder, name, 2, sample_every=6, **options)
+    one = alone if "model" not in options else run(folder, f"{name}_alone", 1, model=options["model"])
+    assert losses(two) == pytest.approx(losses(one), rel=1e-5)
+    norms = ([row["grad_norm"] for row in rows(each)] for each in (two, one))
+    assert next(norms) == pytest.approx(next(norms), rel=1e-4)
+    assert FlowAR.from_pretrained(two / "model").sample([1]).isfinite().all()
+    expected = weights(one)
+    for parameter, value in weights(two).items():
+        torch.testing.assert_close(value, expected[parameter], rtol=1e-3, atol=1e-5)
+    assert (two / "samples" / "step_00000006.png").is_file()
+
+
+@pytest.mark.parametrize(("first", "second"), [("fsdp", "alone"), ("alone", "fsdp"), ("ddp", "fsdp")])
+def test_resuming_with_other_processes(folder: Path, alone: Path, first: str, second: str) -> None:
+    """A run that was split one way goes on split another way, or not at all."""
+
+    def part(kind: str, **options: Any) -> Path:
+        parallel = {} if kind == "alone" else {"parallel": kind}
+        return run(folder, f"{first}_{second}", 1 if kind == "alone" else 2, **parallel, **options)
+
+    step = 3
+    whole_course = {"optim": {"steps": 6}}
+    started = subprocess.run(  # the run of six steps, stopped after the third: what it saved by then is what counts
+        command(
+            folder,
+            1 if first == "alone" else 2,
+            output=str(folder / f"{first}_{second}"),
+            **({} if first == "alone" else {"parallel": first}),
+            **whole_course,
+            keep_checkpoints=5,
+        ),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert started.returncode == 0, started.stderr[-4000:]
+    remove_after(folder / f"{first}_{second}", step)
+    resumed = part(second, resume=True)
+    assert losses(resumed) == pytest.approx(losses(alone), rel=1e-5)
+
+
+def remove_after(run: Path, step: int) -> None:
+    """Leave what a run had left if it had been killed after `step`."""
+    import shutil
+
+    for path in (run / "checkpoints").iterdir():
+        if int(path.name.split("_")[1]) > step:
+            shutil.rmtree(path)
+    shutil.rmtree(run / "model")
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_kill_at_any_moment(folder: Path, alone: Path, processes: int) -> None:
+    """kill -9 twice, at moments of the clock's choosing; the run ends as if nothing had happened."""
+    name = f"killed_{processes}"
+    options = {"save_every": 1, "optim": {"steps": 40}}
+    whole = run(folder, f"whole_{processes}", processes, **options)
+    arguments = command(folder, processes, output=str(folder / name), **options)
+    for kill in range(3):
+        last = kill == 2
+        if kill:
+            resumed = {**json.loads(Path(arguments[-1]).read_text()), "resume": True}
+            Path(arguments[-1]).write_text(json.dumps(resumed))
+        process = subprocess.Popen(
+            arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        if last:
+            assert process.wait(300) == 0
+        else:
+            wait_for_checkpoint(folder / name, 3 + 10 * kill, process)
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    assert rows(folder / name) == rows(whole)
+    expected = weights(whole)
+    assert all(torch.equal(value, expected[parameter]) for parameter, value in weights(folder / name).items())
+    assert not [path for path in (folder / name / "checkpoints").iterdir() if path.name.startswith(".")]
+
+
+def wait_for_checkpoint(run: Path, step: int, process: subprocess.Popen[bytes]) -> None:
+    """Until one of `step` or later is there."""
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        assert process.poll() is None, "the run ended before it was killed"
+        if any(int(path.name.split("_")[1]) >= step for path in (run / "checkpoints").glob("step_*")):
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"no checkpoint of step {step} within two minutes")

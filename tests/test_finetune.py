@@ -1,0 +1,63 @@
+"""Starting from a trained model: the same classes, others, and models that do not fit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import small_model
+from training_runs import MODEL, rows, run_config
+
+from flowar import FlowAR, FlowARConfig
+from flowar.training.config import FinetuneConfig
+from flowar.training.finetune import CLASS_EMBEDDING, class_rows, start_from
+from flowar.training.trainer import train
+
+pytestmark = pytest.mark.usefixtures("without_tensorboard")
+
+
+def test_rows_of_classes() -> None:
+    assert class_rows(3, 3, None) == [0, 1, 2, 3]
+    assert class_rows(3, 2, None) == [3, 3, 3]  # all new: they begin as the null class
+    assert class_rows(3, 4, [2, -1, 0, 0]) == [2, 3, 0, 0, 3]
+    with pytest.raises(ValueError, match=r"finetune\.classes: expected 2 classes, got 1"):
+        class_rows(3, 2, [0])
+    with pytest.raises(ValueError, match=r"finetune\.classes: expected numbers from -1 to 2, got 3"):
+        class_rows(3, 2, [0, 3])
+
+
+def test_all_weights_but_the_classes_are_the_old_ones() -> None:
+    old = small_model()
+    new = start_from(old, replace(old.config, num_classes=2, dropout=0.3), [3, -1])
+    before, after, null = old.state_dict(), new.state_dict(), old.config.null_class
+    assert torch.equal(after[CLASS_EMBEDDING], before[CLASS_EMBEDDING][[3, null, null]])
+    assert all(torch.equal(after[name], before[name]) for name in before if name != CLASS_EMBEDDING)
+    assert new.config.dropout == 0.3
+
+
+def test_another_shape_is_refused() -> None:
+    old = small_model()
+    with pytest.raises(ValueError, match="finetune: flow_depth: expected 2, as the checkpoint has, got 4"):
+        start_from(old, replace(old.config, flow_depth=4), None)
+    with pytest.raises(ValueError, match=r"finetune: latent_size: expected \(4, 4\), as the checkpoint has"):
+        start_from(old, replace(old.config, latent_size=8, scales=None), None)
+
+
+def test_a_run_starts_from_it(idx_folder: Path, tmp_path: Path) -> None:
+    """With a learning rate of nearly nothing, the trained model is the old one."""
+    old = FlowAR(replace(MODEL, num_classes=4))
+    with torch.no_grad():
+        for parameter in old.parameters():
+            parameter.normal_(std=0.05)
+    old.save_pretrained(tmp_path / "old")
+    finetune = FinetuneConfig(str(tmp_path / "old"), [0, 1, 2, 3, -1, -1, -1, -1, -1, -1])
+    config = run_config(idx_folder, tmp_path / "run", finetune=finetune, optim={"lr": 1e-12, "steps": 1})
+    trained = FlowAR.from_pretrained(train(config))
+    for name, parameter in trained.named_parameters():
+        expected = old.get_parameter(name)
+        torch.testing.assert_close(parameter, expected[[0, 1, 2, 3, *[4] * 7]] if name == CLASS_EMBEDDING else expected)
+    without_model = replace(config, model=FlowARConfig(), output=str(tmp_path / "other"))
+    assert FlowAR.from_pretrained(train(without_model)).config.num_classes == 10
+    assert rows(tmp_path / "other") == rows(tmp_path / "run")
