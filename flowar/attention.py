@@ -7,6 +7,8 @@ attention over its own tokens (flow transformer) or over the prefix that ends wi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -46,13 +48,32 @@ def scale_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int]) -> 
     return torch.cat([attention(*part) for part in parts], 1)
 
 
+class Prefixes(torch.autograd.Function):
+    """x [B, N, H, d] to its first tokens up to each of `ends`, which grow to N.
+
+    Slices would do; but the gradient of each is zeros of the size of x, and the sum of them all costs more than the
+    attention of the coarse scales. Here only what overlaps is added.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, ends: Sequence[int]) -> tuple[Tensor, ...]:
+        ctx.ends = ends
+        return tuple(x[:, :end] for end in ends)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        total = grads[-1].clone()
+        for grad, end in zip(grads[:-1], ctx.ends, strict=False):
+            total[:, :end] += grad
+        return total, None
+
+
 def scale_causal_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int], dropout: float = 0.0) -> Tensor:
     """Every scale attends to itself and to all coarser ones: N = sum(lengths)."""
-    outputs, end = [], 0
-    for part in q.split(list(lengths), 1):
-        end += part.shape[1]
-        outputs.append(attention(part, k[:, :end], v[:, :end], dropout))
-    return torch.cat(outputs, 1)
+    ends = tuple(accumulate(lengths))
+    keys, values = (Prefixes.apply(x, ends) for x in (k, v))  # type: ignore[no-untyped-call]
+    parts = zip(q.split(list(lengths), 1), keys, values, strict=True)
+    return torch.cat([attention(*part, dropout) for part in parts], 1)
 
 
 class KVCache:
