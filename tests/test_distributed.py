@@ -1,4 +1,4 @@
-"""Runs of several processes, as torchrun starts them: the same losses as one process, and resuming in every direction."""
+"""Runs of several processes, as torchrun starts them: the losses of one process, and resuming in every direction."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def remove_after(run: Path, step: int) -> None:
 def test_kill_at_any_moment(folder: Path, alone: Path, processes: int) -> None:
     """kill -9 twice, at moments of the clock's choosing; the run ends as if nothing had happened."""
     name = f"killed_{processes}"
-    options = {"save_every": 1, "optim": {"steps": 40}}
+    options = {"save_every": 1, "optim": {"steps": 24}}
     whole = run(folder, f"whole_{processes}", processes, **options)
     arguments = command(folder, processes, output=str(folder / name), **options)
     for kill in range(3):
@@ -146,7 +146,7 @@ def test_kill_at_any_moment(folder: Path, alone: Path, processes: int) -> None:
         if last:
             assert process.wait(300) == 0
         else:
-            wait_for_checkpoint(folder / name, 3 + 10 * kill, process)
+            wait_for_checkpoint(folder / name, 3 + 8 * kill, process)
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     assert rows(folder / name) == rows(whole)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,8 @@ from test_data import write_class_folders
 from torch import Tensor
 from training_runs import MODEL, rows, run_config
 
-from flowar import FlowAR, FlowARPipeline
+from flowar import FlowAR, FlowARConfig, FlowARPipeline
+from flowar.cli import parse_options
 from flowar.errors import DataError
 from flowar.training.config import TrainConfig
 from flowar.training.metrics import MetricsWriter
@@ -221,3 +223,19 @@ class TestRefused:
     def test_options(self, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
         with pytest.raises(ValueError, match=message):
             run_config(tmp_path, tmp_path, **changes)
+
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_configurations_that_ship(path: Path) -> None:
+    config = parse_options("train", TrainConfig, ["--config", str(path)])
+    name = re.fullmatch(r"flowar_([sblh])_imagenet(\d+)", path.stem)
+    if name is None:
+        return
+    size, side = name[1], int(name[2])
+    assert (config.data.image_size, config.model.grid) == (side, (side // 16, side // 16))
+    preset = FlowARConfig.preset(size, latent_size=side // 16)
+    assert config.model == preset
+    assert (config.optim.batch_size, config.optim.lr, config.optim.epochs) == (1024, 2e-4, 400)  # paper, section 4

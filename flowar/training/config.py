@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from flowar.config import FlowARConfig, is_count, is_number, require
+from flowar.model import Checkpointing
 from flowar.training.data_config import DataConfig
 
 Parallel = Literal["auto", "ddp", "fsdp", "hybrid"]
@@ -119,13 +120,13 @@ class TrainConfig:
 
     data: DataConfig
     output: str
-    model: FlowARConfig = field(default_factory=FlowARConfig)
+    model: FlowARConfig
     optim: OptimConfig = field(default_factory=OptimConfig)
     finetune: FinetuneConfig | None = None
     precision: TrainPrecision = "auto"
     parallel: Parallel = "auto"
     micro_batch: int | None = None
-    checkpointing: Literal["none", "flow", "all"] = "none"
+    checkpointing: Checkpointing = "none"
     compile: bool = False
     seed: int = 0
     log_every: int = 20

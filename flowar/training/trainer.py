@@ -65,6 +65,7 @@ class Run:
             self.data, self.tokenizer = load_data(config.data, self.output, classes)
         torch.manual_seed(config.seed)
         model = new_model(config, self.data, self.tokenizer).to(ranks.device)
+        model.checkpointing = config.checkpointing
         distributed = parallelize(model, config.parallel, ranks)
         self.state = TrainState.new(model, config.optim)
         self.step = TrainingStep(self.state, config, ranks, distributed)
