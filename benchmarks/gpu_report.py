@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from steps import Outcome, Step, run_steps
 from tables import markdown, slug, table
+from training_rows import ATTENTION_HEADER, TRAINING_HEADER, attention_rows, training_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -30,7 +31,8 @@ GPU_TESTS = ("tests/ops", "tests/test_gpu.py", "-k", "cuda or test_gpu")
 # One dtype of every op suffices to find an access out of bounds or a race; under the tools a test takes seconds.
 SANITIZED_TESTS = ("tests/ops", "-k", "cuda and bfloat16 and not compile and not opcheck", "--maxfail", "3")
 SANITIZER_REFUSAL = "Device not supported|terminated before first instrumented API call"
-BENCHMARKS = ("ops_speed", "sample_speed", "ladder", "gemm_speed")  # the steps that leave a file of results
+# The steps that leave a file of results.
+BENCHMARKS = ("ops_speed", "sample_speed", "training_speed", "attention_speed", "ladder", "gemm_speed")
 STEP_HEADER = ("step", "result", "s", "reason")
 OPS_HEADER = ("op", "call", "rows", "pass", "us", "GB/s", "of copy", "x eager", "x compile")
 PRODUCT_HEADER = ("product", "in", "out", "rows", "way", "us", "TFLOP/s", "GB/s", "x first")
@@ -81,10 +83,12 @@ def steps(capability: str, scratch: Path) -> list[Step]:
         Step("tests", (*pytest, "-n", "8", *GPU_TESTS), 80, is_test=True, environment=source),
         sanitizer("memcheck", (*pytest, *SANITIZED_TESTS), source),
         sanitizer("racecheck", (*pytest, *SANITIZED_TESTS), source),
-        benchmark("ops_speed", "ops_speed", 80, "--seconds", "0.2"),
-        benchmark("sample_speed", "sample_speed", 90, "--models", "L", "S", "H", *sampling, "1"),
-        benchmark("ladder", "sample_speed", 80, "--models", "L", *sampling, "0.5", "--ladder", "--details"),
-        benchmark("gemm_speed", "gemm_speed", 20, "--seconds", "0.03"),
+        benchmark("ops_speed", "ops_speed", 60, "--seconds", "0.15"),
+        benchmark("sample_speed", "sample_speed", 70, "--models", "L", "S", "H", *sampling, "1"),
+        benchmark("training_speed", "training_speed", 60, "--models", "L", "S", "--compile", "naive", "--seconds", "1"),
+        benchmark("attention_speed", "attention_speed", 20, "--seconds", "0.3"),
+        benchmark("ladder", "sample_speed", 50, "--models", "L", *sampling, "0.3", "--ladder", "--details"),
+        benchmark("gemm_speed", "gemm_speed", 10, "--seconds", "0.02"),
     ]
 
 
@@ -143,6 +147,12 @@ class Report:
         for name, title in (("sample_speed", "Sampling"), ("ladder", "The ladder, FlowAR-L")):
             if rows := self._samples(name):
                 parts += [f"## {title}", markdown(SAMPLE_HEADER, rows), *self._asides(name)]
+        for name, title, header, rows_of in (
+            ("training_speed", "Training", TRAINING_HEADER, training_rows),
+            ("attention_speed", "Attention over all scales", ATTENTION_HEADER, attention_rows),
+        ):
+            if rows := [row for result in self.values.get(name, {}).get("results", []) for row in rows_of(result)]:
+                parts += [f"## {title}", markdown(header, rows), *self._asides(name)]
         if rows := self._ops():
             copy = f"Copy: {self.values['ops_speed']['copy_gb_s']:.0f} GB/s."
             parts += ["## Ops", copy, markdown(OPS_HEADER, rows), *self._host(), *self._asides("ops_speed")]
@@ -173,6 +183,8 @@ class Report:
         lines = [f"- skipped: {reason}" for reason in values.get("skipped", [])]
         lines += [f"- left out for want of time: {title}" for title in values.get("left_out", [])]
         for result in values.get("results", []):
+            if "variants" not in result:  # one way of attention, which has no more to say
+                continue
             case = f"{result['model']}, batch {result['batch']}"
             lines += [f"- {case}: WRONG {variant}: {reason}" for variant, reason in result["wrong"].items()]
             lines += [f"- {case}: skipped {variant}: {reason}" for variant, reason in result["skipped"].items()]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from agreement import ERROR_RATIO, Disagreement
@@ -47,9 +48,9 @@ class Expected:
 
     def gradient_of(self, variant: Variant) -> tuple[float, list[Tensor]]:
         """Loss and gradient; the model has none afterwards."""
-        self.model.eval()
-        self.model.zero_grad(set_to_none=True)
-        loss = float(variant.backward(self.batch))
+        self.model.train().zero_grad(set_to_none=True)
+        with without_dropout(self.model):
+            loss = float(variant.backward(self.batch))
         gradient = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
         self.model.zero_grad(set_to_none=True)
         if len(gradient) < len(list(self.model.parameters())):
@@ -62,3 +63,17 @@ class Expected:
         norms = (torch.stack(torch._foreach_norm(tensors)).norm() for tensors in (differences, self.gradient))
         difference, size = norms
         return float(difference / size)
+
+
+@contextmanager
+def without_dropout(model: FlowAR) -> Iterator[None]:
+    """In training mode, in which checkpointing acts."""
+    layers = [block.attn for block in model.ar_transformer.blocks]
+    rates = [layer.dropout for layer in layers]
+    for layer in layers:
+        layer.dropout = 0.0
+    try:
+        yield
+    finally:
+        for layer, rate in zip(layers, rates, strict=True):
+            layer.dropout = rate

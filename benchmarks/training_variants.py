@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from naive_training import Batch, NaiveTraining
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from flowar import FlowAR
 from flowar.hardware import MIB
-from flowar.model import Loss
+from flowar.model import Checkpointing, Loss
 from flowar.precision import PRECISIONS, Precision, matmul_precision
 
 NAIVE, FLOWAR, COMPILED = "naive", "flowar", " + torch.compile"
@@ -47,8 +48,8 @@ class Variant:
 
 
 def variants(model: FlowAR, precisions: Sequence[str], compiled: Sequence[str]) -> dict[str, Callable[[], Variant]]:
-    """By name, made when called: naive and flowar in every precision; in the last one also under torch.compile, as far
-    as `compiled` names them."""
+    """By name, made when called: naive and flowar in every precision; in the last one also flowar with checkpointing,
+    and those that `compiled` names under torch.compile."""
     made: dict[str, Callable[[], Variant]] = {}
 
     def add(title: str, name: str, loss: Callable[[], LossOf]) -> None:
@@ -58,6 +59,8 @@ def variants(model: FlowAR, precisions: Sequence[str], compiled: Sequence[str]) 
         add(f"{NAIVE} {name}", name, lambda: NaiveTraining(model).loss)
         add(f"{FLOWAR} {name}", name, lambda: flowar_loss(model.loss))
     last = precisions[-1]
+    for which in get_args(Checkpointing)[1:]:
+        add(f"{FLOWAR} {last}, checkpointing {which}", last, lambda which=which: checkpointed_loss(model, which))
     if NAIVE in compiled:
         add(f"{NAIVE} {last}{COMPILED}", last, lambda: NaiveTraining(model, compiled=True).loss)
     if FLOWAR in compiled:
@@ -70,6 +73,21 @@ def flowar_loss(function: Callable[..., Loss]) -> LossOf:
 
     def loss(batch: Batch) -> Tensor:
         return function(batch.latents, batch.labels, batch.noise, batch.times, batch.dropped).loss
+
+    return loss
+
+
+def checkpointed_loss(model: FlowAR, which: Checkpointing) -> LossOf:
+    """`FlowAR.loss` whose backward computes activations again."""
+    plain = flowar_loss(model.loss)
+
+    def loss(batch: Batch) -> Tensor:
+        before = model.checkpointing
+        model.checkpointing = which
+        try:
+            return plain(batch)
+        finally:
+            model.checkpointing = before
 
     return loss
 

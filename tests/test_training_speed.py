@@ -1,4 +1,4 @@
-"""The benchmark of training steps: its naive variant is the published algorithm, and what is wrong is not timed."""
+"""The benchmarks of training steps and their attention: naive is the published algorithm; what is wrong is not timed."""
 
 from __future__ import annotations
 
@@ -9,23 +9,28 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import attention_speed
+import gpu_report
 import pytest
+import steps
 import timing
 import torch
 import training_speed
 import training_variants
 from agreement import Disagreement
-from conftest import small_model
+from conftest import error, small_model
 from gradients import Expected
 from naive_training import Batch, NaiveTraining
 from torch._dynamo.utils import counters
-from training_rows import TRAINING_HEADER, training_rows
+from training_rows import ATTENTION_HEADER, TRAINING_HEADER, training_rows
 from training_variants import Step, Variant, random_batch, saved_mib, variants
 
 from flowar import FlowAR
+from flowar.attention_backends import attention
 from flowar.precision import PRECISIONS
 
 CPU = torch.device("cpu")
+FLOWAR = ["flowar float32", "flowar float32, checkpointing flow", "flowar float32, checkpointing all"]
 FLOAT32, BFLOAT16 = PRECISIONS["float32"], PRECISIONS["bfloat16"]
 
 
@@ -73,6 +78,7 @@ class TestAgreement:
         for make in variants(model, ["float32", "bfloat16"], []).values():
             assert "loss off by" in expected.check(make())
         assert not gradients(model)
+        assert {block.attn.dropout for block in model.ar_transformer.blocks} == {0.1}
 
     @pytest.mark.parametrize("precision", [FLOAT32, BFLOAT16])
     def test_of_a_wrong_gradient(self, model: FlowAR, precision: Any) -> None:
@@ -123,12 +129,11 @@ class TestStep:
         assert saved(lambda batch: (x @ (2 * weight)).sum()) == 1
 
     def test_the_package_saves_less(self) -> None:
-        model = small_model()
-        batch = random_batch(model, 4, CPU)
-        naive, flowar = (
-            saved_mib(make(), batch, model.parameters()) for make in variants(model, ["float32"], []).values()
-        )
-        assert flowar < naive
+        model = small_model().train()
+        batch, makers = random_batch(model, 4, CPU), variants(model, ["float32"], []).values()
+        naive, flowar, flow, both = (saved_mib(make(), batch, model.parameters()) for make in makers)
+        assert naive > flowar > flow > both
+        assert model.checkpointing == "none"
 
 
 class TestTrainingSpeed:
@@ -150,7 +155,9 @@ class TestTrainingSpeed:
 
     def test_end_to_end(self, run: Callable[..., dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
         (result,) = run("--batch-sizes", "2", "--precisions", "float32", "bfloat16", "--details")["results"]
-        assert list(result["variants"]) == ["naive float32", "flowar float32", "naive bfloat16", "flowar bfloat16"]
+        plain = ["naive float32", "flowar float32", "naive bfloat16", "flowar bfloat16"]
+        checkpointed = [f"flowar bfloat16, checkpointing {which}" for which in ("flow", "all")]
+        assert list(result["variants"]) == plain + checkpointed
         assert result["wrong"] == result["skipped"] == {}
         for values in result["variants"].values():
             assert (values["median"], values["speed_up"], values["seconds"]) == (1, 1, [1, 1])
@@ -170,6 +177,7 @@ class TestTrainingSpeed:
         assert exit_.value.code == 1
         (result,) = json.loads((tmp_path / "out.json").read_text())["results"]
         assert list(result["variants"]) == ["naive float32"]
+        assert list(result["wrong"]) == FLOWAR
         assert "loss off by 1.0e+00" in result["wrong"]["flowar float32"]
 
     def test_a_compiler_that_fails_is_a_word(
@@ -182,7 +190,7 @@ class TestTrainingSpeed:
         (result,) = run("--batch-sizes", "2", "--compile", "naive", "flowar")["results"]
         reason = "RuntimeError: no compiler"
         assert result["skipped"] == {f"{name} float32 + torch.compile": reason for name in ("naive", "flowar")}
-        assert list(result["variants"]) == ["naive float32", "flowar float32"]
+        assert list(result["variants"]) == ["naive float32", *FLOWAR]
 
     def test_memory_that_runs_out_is_a_word(
         self, run: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
@@ -190,7 +198,10 @@ class TestTrainingSpeed:
         backward = Variant.backward
 
         def limited(variant: Variant, batch: Batch) -> torch.Tensor:
-            if "NaiveTraining" in str(variant.loss) and variant.loss.__self__.model.training:
+            if (
+                "NaiveTraining" in str(variant.loss)
+                and variant.loss.__self__.model.ar_transformer.blocks[0].attn.dropout
+            ):
                 raise torch.OutOfMemoryError("out of memory")
             return backward(variant, batch)
 
@@ -206,6 +217,101 @@ class TestTrainingSpeed:
         assert values["results"] == []
         assert [title.split(", ")[1] for title in values["left_out"]] == ["batch 1", "batch 2"]
         assert "left out, since -1 s were over: " in capsys.readouterr().out
+
+
+class TestAttentionSpeed:
+    @pytest.fixture
+    def run(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], dict[str, Any]]:
+        clock = itertools.count()
+        monkeypatch.setattr(timing.time, "perf_counter", lambda: float(next(clock)))
+        monkeypatch.setattr(attention_speed.FlowARConfig, "preset", lambda name: small_model().config)
+        monkeypatch.setattr(attention_speed, "flex", lambda config, device: fails)
+
+        def run() -> dict[str, Any]:
+            output = ["--output", str(tmp_path / "out.json"), "--device", "cpu", "--seconds", "0"]
+            monkeypatch.setattr(sys, "argv", ["attention_speed.py", "--models", "L", *output])
+            attention_speed.main()
+            return json.loads((tmp_path / "out.json").read_text())
+
+        return run
+
+    def test_end_to_end(self, run: Callable[[], dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
+        values = run()
+        assert [(each["pass"], each["way"]) for each in values["results"]] == [
+            ("forward", "mask"),
+            ("forward", "prefixes"),
+            ("backward", "mask"),
+            ("backward", "prefixes"),
+        ]
+        forward, backward = (values["results"][i]["tflops"] for i in (1, 3))
+        pairs = 1 * 1 + 4 * 5 + 16 * 21
+        assert forward == pytest.approx(2 * 4 * pairs * 32 / 1e12)  # in one second; batch 2
+        assert backward == pytest.approx(2 * forward)
+        assert "L, forward, FlexAttention: RuntimeError: refused" in values["skipped"]
+        assert sum("backward, varlen: NotImplementedError" in reason for reason in values["skipped"]) == 1
+        assert capsys.readouterr().out.split()[: len(ATTENTION_HEADER)] == " ".join(ATTENTION_HEADER).split()[:9]
+
+    def test_wrong_results_end_the_program(
+        self, run: Callable[[], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def wrong(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: object) -> torch.Tensor:
+            return q.flatten(2)
+
+        monkeypatch.setattr(attention_speed, "scale_causal_attention", wrong)
+        with pytest.raises(SystemExit, match="L, forward, prefixes: error"):
+            run()
+
+    @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+    def test_flex_attention(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What the mask says; not compiled, since that takes a minute."""
+        monkeypatch.setattr(torch, "compile", lambda function, dynamic: function)
+        config = small_model(ar_heads=2, ar_width=32).config
+        call = attention_speed.attention_call(config, 2, torch.float32, CPU)
+        with torch.inference_mode():
+            expected = attention_speed.masked(config, CPU)(*call.arguments)
+            got = attention_speed.flex(config, CPU)(*call.arguments)
+        assert error(got, expected) < 1e-5
+
+    def test_sequences_of_varlen(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """With the kernel's place taken by one attention a sequence."""
+
+        def by_sequence(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *rest: Any) -> torch.Tensor:
+            starts_q, starts_k, most_q, most_k = rest
+            assert (most_q, most_k) == (16, 21)
+            spans = zip(itertools.pairwise(starts_q.tolist()), itertools.pairwise(starts_k.tolist()), strict=True)
+            parts = [attention(q[None, a:b], k[None, c:d], v[None, c:d])[0] for (a, b), (c, d) in spans]
+            return torch.cat(parts).unflatten(-1, q.shape[1:])
+
+        monkeypatch.setattr(attention_speed, "varlen_attn", by_sequence)
+        config = small_model().config
+        call = attention_speed.attention_call(config, 3, torch.float32, CPU)
+        expected = attention_speed.masked(config, CPU)(*call.arguments)
+        assert error(attention_speed.varlen(config, 3, CPU)(*call.arguments), expected) < 1e-5
+
+
+def fails(*_: torch.Tensor) -> torch.Tensor:
+    raise RuntimeError("refused. And more\nhere")
+
+
+def test_pages_of_the_report(tmp_path: Path) -> None:
+    case = {"model": "L", "batch": 32, "tflop": 30.0, "peak_tflops": {"bfloat16": 989.0}, "details": {}}
+    times = {"median": 0.1, "p20": 0.1, "p80": 0.1, "speed_up": 1.0, "memory_mib": 100.0}
+    case |= {"wrong": {"flowar bfloat16": "off"}, "skipped": {}, "variants": {"naive bfloat16": times}}
+    way = {"model": "L", "batch": 32, "pass": "forward", "way": "mask", "tflops": 200.0} | times
+    environment = {"environment": {"commit": "abc"}}
+    for name, values in (
+        ("training_speed", {"results": [case]}),
+        ("attention_speed", {"results": [way], "skipped": ["L, forward, varlen: RuntimeError: no"]}),
+    ):
+        (tmp_path / f"{name}.json").write_text(json.dumps(values | environment))
+    report = gpu_report.Report("ACME", tmp_path / "out", tmp_path)
+    for name in ("training_speed", "attention_speed"):
+        report.add(steps.Outcome(name, "passed", 1.0, False, "", ""))
+    page = (tmp_path / "out" / "acme.md").read_text()
+    assert "| L | 32 | naive bfloat16 | 100 | 100 | 100 | 320 | 1.00 | 300 | 30 % | 100 | 1.00 |" in page
+    assert "- L, batch 32: WRONG flowar bfloat16: off" in page
+    assert "| L | 32 | forward | mask | 100 | 100 | 100 | 200 | 1.00 |" in page
+    assert "- skipped: L, forward, varlen: RuntimeError: no" in page
 
 
 def test_rows() -> None:
