@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from training_runs import MODEL, run_config
 
+from flowar.commands.train import run
 from flowar.training.config import OptimConfig
-from flowar.training.trainer import train
 
 torch.set_num_threads(1)
 logging.basicConfig(level=logging.INFO)
@@ -20,5 +20,4 @@ options = json.loads(Path(sys.argv[1]).read_text())
 model = replace(MODEL, **options.pop("model", {}))
 data, output = (Path(options.pop(name)) for name in ("data", "output"))
 optim = OptimConfig(**options.pop("optim"))
-config = replace(run_config(data, output, model=model, **options), optim=optim)
-train(config)
+run(replace(run_config(data, output, model=model, **options), optim=optim))

@@ -43,6 +43,15 @@ def run(folder: Path, name: str, processes: int, **options: Any) -> Path:
     return output
 
 
+def refused(folder: Path, name: str, **options: Any) -> str:
+    """What a run of two processes says that ends with an error."""
+    done = subprocess.run(
+        command(folder, 2, output=str(folder / name), **options), capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode != 0
+    return done.stderr
+
+
 def losses(run: Path) -> list[float]:
     return [row["loss"] for row in rows(run)]
 
@@ -126,6 +135,16 @@ def remove_after(run: Path, step: int) -> None:
         if int(path.name.split("_")[1]) > step:
             shutil.rmtree(path)
     shutil.rmtree(run / "model")
+
+
+def test_errors_reach_all_processes(folder: Path) -> None:
+    """None waits for another that is gone."""
+    nowhere = refused(folder, "nowhere", data=str(folder / "nowhere"))
+    assert "DataError: data: expected a folder" in nowhere
+    assert "TrainingError: the main process failed: DataError: data: expected a folder" in nowhere
+    assert "batch_size: expected a multiple of the 2 processes, got 7" in refused(
+        folder, "odd", optim={"batch_size": 7}
+    )
 
 
 @pytest.mark.parametrize("processes", [1, 2])

@@ -1,8 +1,11 @@
-"""`flowar train`: train a model on a folder of images, or resume a run."""
+"""`flowar train`: train a model on images, or resume a run; under torchrun on several devices."""
 
 from __future__ import annotations
 
+import logging
+
 from flowar.training.config import TrainConfig as Options
+from flowar.training.ranks import join_ranks
 from flowar.training.trainer import train
 
 __all__ = ["Options", "run"]
@@ -10,4 +13,9 @@ __all__ = ["Options", "run"]
 
 def run(options: Options) -> None:
     """Train to the end and say where the model is."""
-    print(f"model in {train(options)}")
+    with join_ranks(options.device) as ranks:
+        if not ranks.main:
+            logging.getLogger("flowar").setLevel(logging.WARNING)
+        folder = train(options, ranks)
+        if ranks.main:
+            print(f"model in {folder}")

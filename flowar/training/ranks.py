@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from flowar.errors import TrainingError
 from flowar.precision import default_device
 
 
@@ -60,7 +61,7 @@ class Ranks:
         """The main rank does what is inside before all others: to fill a cache that they then find.
 
         Raises:
-            RuntimeError: on the others, if the main rank failed.
+            TrainingError: on the others, if the main rank failed.
         """
         if not self.main:
             self._outcome(None)
@@ -80,7 +81,7 @@ class Ranks:
         outcome = [failure]
         dist.broadcast_object_list(outcome, src=0)
         if outcome[0] is not None and not self.main:
-            raise RuntimeError(f"the main process failed: {outcome[0]}")
+            raise TrainingError(f"the main process failed: {outcome[0]}")
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from flowar.errors import DataError
 from flowar.files import write_json
 from flowar.model import FlowAR
 from flowar.pipeline import FlowARPipeline
-from flowar.precision import parse_dtype
+from flowar.precision import default_device, parse_dtype
 from flowar.progress import step_progress
 from flowar.tokenizer import Tokenizer
 from flowar.training.batches import batches
@@ -27,7 +27,7 @@ from flowar.training.load_data import load_data
 from flowar.training.metrics import MetricsWriter, StepMetrics
 from flowar.training.optimizer import learning_rate, total_steps, warmup_steps
 from flowar.training.parallel import parallelize
-from flowar.training.ranks import Ranks, join_ranks
+from flowar.training.ranks import Ranks
 from flowar.training.sample_grids import sample_grid
 from flowar.training.state import TrainState
 from flowar.training.step import Batch, TrainingStep, check_shares, training_precision
@@ -35,8 +35,12 @@ from flowar.training.step import Batch, TrainingStep, check_shares, training_pre
 log = logging.getLogger(__name__)
 
 
-def train(config: TrainConfig) -> Path:
-    """Run or resume a training, with all processes that torchrun started.
+def train(config: TrainConfig, ranks: Ranks | None = None) -> Path:
+    """Run or resume a training.
+
+    Args:
+        config: all that it depends on.
+        ranks: this process among others (`join_ranks`); if left out, it is alone.
 
     Returns:
         The folder of the exported model: averaged weights and tokenizer.
@@ -46,8 +50,7 @@ def train(config: TrainConfig) -> Path:
         TrainingError: for a run that does not converge.
         OSError: if writing fails; checkpoints that were there stay.
     """
-    with join_ranks(config.device) as ranks:
-        return Run(config, ranks).to_the_end()
+    return Run(config, ranks or Ranks(default_device(config.device))).to_the_end()
 
 
 class Run:
