@@ -46,11 +46,15 @@ def run(options: Options) -> None:
 
     from flowar.files import write_aside
     from flowar.pipeline import FlowARPipeline, image_grid
-    from flowar.precision import default_device
+    from flowar.precision import default_device, resolve_precision
 
     if options.per_class < 1:
         raise ValueError(f"per_class: expected a positive integer, got {options.per_class}")
-    pipeline = FlowARPipeline.from_pretrained(options.model).to(default_device(options.device))
+    device = default_device(options.device)
+    wanted = resolve_precision(options.dtype, device, torch.float32).name
+    # Bfloat16 on a CPU packs weights of its own; loaded as float32 they would be in memory twice.
+    dtype = torch.bfloat16 if (wanted, device.type, options.naive) == ("bfloat16", "cpu", False) else torch.float32
+    pipeline = FlowARPipeline.from_pretrained(options.model, dtype=dtype).to(device)
     classes = parse_labels(options.classes, pipeline.model.config.num_classes)
     images = pipeline(
         torch.tensor(classes).repeat(options.per_class),
