@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from flowar.evaluation.fashion_classifier import FashionClassifier, judge, load
-from flowar.evaluation.frechet import frechet_distance
+from flowar.evaluation.metrics.frechet import frechet_distance
+from flowar.evaluation.metrics.statistics import FeatureStatistics
 from flowar.files import write_json
 from flowar.pipeline import FlowARPipeline
 from flowar.precision import default_device
@@ -36,16 +37,21 @@ def generate(pipeline: FlowARPipeline, labels: Tensor, guidance_scale: float, se
 
 
 def quality(
-    pipeline: FlowARPipeline, classifier: FashionClassifier, real: Tensor, guidance_scale: float, count: int, seed: int
+    pipeline: FlowARPipeline,
+    classifier: FashionClassifier,
+    real: FeatureStatistics,
+    guidance_scale: float,
+    count: int,
+    seed: int,
 ) -> dict[str, float]:
-    """Agreement and Fréchet distance of `count` class-balanced samples to the features `real` [N, d]."""
+    """Agreement and Fréchet distance of `count` class-balanced samples to the features of `real` images."""
     labels = torch.arange(count) % pipeline.model.config.num_classes
     features, predicted = judge(classifier, generate(pipeline, labels, guidance_scale, seed))
     agreement = (predicted == labels).float().mean().item()
     return {
         "guidance_scale": guidance_scale,
         "agreement": round(agreement, 4),
-        "frechet_distance": round(frechet_distance(features, real), 3),
+        "frechet_distance": round(frechet_distance(FeatureStatistics.of(features), real), 3),
     }
 
 
@@ -62,10 +68,11 @@ def main() -> None:
     classifier = load(options.classifier)
     pipeline = FlowARPipeline.from_pretrained(options.model).to(default_device())
     source, test = open_idx(options.data, "train"), open_idx(options.data, "t10k")
-    real, predicted = judge(classifier, to_unit_range(test.images))
+    features, predicted = judge(classifier, to_unit_range(test.images))
     chosen = torch.randperm(len(source.images), generator=torch.Generator().manual_seed(0))[: options.count]
     training, _ = judge(classifier, to_unit_range(source.images[chosen]))
-    floor = frechet_distance(training, real)
+    real = FeatureStatistics.of(features)
+    floor = frechet_distance(FeatureStatistics.of(training), real)
     report: dict[str, Any] = {
         "classifier_accuracy": round((predicted == test.labels).float().mean().item(), 4),
         "training_images_frechet_distance": round(floor, 3),
