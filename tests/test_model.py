@@ -174,6 +174,35 @@ def test_velocity_compiles_as_one_graph(flow_block: Any, backend: str) -> None:
         assert error(compiled(x_t, t, z), model.velocity(x_t, t, z)) < 1e-5
 
 
+@pytest.mark.parametrize(
+    ("flow_block", "dtype", "checkpointing", "backend"),
+    [
+        ("attn_mlp", torch.bfloat16, "none", "aot_eager"),
+        pytest.param("attn_cross_mlp", torch.float32, "all", "inductor", marks=pytest.mark.slow),
+        pytest.param("attn_mlp", torch.bfloat16, "none", "inductor", marks=pytest.mark.slow),
+    ],
+)
+def test_training_step_compiles_as_one_graph(
+    flow_block: Any, dtype: torch.dtype, checkpointing: Any, backend: str
+) -> None:
+    """Loss and gradients as in eager mode, under autocast for bfloat16."""
+    model = small_model(flow_block=flow_block, flow_depth=1, dropout=0.0).train()
+    model.checkpointing = checkpointing
+    latents, labels, dropped = torch.randn(2, 4, 4, 4), torch.arange(2), torch.tensor([True, False])
+    noise, times = torch.randn(2, model.config.tokens, 4), torch.rand(len(model.config.grids), 2)
+
+    def step(loss: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            value = loss(latents, labels, noise, times, dropped).loss
+        value.backward()
+        return value.detach(), torch.cat([each.grad.flatten() for each in model.parameters() if each.grad is not None])
+
+    results = step(torch.compile(model.loss, fullgraph=True, backend=backend)), step(model.loss)
+    for compiled, eager in zip(*results, strict=True):
+        assert (compiled - eager).norm() <= (1e-5 if dtype == torch.float32 else 2e-2) * eager.norm()
+
+
 def test_initial_velocity_is_zero_and_trains() -> None:
     """Gates and the output start closed (adaLN-zero); gradient steps must still open them."""
     model = FlowAR(small_model().config)
