@@ -6,7 +6,6 @@ to mean 0 and variance 1 over the training images.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from flowar.conv_autoencoder import ConvAutoencoder
 from flowar.files import write_json
 from flowar.tiled_decoding import decode_tiled
-from flowar.weights import save_tensors
+from flowar.weights import fingerprint, save_tensors
 
 RECORD_FILE, WEIGHTS_FILE = "tokenizer.json", "tokenizer.safetensors"
 
@@ -95,11 +94,7 @@ class Tokenizer(nn.Module):
 
     def fingerprint(self) -> str:
         """The first 16 hex digits of SHA-256 over all weights."""
-        digest = hashlib.sha256()
-        for name, weight in sorted(self.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(weight.detach().cpu().float().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        return fingerprint(self.state_dict())
 
     @torch.no_grad()
     def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -130,6 +131,15 @@ def check_shapes(
     if problems:
         more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
         raise CheckpointError(f"checkpoint: {problems[0]}{more}")
+
+
+def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """The first 16 hex digits of SHA-256 over names and values; whether these are float16 or float32 is the same."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, Shape]:

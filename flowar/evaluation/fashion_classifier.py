@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from flowar.progress import step_progress
 from flowar.training.data import open_idx
 from flowar.training.transforms import to_unit_range
-from flowar.weights import open_safetensors, save_tensors
+from flowar.weights import check_shapes, open_safetensors, save_tensors, shapes_of
 
 FEATURES = 128
 BATCH = 128
@@ -72,9 +72,14 @@ def judge(model: FashionClassifier, images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def load(path: Path) -> FashionClassifier:
-    """The classifier saved at `path`."""
-    model = FashionClassifier()
-    model.load_state_dict(open_safetensors(path))
+    """The classifier saved at `path`.
+
+    Raises:
+        CheckpointError: if the file is missing, unreadable, or holds something else.
+    """
+    model, weights = FashionClassifier(), open_safetensors(path)
+    check_shapes(shapes_of(weights), shapes_of(model.state_dict()))
+    model.load_state_dict(weights)
     return model.eval()
 
 

