@@ -17,9 +17,9 @@ from flowar.layers import GEGLU, Constants, ResidualStream, RMSNorm, run_block
 class ARBlock(nn.Module):
     """Attention and GEGLU, modulated by the class: one set of six vectors per image."""
 
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
+    def __init__(self, width: int, heads: int, dropout: float, qk_norm: bool) -> None:
         super().__init__()
-        self.attn = SelfAttention(width, heads, qkv_bias=True, dropout=dropout)
+        self.attn = SelfAttention(width, heads, qkv_bias=True, dropout=dropout, qk_norm=qk_norm)
         self.mlp = GEGLU(width)
         self.modulation = nn.Linear(width, 6 * width)
 
@@ -53,7 +53,7 @@ class ARTransformer(nn.Module):
         self.input_proj = nn.Linear(config.latent_channels, width)
         self.input_positions = nn.Parameter(torch.empty(1, tokens, width))
         self.input_norm = RMSNorm(width)
-        blocks = (ARBlock(width, config.ar_heads, config.dropout) for _ in range(config.ar_depth))
+        blocks = (ARBlock(width, config.ar_heads, config.dropout, config.qk_norm) for _ in range(config.ar_depth))
         self.blocks: Sequence[ARBlock] = nn.ModuleList(blocks)  # type: ignore[assignment]
         self.middle_norm = RMSNorm(width)
         self.middle_proj = nn.Linear(width, width)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from flowar import ops
 from flowar.attention_backends import attention
 from flowar.config import Grid
+from flowar.layers import RMSNorm
 
 
 def rotation_table(grids: Sequence[Grid], head_dim: int) -> Tensor:
@@ -87,19 +88,38 @@ class KVCache:
         self.offset = 0
 
 
-class SelfAttention(nn.Module):
-    """Packed q, k, v projection, rotary embedding, attention, output projection."""
+class HeadNorm(nn.Module):
+    """RMS norm of every head of the first `normed` of the `parts` of a packed projection, with one weight [d] a part.
 
-    def __init__(self, width: int, heads: int, qkv_bias: bool, dropout: float = 0.0) -> None:
+    Of queries and keys, before their rotation: attention scores then stay bounded whatever the activations are.
+    """
+
+    def __init__(self, heads: int, head_dim: int, parts: int, normed: int) -> None:
+        super().__init__()
+        self.heads, self.parts = heads, parts
+        self.norms = nn.ModuleList(RMSNorm(head_dim) for _ in range(normed))
+
+    def forward(self, packed: Tensor) -> Tensor:
+        """packed [B, N, parts * H * d] to the same shape and dtype."""
+        parts = packed.unflatten(-1, (self.parts, self.heads, -1)).unbind(2)  # [B, N, H, d] each
+        normed = [norm(part).to(packed.dtype) for norm, part in zip(self.norms, parts, strict=False)]
+        return torch.cat([part.flatten(2) for part in (*normed, *parts[len(normed) :])], -1)
+
+
+class SelfAttention(nn.Module):
+    """Packed q, k, v projection, norm of q and k if asked for, rotary embedding, attention, output projection."""
+
+    def __init__(self, width: int, heads: int, qkv_bias: bool, dropout: float = 0.0, qk_norm: bool = False) -> None:
         super().__init__()
         self.heads = heads
         self.dropout = dropout
         self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)
+        self.qk_norm = HeadNorm(heads, width // heads, parts=3, normed=2) if qk_norm else nn.Identity()
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor, rotation: Tensor, lengths: Sequence[int], causal: bool = False) -> Tensor:
         """x [B, N, W] holds the scales of `lengths`; `causal`: a scale also sees the coarser ones."""
-        q, k, v = ops.rotary_qkv(self.qkv(x), rotation, self.heads).unbind()
+        q, k, v = ops.rotary_qkv(self.qk_norm(self.qkv(x)), rotation, self.heads).unbind()
         if not causal:
             return self.proj(scale_attention(q, k, v, lengths))
         dropout = self.dropout if self.training else 0.0
@@ -108,25 +128,28 @@ class SelfAttention(nn.Module):
     def cached(self, x: Tensor, rotation: Tensor, cache: KVCache, block: int) -> Tensor:
         """The causal attention of one scale's tokens x [B, n, W], given the cache of all coarser scales."""
         keys, values, end = cache.keys[block], cache.values[block], cache.offset + x.shape[1]
-        q = ops.rotary_qkv_cache(self.qkv(x), rotation, self.heads, keys, values, cache.offset)
+        q = ops.rotary_qkv_cache(self.qk_norm(self.qkv(x)), rotation, self.heads, keys, values, cache.offset)
         return self.proj(attention(q, keys[:, :end], values[:, :end]))
 
 
 class CrossAttention(nn.Module):
     """Rotary q from the flow's tokens, rotary k and plain v from the conditions at the same positions."""
 
-    def __init__(self, width: int, condition_width: int, heads: int) -> None:
+    def __init__(self, width: int, condition_width: int, heads: int, qk_norm: bool = False) -> None:
         super().__init__()
         self.heads = heads
         self.q = nn.Linear(width, width, bias=False)
         self.kv = nn.Linear(condition_width, 2 * width, bias=False)
+        self.q_norm = HeadNorm(heads, width // heads, parts=1, normed=1) if qk_norm else nn.Identity()
+        self.k_norm = HeadNorm(heads, width // heads, parts=2, normed=1) if qk_norm else nn.Identity()
         self.proj = nn.Linear(width, width)
 
     def keys_values(self, z: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor]:
         """z [B, N, D] to k, v [B, N, H, d]: they do not depend on the time, so one call serves all steps."""
-        k, v = ops.rotary_qkv(self.kv(z), rotation, self.heads, parts=2).unbind()
+        k, v = ops.rotary_qkv(self.k_norm(self.kv(z)), rotation, self.heads, parts=2).unbind()
         return k, v
 
     def forward(self, x: Tensor, keys_values: tuple[Tensor, ...], rotation: Tensor, lengths: Sequence[int]) -> Tensor:
-        (q,), (k, v) = ops.rotary_qkv(self.q(x), rotation, self.heads, parts=1).unbind(), keys_values
+        (q,) = ops.rotary_qkv(self.q_norm(self.q(x)), rotation, self.heads, parts=1).unbind()
+        k, v = keys_values
         return self.proj(scale_attention(q, k, v, lengths))

@@ -33,6 +33,8 @@ class FlowARConfig:
         flow_depth: L_f, blocks of the flow transformer.
         flow_heads: attention heads of the flow transformer; W / 64 if left out.
         flow_block: `attn_mlp` (paper, published S) or `attn_cross_mlp` (published L and H).
+        qk_norm: RMS norm with a weight on every head's queries and keys, in both transformers: steadier training in
+            bfloat16. No published model has it.
         upsample: how a scale becomes the next one's input: `published` (bicubic to the finest grid, then area) or
             `bilinear`.
         dropout: in the AR transformer's attention and projections, while training.
@@ -58,6 +60,7 @@ class FlowARConfig:
     flow_depth: int = 2
     flow_heads: int | None = None
     flow_block: FlowBlockKind = "attn_mlp"
+    qk_norm: bool = False
     upsample: UpsampleKind = "published"
     dropout: float = 0.1
     class_dropout: float = 0.1
@@ -92,6 +95,7 @@ class FlowARConfig:
         for name, kind in (("flow_block", FlowBlockKind), ("upsample", UpsampleKind)):
             value = getattr(self, name)
             require(name, " or ".join(get_args(kind)), value, value in get_args(kind))
+        require("qk_norm", "true or false", repr(self.qk_norm), isinstance(self.qk_norm, bool))
         for name in ("dropout", "class_dropout"):
             value = getattr(self, name)
             require(name, "a number in [0, 1)", value, is_number(value) and 0 <= value < 1)

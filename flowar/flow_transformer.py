@@ -31,9 +31,9 @@ class BlockContext(NamedTuple):
 class AttnMLPBlock(nn.Module):
     """Spatial-adaLN on attention and GEGLU: six modulation vectors per position (paper, section 3.4)."""
 
-    def __init__(self, width: int, heads: int, condition_width: int) -> None:
+    def __init__(self, width: int, heads: int, condition_width: int, qk_norm: bool) -> None:
         super().__init__()
-        self.attn = SelfAttention(width, heads, qkv_bias=False)
+        self.attn = SelfAttention(width, heads, qkv_bias=False, qk_norm=qk_norm)
         self.mlp = GEGLU(width)
         self.position_modulation = nn.Linear(width, 6 * width)
 
@@ -60,12 +60,12 @@ class AttnMLPBlock(nn.Module):
 class AttnCrossMLPBlock(nn.Module):
     """Attention modulated by the time, cross-attention to the conditions, GEGLU modulated per position."""
 
-    def __init__(self, width: int, heads: int, condition_width: int) -> None:
+    def __init__(self, width: int, heads: int, condition_width: int, qk_norm: bool) -> None:
         super().__init__()
-        self.attn = SelfAttention(width, heads, qkv_bias=False)
+        self.attn = SelfAttention(width, heads, qkv_bias=False, qk_norm=qk_norm)
         self.cross_norm = RMSNorm(width)
         self.condition_norm = RMSNorm(condition_width)
-        self.cross = CrossAttention(width, condition_width, heads)
+        self.cross = CrossAttention(width, condition_width, heads, qk_norm)
         self.mlp = GEGLU(width)
         self.time_modulation = nn.Linear(width, 3 * width)
         self.position_modulation = nn.Linear(width, 3 * width)
@@ -73,7 +73,7 @@ class AttnCrossMLPBlock(nn.Module):
 
     def early_parts(self) -> list[nn.Module]:
         """Parts with parameters that are called by themselves, before the block is."""
-        return [self.time_modulation, self.position_modulation, self.condition_norm, self.cross.kv]
+        return [self.time_modulation, self.position_modulation, self.condition_norm, self.cross.kv, self.cross.k_norm]
 
     def by_time(self, activated_tau: Tensor) -> Tensor:
         return self.time_modulation(activated_tau)
@@ -118,7 +118,7 @@ class FlowTransformer(nn.Module):
         self.condition_embed = nn.Linear(config.ar_width, width)
         self.input_proj = nn.Linear(config.latent_channels, width)
         block = BLOCKS[config.flow_block]
-        blocks = (block(width, heads, config.ar_width) for _ in range(config.flow_depth))
+        blocks = (block(width, heads, config.ar_width, config.qk_norm) for _ in range(config.flow_depth))
         self.blocks: Sequence[AttnMLPBlock | AttnCrossMLPBlock] = nn.ModuleList(blocks)  # type: ignore[assignment]
         self.output_modulation = nn.Linear(width, 2 * width)
         self.output_proj = nn.Linear(width, config.latent_channels)

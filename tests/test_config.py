@@ -55,6 +55,7 @@ def test_json_round_trip() -> None:
         ({"scales": [1, 4, 8]}, "scales: expected growing grids from 1x1 to latent_size 16x16, got 1x1, 4x4, 8x8"),
         ({"scales": [1, 8, 4, 16]}, "scales: expected growing"),
         ({"scales": [1, 4, 4, 16]}, "scales: expected growing"),
+        ({"qk_norm": 1}, "qk_norm: expected true or false, got 1"),
         ({"scales": [4, 16]}, "scales: expected growing grids from 1x1"),
         ({"scales": []}, "scales: .* got none"),
         ({"scales": [0, 16]}, "scales: expected a positive side length"),

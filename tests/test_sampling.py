@@ -22,6 +22,8 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "scales 1, 4, 16": {"latent_size": 16, "scales": (1, 4, 16)},
     "scales 1, 4, 8, 16": {"latent_size": 16, "scales": (1, 4, 8, 16), "flow_block": "attn_cross_mlp"},
     "one scale": {"latent_size": 1, "num_classes": 1},
+    "norm of queries and keys": {"qk_norm": True},
+    "norm of queries and keys, crosswise": {"qk_norm": True, "flow_block": "attn_cross_mlp"},
     "odd grid": {"latent_size": 7, "upsample": "bilinear", "num_classes": 12},
 }
 
@@ -73,6 +75,34 @@ def test_cached_steps_equal_the_teacher_forced_pass(name: str) -> None:
     z = model.ar_transformer(torch.cat(inputs, 1), labels).split(list(model.config.scale_lengths), 1)
     for k, expected in enumerate(recorded.per_scale("sample.condition")):
         assert error(z[k], expected[: len(labels)]) < 1e-4
+
+
+@pytest.mark.parametrize("qk_norm", [False, True])
+def test_cached_steps_of_a_sampling_run(qk_norm: bool) -> None:
+    model, got = small_model(qk_norm=qk_norm), list[Tensor]()
+    labels = torch.arange(3)
+    model.sample(labels, 2, 1.0, on_scale=lambda k, tokens: got.append(tokens.clone()))
+    inputs = [model.pyramid.upsample(tokens, k + 1) for k, tokens in enumerate(got[:-1])]
+    teacher_forced = model.ar_transformer(torch.cat(inputs, 1), labels)
+    cache, modulations = model.ar_transformer.new_cache(3, torch.float32), model.ar_transformer.modulations(labels)
+    cached = [model.ar_transformer.step(each, labels, modulations, cache) for each in (None, *inputs)]
+    assert error(torch.cat(cached, 1), teacher_forced) < 1e-5
+
+
+def test_norm_of_queries_and_keys_bounds_the_scores() -> None:
+    """Queries and keys a thousand times as large change nothing under the norm."""
+    for flow_block in ("attn_mlp", "attn_cross_mlp"):
+        model = small_model(qk_norm=True, flow_block=flow_block)
+        before = model.sample([0, 1], 2, 3.0)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if ".attn.qkv." in name:
+                    parameter[: 2 * len(parameter) // 3].mul_(1000)
+                if ".cross.q." in name:
+                    parameter.mul_(1000)
+                if ".cross.kv." in name:
+                    parameter[: len(parameter) // 2].mul_(1000)
+        assert error(model.sample([0, 1], 2, 3.0), before) < 1e-3
 
 
 @pytest.mark.parametrize("fields", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
