@@ -10,7 +10,7 @@ import logging
 import re
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_origin, get_type_hints
 
 from flowar.errors import FlowARError
 from flowar.process import take_over_process
@@ -19,6 +19,7 @@ EXIT_BAD_INPUT = 2
 
 COMMANDS = {
     "sample": "class labels to a grid of images, by default from the model that ships with the package",
+    "show": "draw what a model does: scales, ODE path, attention, guidance, steps, nearest training images",
     "train": "train a model on a folder of images, or resume a run",
     "encode": "encode images once, into a store of latents to train on",
     "train-tokenizer": "train the small convolutional tokenizer on a folder of images",
@@ -72,7 +73,7 @@ def parse_options(name: str, options: type[Any], arguments: Sequence[str]) -> An
     parser = ArgumentParser(prog=program, usage=f"{program} [options]", description=COMMANDS[name], exit_on_error=False)
     parser.add_argument("--config", action="config", help="YAML file with options; those on the command line win")
     parser.add_class_arguments(options, None, as_group=False)
-    arguments = with_positional(getattr(options, "positional", None), arguments)
+    arguments = with_positional(options, arguments)
     for action in parser._actions:
         if getattr(action, "_typehint", None) is bool:  # `--naive` alone means `--naive true`
             action.nargs, action.const = "?", True
@@ -83,10 +84,14 @@ def parse_options(name: str, options: type[Any], arguments: Sequence[str]) -> An
     return options(**{field.name: values[field.name] for field in dataclasses.fields(options)})
 
 
-def with_positional(name: str | None, arguments: Sequence[str]) -> Sequence[str]:
-    """The words before the first option as the list that option `name` takes, where the command has one."""
+def with_positional(options: type[Any], arguments: Sequence[str]) -> Sequence[str]:
+    """The words before the first option as the value of the option that `options.positional` names, if it names one."""
+    name = getattr(options, "positional", None)
     words = list(itertools.takewhile(lambda word: not word.startswith("-"), arguments))
-    return [f"--{name}={json.dumps(words)}", *arguments[len(words) :]] if name and words else arguments
+    if not (name and words):
+        return arguments
+    takes_list = get_origin(get_type_hints(options)[name]) is list
+    return [f"--{name}={json.dumps(words) if takes_list else ' '.join(words)}", *arguments[len(words) :]]
 
 
 def one_line(message: str) -> str:

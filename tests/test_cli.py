@@ -91,6 +91,10 @@ class TestHelp:
                 ],
             ),
             (
+                "show",
+                ["nearest to samples", "default: [1.0, 2.0, 3.5, 5.0, 8.0]", "KIND.png if left out"],
+            ),
+            (
                 "train",
                 ["go on from the newest checkpoint", "W, of the flow transformer", "default: 0.0002"],
             ),

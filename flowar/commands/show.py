@@ -1,0 +1,102 @@
+"""`flowar show`: pictures of what a model does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from flowar.commands.sample import parse_labels
+from flowar.errors import MissingPackageError
+from flowar.files import write_aside
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Kind = Literal["scales", "path", "attention", "guidance", "steps", "neighbours"]
+
+
+@dataclass
+class Options:
+    """Draw a PNG of what a model does: flowar show KIND.
+
+    Attributes:
+        kind: scales, path (the ODE of one scale), attention (of the AR transformer), guidance, steps, or neighbours
+            (the training images nearest to samples); also as the first word, without the option's name.
+        model: shipped name, folder, or Hub id.
+        classes: labels to draw, as in 0,3,7; all classes (the first ten of a large model) if left out.
+        seed: of the noise.
+        output: PNG to write; KIND.png if left out.
+        scale: of path and attention, the number of a scale; the last one if left out.
+        query: of attention, [row, column] of the position whose map is drawn; the centre of the scale if left out.
+        guidance_scales: of guidance, a column each.
+        steps: of steps, a column each.
+        data: of neighbours, the training images: one subfolder a class, Fashion-MNIST's idx files, or WebDataset tars.
+        neighbours: how many of them beside every sample.
+        device: "auto" is the GPU if there is one.
+    """
+
+    positional: ClassVar[str] = "kind"
+
+    kind: Kind
+    model: str = "flowar-fashion"
+    classes: list[int] | str | None = None
+    seed: int = 0
+    output: Path | None = None
+    scale: int | None = None
+    query: list[int] | None = None
+    guidance_scales: list[float] = field(default_factory=lambda: [1.0, 2.0, 3.5, 5.0, 8.0])
+    steps: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 12, 25, 50])
+    data: str | None = None
+    neighbours: int = 4
+    device: str = "auto"
+
+
+def run(options: Options) -> None:
+    """Draw, and say where the picture is."""
+    image = picture(options)
+    output = options.output or Path(f"{options.kind}.png")
+    write_aside(output, lambda aside: image.save(aside, "PNG"))
+    print(f"{options.kind} in {output}")
+
+
+def picture(options: Options) -> Image:
+    """The picture of one kind.
+
+    Raises:
+        ValueError: for options that the model or the kind cannot take.
+        MissingPackageError: without matplotlib.
+    """
+    from flowar.pipeline import FlowARPipeline
+    from flowar.precision import default_device
+
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise MissingPackageError("matplotlib draws the pictures: pip install flowar[train]") from error
+    pipeline = FlowARPipeline.from_pretrained(options.model).to(default_device(options.device))
+    model = pipeline.model
+    labels, seed = model.check_labels(parse_labels(options.classes, model.config.num_classes)), options.seed
+
+    if options.kind == "scales":
+        from flowar.show.scales import scales_picture
+
+        return scales_picture(pipeline, labels, seed)
+    if options.kind == "path":
+        from flowar.show.path import path_picture
+
+        return path_picture(pipeline, labels, seed, options.scale)
+    if options.kind == "attention":
+        from flowar.show.attention_picture import attention_picture
+
+        return attention_picture(pipeline, labels, seed, options.scale, options.query)
+    if options.kind == "neighbours":
+        from flowar.show.neighbours import neighbours_picture, open_training_images, pixels
+
+        source = open_training_images(options.data, pipeline)
+        return neighbours_picture(pipeline, labels, seed, source, {"pixels": pixels}, options.neighbours)
+    from flowar.show.settings import guidance_picture, steps_picture
+
+    if options.kind == "guidance":
+        return guidance_picture(pipeline, labels, seed, options.guidance_scales)
+    return steps_picture(pipeline, labels, seed, options.steps)

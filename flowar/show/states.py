@@ -1,0 +1,96 @@
+"""What sampling passes through: latents of every scale, states of one scale's ODE. The engine keeps none of it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from PIL.Image import Image
+from torch import Tensor
+
+from flowar.model import FlowAR
+from flowar.noise import scale_noise
+from flowar.pipeline import FlowARPipeline
+
+
+class State(NamedTuple):
+    """Of one scale's ODE at time t: the state, and where its velocity would lead in a straight line, [B, n, c]."""
+
+    t: float
+    state: Tensor
+    end: Tensor
+
+
+def sample_scales(model: FlowAR, labels: Tensor, seed: int) -> list[Tensor]:
+    """Tokens [B, n_k, c] of every scale, with the model's own preset."""
+    tokens: list[Tensor] = []
+    model.sample(labels, seed=seed, on_scale=lambda k, latents: tokens.append(latents.clone()))
+    return tokens
+
+
+def ar_inputs(model: FlowAR, tokens: Sequence[Tensor]) -> Tensor:
+    """The AR inputs [B, S - 1, c] that sampling made of the `tokens` of its scales."""
+    inputs = [model.pyramid.upsample(part, k + 1) for k, part in enumerate(tokens[:-1])]
+    return torch.cat((tokens[0][:, :0], *inputs), 1)
+
+
+@torch.inference_mode()
+def ode_states(model: FlowAR, labels: Tensor, seed: int, scale: int, steps: Collection[int]) -> list[State]:
+    """The states of `scale` before each of the numbered `steps` of the model's own preset.
+
+    The number of steps itself is the end of the path, where there is no velocity any more.
+    """
+    inputs = ar_inputs(model, sample_scales(model, labels, seed))
+    lengths, schedule = model.config.scale_lengths, model.schedule()
+    both = torch.cat((labels, torch.full_like(labels, model.config.null_class)))
+    z = model.ar_transformer(inputs.repeat(2, 1, 1), both).split(lengths, 1)[scale]
+    x = scale_noise(seed, len(labels), lengths, model.config.latent_channels, labels.device)[scale]
+    states = []
+    for i, weight in enumerate([*schedule.guidance_weights(scale, len(lengths)), 1.0]):
+        t = schedule.times[i]
+        v = guided_velocity(model, x, t, z, weight) if t > 0 else torch.zeros_like(x)
+        if i in steps:
+            states.append(State(t, x, x - t * v))
+        if t > 0:
+            x = x + (schedule.times[i + 1] - t) * v
+    return states
+
+
+def guided_velocity(model: FlowAR, x: Tensor, t: float, z: Tensor, weight: float) -> Tensor:
+    """Velocity [B, n, c] at x [B, n, c] under conditions z [2B, n, D], the unconditional half second."""
+    conditional, unconditional = model.velocity(x.repeat(2, 1, 1), x.new_full((len(z),), t), z).chunk(2)
+    return unconditional + weight * (conditional - unconditional)
+
+
+def decode_tokens(pipeline: FlowARPipeline, tokens: Tensor, scale: int) -> list[Image]:
+    """Pictures of tokens [B, n_k, c], their grid first brought to the size of the finest one (bicubic)."""
+    config = pipeline.model.config
+    grid = pipeline.model.pyramid.to_grid(tokens.float(), scale)
+    if config.grids[scale] != config.grid:
+        grid = F.interpolate(grid, size=config.grid, mode="bicubic")
+    return pipeline.decode(grid.contiguous())
+
+
+def class_name(model: FlowAR, label: int) -> str:
+    """What the model calls a class."""
+    return model.config.class_names[label] if model.config.class_names else f"class {label}"
+
+
+def check_scale(model: FlowAR, scale: int | None) -> int:
+    """The number of a scale; the last one if left out.
+
+    Raises:
+        ValueError: for a number that is none.
+    """
+    last = len(model.config.grids) - 1
+    if scale is not None and not 0 <= scale <= last:
+        raise ValueError(f"scale: expected an integer from 0 to {last}, got {scale}")
+    return last if scale is None else scale
+
+
+def scale_name(model: FlowAR, scale: int) -> str:
+    """Its grid, height x width."""
+    height, width = model.config.grids[scale]
+    return f"{height}x{width}"
