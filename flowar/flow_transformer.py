@@ -97,6 +97,14 @@ class AttnCrossMLPBlock(nn.Module):
         return stream.add(gate2, self.mlp(h))
 
 
+def over_tokens(scales: Tensor, lengths: Sequence[int]) -> Tensor:
+    """What every scale has one of, [B, K, C], for each of its tokens, [B, N, C]; one scale broadcasts as it is."""
+    if len(lengths) == 1:
+        return scales
+    parts = zip(scales.unbind(1), lengths, strict=True)
+    return torch.cat([part[:, None].expand(-1, length, -1) for part, length in parts], 1)
+
+
 BLOCKS = {"attn_mlp": AttnMLPBlock, "attn_cross_mlp": AttnCrossMLPBlock}
 
 
@@ -137,12 +145,13 @@ class FlowTransformer(nn.Module):
         """x_t [B, N, c], t [B, len(scales)], z [B, N, D] to the velocity [B, N, c]; N tokens of consecutive scales."""
         lengths, rotation = [self.lengths[k] for k in scales], self.rotation(scales)
         tau = self.time_embed(t)  # [B, K, W]
-        if len(scales) > 1:
-            tau = tau.repeat_interleave(tau.new_tensor(lengths).long(), 1, output_size=x_t.shape[1])  # [B, N, W]
-        steer, activated_tau = ops.silu_add(self.condition_embed(z), tau), F.silu(tau)
+        steer, activated_tau = ops.silu_add(self.condition_embed(z), over_tokens(tau, lengths)), F.silu(tau)
 
         def run_in_context(block: AttnMLPBlock | AttnCrossMLPBlock, stream: ResidualStream) -> ResidualStream:
-            by_position, by_time = block.position_modulation(steer), block.by_time(activated_tau)
+            by_position = block.position_modulation(steer)
+            by_time = block.by_time(activated_tau)  # of scales, not of tokens
+            if by_time is not None:
+                by_time = over_tokens(by_time, lengths)
             return block(stream, BlockContext(by_position, by_time, block.keys_values(z, rotation)), rotation, lengths)
 
         stream, checkpoint = self._embed(x_t), self.checkpoint_blocks and self.training

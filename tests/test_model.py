@@ -220,3 +220,11 @@ def test_initial_velocity_is_zero_and_trains() -> None:
         losses.append(loss.item())
     assert losses[-1] < 0.9 * losses[0]
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in model.parameters())
+
+
+def test_what_depends_on_the_time_alone_is_computed_once_a_scale() -> None:
+    model, shapes = small_model(flow_block="attn_cross_mlp"), []
+    for block in model.flow_transformer.blocks:
+        block.time_modulation.register_forward_hook(lambda _, inputs, output: shapes.append(inputs[0].shape))
+    model.loss(torch.randn(2, 4, 4, 4), torch.tensor([0, 1]))
+    assert shapes == [(2, len(model.config.grids), model.config.flow_width)] * len(model.flow_transformer.blocks)
