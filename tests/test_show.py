@@ -17,12 +17,14 @@ from torch import Tensor
 
 from flowar import FlowARPipeline
 from flowar.cli import main
+from flowar.evaluation.fashion_classifier import FashionClassifier
 from flowar.show.attention import attention_weights, even_attention, scale_attention
-from flowar.show.neighbours import nearest, pixels
+from flowar.show.neighbours import feature_spaces, nearest, pixels
 from flowar.show.states import ode_states, sample_scales
 from flowar.show.table import GAP, MARGIN, TILE, Table, draw_table, tile
 from flowar.tokenizer import PixelTokenizer
 from flowar.training.data import open_images
+from flowar.weights import save_tensors
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +109,10 @@ class TestCommand:
                 ["neighbours", "--data", "{data}", "--neighbours", "31"],
                 "data: expected 31 images of 1x8x8 or more, got 30",
             ),
+            (
+                ["neighbours", "--data", "{data}", "--extractor", "eye"],
+                "extractor: expected one of inception, efficientnet-lite0, fashion, got eye",
+            ),
             (["circus"], "kind: expected Literal['scales', 'path'"),
             (["scales", "path"], "kind: expected Literal['scales', 'path'"),
         ],
@@ -177,20 +183,32 @@ class TestStates:
 
 
 class TestAttention:
-    def test_weights_are_those_of_the_model(self, pipeline: FlowARPipeline) -> None:
+    @pytest.mark.parametrize("qk_norm", [False, True])
+    def test_weights_are_those_of_the_model(self, qk_norm: bool) -> None:
         """Times the values, they are what the block hands to its output projection."""
-        ar = pipeline.model.ar_transformer
+        model = small_model(qk_norm=qk_norm)
+        ar = model.ar_transformer
         attention, seen = ar.blocks[0].attn, {}
-        attention.qkv.register_forward_hook(lambda module, inputs, packed: seen.update(packed=packed))
+        attention.qk_norm.register_forward_hook(lambda module, inputs, packed: seen.update(packed=packed))
         attention.proj.register_forward_pre_hook(lambda module, inputs: seen.update(mixed=inputs[0]))
         latents = torch.randn(2, 4, 4, 4)
         with torch.no_grad():
-            pipeline.model.conditions(latents, torch.tensor([0, 1]))
+            model.conditions(latents, torch.tensor([0, 1]))
         weights = attention_weights(seen["packed"], ar)
         assert weights.shape == (2, 2, 21, 21)
         values = seen["packed"].chunk(3, -1)[2].unflatten(-1, (2, 16))
         mixed = torch.einsum("bhij,bjhd->bihd", weights, values).flatten(2)
         torch.testing.assert_close(mixed, seen["mixed"], atol=1e-5, rtol=1e-5)
+
+    def test_hooks_see_what_is_attended_to(self) -> None:
+        """With norms of q and k, a scaling of the projection changes nothing."""
+        tokens, labels = [torch.randn(1, n, 4) for n in (1, 4, 16)], torch.tensor([0])
+        model = small_model(qk_norm=True)
+        expected = scale_attention(model, labels, tokens, 0).between_scales[0]
+        with torch.no_grad():
+            model.ar_transformer.blocks[0].attn.qkv.weight.mul_(3)
+            model.ar_transformer.blocks[0].attn.qkv.bias.mul_(3)
+        torch.testing.assert_close(scale_attention(model, labels, tokens, 0).between_scales[0], expected)
 
     def test_shares(self, pipeline: FlowARPipeline) -> None:
         tokens = [torch.randn(2, n, 4) for n in (1, 4, 16)]
@@ -230,6 +248,17 @@ class TestNeighbours:
         torch.testing.assert_close(found.distances, expected.values, atol=1e-3, rtol=1e-3)
         assert torch.equal(found.images, images[expected.indices])
         assert torch.equal(found.images[:, 0], images[[7, 20]])
+
+    def test_features(self, tmp_path: Path) -> None:
+        """An image is nearest to itself, at distance 0, in the features of the classifier too."""
+        save_tensors(tmp_path / "judge.safetensors", FashionClassifier().state_dict())
+        images = torch.randint(0, 256, (6, 1, 28, 28), dtype=torch.uint8)
+        source = open_images(write_idx(tmp_path / "idx", images[:, 0], torch.arange(6)))
+        spaces = feature_spaces("fashion", tmp_path / "judge.safetensors", torch.device("cpu"))
+        assert [*spaces] == ["pixels", "fashion"]
+        for found in nearest(images[4:], source, [*spaces.values()], 2):
+            assert torch.equal(found.images[:, 0], images[4:])
+            assert found.distances[:, 0].max() < 1e-3 * found.distances[:, 1].min()
 
     def test_spaces_are_apart(self, data: Path) -> None:
         def corner(images: Tensor) -> Tensor:

@@ -33,6 +33,9 @@ class Options:
         steps: of steps, a column each.
         data: of neighbours, the training images: one subfolder a class, Fashion-MNIST's idx files, or WebDataset tars.
         neighbours: how many of them beside every sample.
+        extractor: of neighbours, whose features to compare besides pixels: inception, efficientnet-lite0 or fashion;
+            none if left out, as it sees every training image, which takes long without a GPU.
+        classifier: file that flowar.evaluation.fashion_classifier wrote, for extractor fashion.
         device: "auto" is the GPU if there is one.
     """
 
@@ -49,6 +52,8 @@ class Options:
     steps: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 12, 25, 50])
     data: str | None = None
     neighbours: int = 4
+    extractor: str | None = None
+    classifier: Path | None = None
     device: str = "auto"
 
 
@@ -91,10 +96,11 @@ def picture(options: Options) -> Image:
 
         return attention_picture(pipeline, labels, seed, options.scale, options.query)
     if options.kind == "neighbours":
-        from flowar.show.neighbours import neighbours_picture, open_training_images, pixels
+        from flowar.show.neighbours import feature_spaces, neighbours_picture, open_training_images
 
         source = open_training_images(options.data, pipeline)
-        return neighbours_picture(pipeline, labels, seed, source, {"pixels": pixels}, options.neighbours)
+        spaces = feature_spaces(options.extractor, options.classifier, labels.device)
+        return neighbours_picture(pipeline, labels, seed, source, spaces, options.neighbours)
     from flowar.show.settings import guidance_picture, steps_picture
 
     if options.kind == "guidance":

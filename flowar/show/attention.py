@@ -33,7 +33,7 @@ def scale_attention(model: FlowAR, labels: Tensor, tokens: Sequence[Tensor], que
     """Of a teacher-forced pass over `tokens` [B, n_k, c] of all scales; `query` is one of the S positions."""
     ar = model.unpack().ar_transformer  # whose layers the hooks are on
     packed: list[Tensor] = []
-    hooks = [block.attn.qkv.register_forward_hook(lambda *call: packed.append(call[2])) for block in ar.blocks]
+    hooks = [block.attn.qk_norm.register_forward_hook(lambda *call: packed.append(call[2])) for block in ar.blocks]
     try:
         ar(ar_inputs(model, tokens), labels)
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from flowar.errors import DataError
+from flowar.evaluation.extractors import open_extractor
 from flowar.pipeline import FlowARPipeline, to_pil
 from flowar.progress import step_progress
 from flowar.show.states import class_name
@@ -75,6 +77,18 @@ def open_training_images(data: str | None, pipeline: FlowARPipeline) -> ImageSou
     tokenizer = pipeline.tokenizer
     side = pipeline.model.config.grid[0] * tokenizer.stride
     return open_images(data, image_size=side, channels=tokenizer.image_channels)
+
+
+def feature_spaces(extractor: str | None, classifier: Path | None, device: torch.device) -> dict[str, Features]:
+    """Spaces by name: pixels, and the features of an extractor if one is asked for.
+
+    Raises:
+        FlowARError: as `open_extractor`.
+    """
+    if extractor is None:
+        return {"pixels": pixels}
+    network = open_extractor(extractor, device, classifier)
+    return {"pixels": pixels, extractor: lambda images: network(images).pooled}
 
 
 def pixels(images: Tensor) -> Tensor:
