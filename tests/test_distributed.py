@@ -21,6 +21,7 @@ from flowar import FlowAR
 pytestmark = pytest.mark.slow  # each starts processes that import torch
 
 PROGRAM = Path(__file__).with_name("distributed_run.py")
+CROSS = {"dropout": 0.0, "flow_block": "attn_cross_mlp", "qk_norm": True}
 OPTIM = {"batch_size": 8, "steps": 6, "lr": 1e-3, "warmup_steps": 2}
 
 
@@ -82,7 +83,7 @@ def alone(folder: Path) -> Path:
         ("fsdp", {"parallel": "fsdp"}),
         ("fsdp_parts", {"parallel": "fsdp", "micro_batch": 2}),
         ("hybrid", {"parallel": "hybrid"}),
-        ("cross", {"parallel": "fsdp", "model": {"dropout": 0.0, "flow_block": "attn_cross_mlp"}}),
+        ("cross", {"parallel": "fsdp", "checkpointing": "all", "model": CROSS}),
     ],
 )
 def test_two_processes_lose_what_one_does(folder: Path, alone: Path, name: str, options: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ CLASS_EMBEDDING = "ar_transformer.class_embedding.weight"
 SHAPE = (
     *("latent_channels", "latent_size", "scales", "upsample"),
     *("ar_width", "ar_depth", "ar_heads"),
-    *("flow_width", "flow_depth", "flow_heads", "flow_block"),
+    *("flow_width", "flow_depth", "flow_heads", "flow_block", "qk_norm"),
 )
 
 
