@@ -39,14 +39,11 @@ class Batch(NamedTuple):
             yield Batch(self.latents[part], self.class_labels[part], Draws(self.draws.seeds[part]))
 
     def to(self, device: torch.device) -> Batch:
-        """The same on `device`; a copy to a GPU is begun, not waited for."""
+        """The same on `device`, but for the labels, which the model checks on the host without waiting for a GPU."""
         if device.type != "cuda":
-            return Batch(self.latents.to(device), self.class_labels.to(device), self.draws.to(device))
-        latents, labels, seeds = (
-            each.pin_memory().to(device, non_blocking=True)
-            for each in (self.latents, self.class_labels, self.draws.seeds)
-        )
-        return Batch(latents, labels, Draws(seeds))
+            return Batch(self.latents.to(device), self.class_labels, self.draws.to(device))
+        latents, seeds = (each.pin_memory().to(device, non_blocking=True) for each in (self.latents, self.draws.seeds))
+        return Batch(latents, self.class_labels, Draws(seeds))
 
 
 @dataclass

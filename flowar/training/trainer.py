@@ -107,15 +107,17 @@ class Run:
                 metrics.update_step(outcome.grad_norm, torch.tensor(outcome.skipped, device=device), lr)
                 advance()
                 save = self._due(config.save_every)
-                if save or self._due(config.log_every):  # a resumed run begins an interval where this one does
+                log_now = save or self._due(config.log_every)  # a resumed run begins an interval where this one does
+                if log_now:
                     self._log(metrics, interval, writer)
-                    interval = Interval(state.step)
                 if config.sample_every and self._due(config.sample_every):
                     picture = sample_grid(state, optim.ema_decays[0], self.tokenizer, self.output, self.ranks)
                     if writer:
                         writer.image(state.step, "samples", picture)
                 if save:
                     saving.save(state)
+                if log_now:
+                    interval = Interval(state.step)
 
     def _due(self, every: int) -> bool:
         return self.state.step % every == 0 or self.state.step == self.steps
