@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import small_model
+from test_readme import write_published
 from training_runs import MODEL, rows, run_config
 
 from flowar import FlowAR, FlowARConfig
 from flowar.training.config import FinetuneConfig
-from flowar.training.finetune import CLASS_EMBEDDING, class_rows, start_from
+from flowar.training.finetune import CLASS_EMBEDDING, class_rows, load_start, start_from
 from flowar.training.trainer import train
 
 pytestmark = pytest.mark.usefixtures("without_tensorboard")
@@ -61,3 +62,9 @@ def test_a_run_starts_from_it(idx_folder: Path, tmp_path: Path) -> None:
     without_model = replace(config, model=FlowARConfig(), output=str(tmp_path / "other"))
     assert FlowAR.from_pretrained(train(without_model)).config.num_classes == 10
     assert rows(tmp_path / "other") == rows(tmp_path / "run")
+
+
+def test_the_authors_files(tmp_path: Path) -> None:
+    write_published(tmp_path / "FlowAR.pth")
+    start = load_start(FinetuneConfig(str(tmp_path / "FlowAR.pth")))
+    assert (start.config.num_classes, start.config.latent_channels) == (1000, 16)
