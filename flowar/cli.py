@@ -20,6 +20,8 @@ EXIT_BAD_INPUT = 2
 COMMANDS = {
     "sample": "class labels to a grid of images, by default from the model that ships with the package",
     "show": "draw what a model does: scales, ODE path, attention, guidance, steps, nearest training images",
+    "evaluate": "images against a reference: FID and its like, with intervals, on a card; or compare two cards",
+    "reference": "compute the features that images are evaluated against, once",
     "train": "train a model on a folder of images, or resume a run",
     "encode": "encode images once, into a store of latents to train on",
     "train-tokenizer": "train the small convolutional tokenizer on a folder of images",
@@ -73,7 +75,7 @@ def parse_options(name: str, options: type[Any], arguments: Sequence[str]) -> An
     parser = ArgumentParser(prog=program, usage=f"{program} [options]", description=COMMANDS[name], exit_on_error=False)
     parser.add_argument("--config", action="config", help="YAML file with options; those on the command line win")
     parser.add_class_arguments(options, None, as_group=False)
-    arguments = with_positional(options, arguments)
+    arguments = with_several(getattr(options, "several", None), with_positional(options, arguments))
     for action in parser._actions:
         if getattr(action, "_typehint", None) is bool:  # `--naive` alone means `--naive true`
             action.nargs, action.const = "?", True
@@ -92,6 +94,17 @@ def with_positional(options: type[Any], arguments: Sequence[str]) -> Sequence[st
         return arguments
     takes_list = get_origin(get_type_hints(options)[name]) is list
     return [f"--{name}={json.dumps(words) if takes_list else ' '.join(words)}", *arguments[len(words) :]]
+
+
+def with_several(name: str | None, arguments: Sequence[str]) -> Sequence[str]:
+    """The words after option `name` as the list that it takes, where the command has such an option."""
+    flag = f"--{name}"
+    if flag not in arguments:
+        return arguments
+    first = arguments.index(flag) + 1
+    words = list(itertools.takewhile(lambda word: not word.startswith("-"), arguments[first:]))
+    rest = arguments[first + len(words) :]
+    return [*arguments[: first - 1], f"{flag}={json.dumps(words)}", *rest] if len(words) > 1 else arguments
 
 
 def one_line(message: str) -> str:

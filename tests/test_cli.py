@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import TINY, recording, small_model
+from evaluation_runs import write_material
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from test_data import pictures, write_class_folders, write_idx
@@ -94,6 +95,8 @@ class TestHelp:
                 "show",
                 ["nearest to samples", "default: [1.0, 2.0, 3.5, 5.0, 8.0]", "KIND.png if left out"],
             ),
+            ("evaluate", ["inception (FID), efficientnet-lite0 (FD-EffLite0)", "default: 10000", "two cards"]),
+            ("reference", ["safetensors file to write", "or one of Inception's statistics"]),
             (
                 "train",
                 ["go on from the newest checkpoint", "W, of the flow transformer", "default: 0.0002"],
@@ -449,6 +452,58 @@ class TestTokenizers:
         arguments = ["train-tokenizer", "--data", idx_folder, "--output", tmp_path / "out", "--training.widths", "[4]"]
         assert "widths: expected multiples of 8, got [4]" in refused(capsys, arguments)
         assert not (tmp_path / "out").exists()
+
+
+class TestEvaluate:
+    def test_reference_evaluate_compare(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        material = write_material(tmp_path)
+        judge = ["--extractor", "fashion", "--classifier", str(material["classifier"]), "--device", "cpu"]
+        main(["reference", "--images", material["reference"], "--output", "reference.safetensors", *judge])
+        assert capsys.readouterr().out == "fashion features of 40 images in reference.safetensors\n"
+        assert not (tmp_path / "reference.features").exists()
+        options = ["--model", material["model"], "--reference", "reference.safetensors", "--num_images", "12"]
+        main(["evaluate", *options, "--output", "a", "--bootstrap", "4", "--classes", "1,2", *judge])
+        *metrics, last = capsys.readouterr().out.splitlines()
+        assert last == "card in a/card.md"
+        assert re.fullmatch(r"FD-fashion: \S+ \(95 %: \S+ to \S+\)", metrics[0])
+        assert json.loads((tmp_path / "a" / "card.json").read_text())["settings"]["images"]["classes"] == [1, 2]
+        main(["evaluate", *options, "--output", "b", "--bootstrap", "0", "--guidance_scale", "2", *judge])
+        assert ": " in capsys.readouterr().out.splitlines()[0]
+        main(["evaluate", "--compare", "a", "b"])
+        assert "images.classes: [1, 2] | [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]" in capsys.readouterr().out.splitlines()
+        main(["evaluate", "--compare=[a, a]"])
+        assert "difference +0 (chance: up to" in capsys.readouterr().out
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["evaluate"], "reference: expected a file or a folder to compare with, got none"),
+            (["evaluate", "--reference", "x", "--num_images", "0"], "num_images: expected at least 10, got 0"),
+            (["evaluate", "--reference", "x", "--extractor", "dino"], "extractor: expected one of inception, eff"),
+            (["evaluate", "--reference", "x", "--extractor", "fashion"], "classifier: expected one for extractor"),
+            (["evaluate", "--compare", "a", "b", "c"], "compare: expected tuple"),
+            (["evaluate", "--compare", "nowhere", "nowhere"], "nowhere: expected a JSON object, but reading it failed"),
+            (
+                ["reference", "--images", "x", "--output", "x.npz"],
+                "output: expected a file that ends with .safetensors",
+            ),
+            (["reference", "--images", "x", "--output", "x.safetensors", "--batch_size", "0"], "batch_size: expected"),
+        ],
+    )
+    def test_bad_input(
+        self,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+        arguments: list[str],
+        message: str,
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        assert refused(capsys, arguments).startswith(message)
+        assert files(tmp_path) == []
 
 
 class TestEncode:

@@ -1,0 +1,59 @@
+"""`flowar reference`: the features of a reference, computed once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass
+class Options:
+    """Compute the statistics of a reference's features, and keep up to 10,000 of the features, for `flowar evaluate`.
+
+    Interrupted, the same command goes on where it was. Under torchrun the images are shared out over the processes.
+
+    Attributes:
+        images: a folder of images, tars, idx files, an npz of images, or one of Inception's statistics.
+        output: safetensors file to write.
+        extractor: of the features: inception, efficientnet-lite0 or fashion.
+        classifier: file that flowar.evaluation.fashion_classifier wrote, for extractor fashion.
+        image_size: scale and crop the images to a square of this side; if left out they must all be of one size.
+        split: of idx files, "train" or "t10k".
+        batch_size: images that features are computed of at once.
+        device: "auto" is the GPU if there is one.
+    """
+
+    images: str
+    output: Path
+    extractor: str = "inception"
+    classifier: Path | None = None
+    image_size: int | None = None
+    split: str = "train"
+    batch_size: int = 100
+    device: str = "auto"
+
+
+def run(options: Options) -> None:
+    """Write the file and say what it is of."""
+    import shutil
+
+    from flowar.evaluation.extractors import open_extractor
+    from flowar.evaluation.reference import open_reference
+    from flowar.training.ranks import join_ranks
+
+    if options.output.suffix != ".safetensors":
+        raise ValueError(f"output: expected a file that ends with .safetensors, got {options.output}")
+    if options.batch_size < 1:
+        raise ValueError(f"batch_size: expected a positive integer, got {options.batch_size}")
+    chunks = options.output.with_suffix(".features")
+    with join_ranks(options.device) as ranks:
+        extractor = open_extractor(options.extractor, ranks.device, options.classifier)
+        reference = open_reference(
+            options.images, extractor, chunks, ranks, options.batch_size, options.image_size, options.split
+        )
+        if not ranks.main:
+            return
+    reference.save(options.output)
+    shutil.rmtree(chunks, ignore_errors=True)
+    count = "statistics" if reference.count is None else f"{reference.count} images"
+    print(f"{extractor.name} features of {count} in {options.output}")

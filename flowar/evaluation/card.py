@@ -1,0 +1,80 @@
+"""The evaluation card: what was evaluated, how, and what came out, as JSON and as Markdown."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flowar.errors import FlowARError
+from flowar.evaluation.settings import flatten
+from flowar.files import read_json, write_aside, write_json
+
+FORMAT = "flowar-evaluation-card"
+JSON_FILE, MARKDOWN_FILE = "card.json", "card.md"
+REQUIRED = ("settings", "metrics", "unavailable", "warnings")
+
+
+def write_card(folder: Path, card: Mapping[str, Any]) -> None:
+    """Write `card.json` and `card.md`.
+
+    Raises:
+        OSError: if writing fails; files that were there stay as they were.
+    """
+    write_json(folder / JSON_FILE, {"format": FORMAT} | dict(card))
+    write_aside(folder / MARKDOWN_FILE, lambda aside: aside.write_text(markdown(card)))
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """The card in a file, or in a folder that `flowar evaluate` wrote.
+
+    Raises:
+        FlowARError: if there is none, or the file is something else.
+    """
+    path = path / JSON_FILE if path.is_dir() else path
+    card = read_json(path)
+    if card.get("format") != FORMAT or any(name not in card for name in REQUIRED):
+        raise FlowARError(f"{path}: expected an evaluation card of flowar evaluate, got format {card.get('format')}")
+    return card
+
+
+def markdown(card: Mapping[str, Any]) -> str:
+    """The card for people: metrics first, then every setting."""
+    lines = ["# Evaluation", "", "| metric | value | 95 % interval | better | interval by |", "|---|---|---|---|---|"]
+    for name, found in card["metrics"].items():
+        interval = "not computed" if found["interval"] is None else "{:.5g} to {:.5g}".format(*found["interval"])
+        lines.append(f"| {name} | {found['value']:.5g} | {interval} | {found['better']} | {found['error_by']} |")
+    lines += [f"| {name} | none: {reason} | | | |" for name, reason in card["unavailable"].items()]
+    lines += ["", *(f"Warning: {warning}" for warning in card["warnings"])]
+    lines += ["", "## Settings", "", "| setting | value |", "|---|---|"]
+    lines += [f"| {name} | {value} |" for name, value in flatten(card["settings"]).items()]
+    return "\n".join(lines) + "\n"
+
+
+def code_record() -> dict[str, str]:
+    """Versions of the code and of what it runs on."""
+    from flowar import __version__, ops
+
+    return {
+        "flowar": __version__,
+        "commit": commit(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "ops": ops.implementation(),
+    }
+
+
+def commit() -> str:
+    """The commit of the checkout that the package is used from, and whether it was changed; "none" outside of one."""
+    checkout = Path(__file__).parents[2]
+    if not (checkout / ".git").exists():
+        return "none"
+    describe = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--match="]
+    try:
+        return subprocess.run(describe, cwd=checkout, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):  # no git, or a folder that it does not trust
+        return "unknown"

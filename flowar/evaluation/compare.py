@@ -1,0 +1,52 @@
+"""Whether two evaluation cards differ by more than chance, and in which settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from flowar.errors import FlowARError
+from flowar.evaluation.measure import NORMAL_95
+from flowar.evaluation.settings import differences
+
+COMPARABLE = ("extractor.name", "extractor.weights", "extractor.resizing", "reference.fingerprint")
+
+
+def compare_cards(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+    """Lines that say for every metric whether the cards differ by more than chance, then all settings that differ.
+
+    A difference is more than chance if it exceeds 1.96 standard errors of the difference, those of both cards taken
+    together as if the images had nothing in common. With equal seeds they have, and the verdict is on the safe side.
+
+    Raises:
+        FlowARError: for cards of different extractors or references, whose metrics cannot be compared.
+    """
+    different = differences(first["settings"], second["settings"])
+    for name in COMPARABLE:
+        if name in different:
+            one, other = different[name]
+            raise FlowARError(f"compare: expected cards of the same {name.split('.')[0]}, got {name} {one} and {other}")
+    lines = [*verdicts(first["metrics"], second["metrics"])]
+    return lines + [f"{name}: {one} | {other}" for name, (one, other) in different.items()]
+
+
+def verdicts(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[str]:
+    """A line for every metric that both cards have."""
+    for name in first:
+        if name not in second:
+            continue
+        one, other = first[name], second[name]
+        difference = other["value"] - one["value"]
+        values = f"{name}: {one['value']:.5g} and {other['value']:.5g}, difference {difference:+.3g}"
+        if one["error"] is None or other["error"] is None:
+            yield f"{values}: no intervals to judge by"
+            continue
+        margin = NORMAL_95 * (one["error"] ** 2 + other["error"] ** 2) ** 0.5
+        yield f"{values} (chance: up to {margin:.3g}): {verdict(difference, margin, one['better'])}"
+
+
+def verdict(difference: float, margin: float, better: str) -> str:
+    """What a difference of the second card's value from the first's means."""
+    if abs(difference) <= margin:
+        return "no more than chance"
+    return "the second is better" if (difference > 0) == (better == "higher") else "the first is better"

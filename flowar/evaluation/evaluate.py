@@ -1,0 +1,161 @@
+"""One evaluation: images, their features, the metrics, the card."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from flowar.errors import FlowARError
+from flowar.evaluation.card import code_record, write_card
+from flowar.evaluation.extractors import Extractor, open_extractor
+from flowar.evaluation.features import extract
+from flowar.evaluation.images import GeneratedImages, Images, open_stored
+from flowar.evaluation.measure import Measuring, bias_warnings
+from flowar.evaluation.reference import Reference, open_reference
+from flowar.pipeline import FlowARPipeline
+from flowar.precision import resolve_precision
+from flowar.schedule import Schedule
+from flowar.training.ranks import Ranks
+from flowar.weights import fingerprint
+
+log = logging.getLogger(__name__)
+
+FEWEST = 10  # images: one for each split of the Inception Score
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """What to evaluate, and how; `flowar evaluate --help` describes the fields.
+
+    Raises:
+        FlowARError: for numbers out of range.
+    """
+
+    reference: str
+    output: Path
+    extractor: str
+    model: str = "flowar-fashion"
+    images: str | None = None
+    num_images: int = 10_000
+    classes: tuple[int, ...] | None = None
+    seed: int = 0
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    guidance_interval: tuple[float, float] | None = None
+    dtype: str = "auto"
+    batch_size: int = 100
+    save_images: bool = False
+    classifier: Path | None = None
+    image_size: int | None = None
+    split: str = "train"
+    bootstrap: int = 100
+
+    def __post_init__(self) -> None:
+        if self.num_images < FEWEST:
+            raise FlowARError(f"num_images: expected at least {FEWEST}, got {self.num_images}")
+        if self.batch_size < 1:
+            raise FlowARError(f"batch_size: expected a positive integer, got {self.batch_size}")
+        if self.bootstrap < 0 or self.bootstrap == 1:
+            raise FlowARError(f"bootstrap: expected 0 or at least 2 replicates, got {self.bootstrap}")
+
+
+def evaluate(config: EvaluationConfig, ranks: Ranks) -> dict[str, Any] | None:
+    """Evaluate images of a model, or stored ones, and write the card; it is returned on the main rank.
+
+    Raises:
+        FlowARError: for a model, images, a reference or an extractor that are not there or do not fit together.
+    """
+    extractor = open_extractor(config.extractor, ranks.device, config.classifier)
+    images, about_images = open_images_to_evaluate(config, extractor, ranks)
+    reference = open_reference(
+        config.reference,
+        extractor,
+        config.output / "reference_features",
+        ranks,
+        config.batch_size,
+        config.image_size,
+        config.split,
+    )
+    check_sizes(images, reference)
+    settings = about_images | {"extractor": extractor.record(), "device": ranks.device.type}
+    folder = config.output / "features"
+    features = extract(images, extractor, folder, settings, ranks, config.batch_size, "evaluating")
+    if not ranks.main:
+        return None
+    labels = labels_of(images, extractor)
+    measuring = Measuring(features, labels, reference, extractor.names, config.bootstrap, ranks.device)
+    found, missing = measuring.all()
+    warnings = bias_warnings(features, reference, extractor.names)
+    for warning in warnings:
+        log.warning("%s", warning)
+    settings |= {"batch_size": config.batch_size, "reference": reference.record(), "bootstrap": config.bootstrap}
+    card = {
+        "settings": settings | {"feature_dimensions": features.pooled.shape[1], "code": code_record()},
+        "metrics": {name: measurement.record() for name, measurement in found.items()},
+        "unavailable": missing,
+        "warnings": warnings,
+    }
+    write_card(config.output, card)
+    return card
+
+
+def open_images_to_evaluate(
+    config: EvaluationConfig, extractor: Extractor, ranks: Ranks
+) -> tuple[Images, dict[str, Any]]:
+    """The images, and all that they depend on, as plain data."""
+    if config.images is not None:
+        stored = open_stored(config.images, extractor.channels, config.image_size, config.split)
+        if len(stored) < FEWEST:
+            raise FlowARError(f"{config.images}: expected at least {FEWEST} images, got {len(stored)}")
+        return stored, {"images": stored.record()}
+    pipeline = FlowARPipeline.from_pretrained(config.model)
+    about_model = model_record(config.model, pipeline)  # before the weights are packed
+    pipeline.to(ranks.device)
+    schedule = pipeline.model.schedule(config.num_inference_steps, config.guidance_scale, config.guidance_interval)
+    classes = config.classes or tuple(range(pipeline.model.config.num_classes))
+    pipeline.model.check_labels(classes)
+    folder = config.output / "images" if config.save_images else None
+    drawn = GeneratedImages(pipeline, config.num_images, classes, schedule, config.seed, config.dtype, folder)
+    parameters = pipeline.model.ar_transformer.input_positions.dtype
+    return drawn, {
+        "model": about_model,
+        "tokenizer": pipeline.tokenizer.record(),
+        "schedule": schedule_record(schedule, len(pipeline.model.config.grids)),
+        "dtype": resolve_precision(config.dtype, ranks.device, parameters).name,
+        "images": drawn.record() | {"saved": config.save_images},
+    }
+
+
+def model_record(source: str, pipeline: FlowARPipeline) -> dict[str, str]:
+    """Where a model comes from, and the hash of its weights; `flowar train` exports the averaged ones."""
+    return {"source": source, "weights": fingerprint(pipeline.model.state_dict())}
+
+
+def schedule_record(schedule: Schedule, scales: int) -> dict[str, Any]:
+    """Every time step, and the guidance weight of every step at every scale."""
+    return {
+        "times": schedule.times,
+        "guidance_scale": schedule.guidance_scale,
+        "guidance_interval": schedule.guidance_interval,
+        "guidance_weights": {f"scale_{k}": schedule.guidance_weights(k, scales) for k in range(scales)},
+    }
+
+
+def check_sizes(images: Images, reference: Reference) -> None:
+    """Check that the reference is of images of the same size.
+
+    Raises:
+        FlowARError: if it is not.
+    """
+    if reference.size is not None and reference.size != images.size:
+        expected, got = ("x".join(map(str, size)) for size in (images.size, reference.size))
+        raise FlowARError(f"reference: expected images of {expected}, as those to evaluate, got {got}")
+
+
+def labels_of(images: Images, extractor: Extractor) -> Tensor | None:
+    """The labels, where they are those of the extractor's classes."""
+    return images.labels if images.num_classes == extractor.classes else None

@@ -1,0 +1,77 @@
+"""Features of many images, computed in chunks that an interruption leaves behind and several processes share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flowar.errors import FlowARError
+from flowar.evaluation.extractors import Extractor, Features
+from flowar.evaluation.images import Images
+from flowar.evaluation.settings import differences
+from flowar.files import read_json, write_json
+from flowar.progress import step_progress
+from flowar.training.ranks import Ranks
+from flowar.weights import open_safetensors, save_tensors
+
+SETTINGS = "settings.json"
+
+
+def extract(
+    images: Images,
+    extractor: Extractor,
+    folder: Path,
+    settings: dict[str, Any],
+    ranks: Ranks,
+    batch_size: int,
+    description: str,
+) -> Features:
+    """Features of all images, in order, on every rank.
+
+    Image by image they depend on index and batch size alone: chunk number j, which rank j % world_size computes, is the
+    images from `j * batch_size` on. A chunk that is in `folder` already is not computed again. All ranks must see the
+    same folder.
+
+    Args:
+        folder: for the chunks; they stay there, so that the next evaluation of the same images is quick.
+        settings: all that features depend on, as JSON has it.
+        description: for the progress bar, which counts the chunks of this rank.
+
+    Raises:
+        FlowARError: if the folder holds features of other settings, naming the first difference.
+    """
+    settings = settings | {"batch_size": batch_size}
+    with ranks.main_first():
+        check_settings(folder, settings)
+    starts = [*range(0, len(images), batch_size)]
+    mine = starts[ranks.rank :: ranks.world_size]
+    missing = [start for start in mine if not chunk_path(folder, start).exists()]
+    with step_progress(len(mine), None, description, len(mine) - len(missing)) as advance:
+        for start in missing:
+            features = extractor(images.read(start, min(start + batch_size, len(images))))
+            save_tensors(chunk_path(folder, start), features._asdict())
+            advance()
+    ranks.sum(torch.zeros(1, device=ranks.device))  # nobody goes on before all are done
+    chunks = [open_safetensors(chunk_path(folder, start)) for start in starts]
+    return Features(*(torch.cat([chunk[name] for chunk in chunks]) for name in Features._fields))
+
+
+def check_settings(folder: Path, settings: dict[str, Any]) -> None:
+    """Write the settings of a folder, or compare them with those that are there."""
+    path = folder / SETTINGS
+    if not path.exists():
+        write_json(path, settings)
+        return
+    different = differences(read_json(path), settings)
+    if different:
+        name, (there, here) = next(iter(different.items()))
+        more = f" (and {len(different) - 1} more)" if len(different) > 1 else ""
+        raise FlowARError(
+            f"{folder}: expected features of {name} {here}, found those of {there}{more}: use another folder"
+        )
+
+
+def chunk_path(folder: Path, start: int) -> Path:
+    return folder / f"chunk_{start:08d}.safetensors"

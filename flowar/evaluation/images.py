@@ -1,0 +1,230 @@
+"""Images to evaluate, by index: from files, from an npz, or drawn by a model."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from flowar.errors import DataError, first_line
+from flowar.files import write_aside
+from flowar.pipeline import FlowARPipeline
+from flowar.schedule import Schedule
+from flowar.training.data import FolderImages, open_images
+from flowar.training.image_source import IMAGE_SUFFIXES, ImageSource
+from flowar.training.transforms import center_crop, to_tensor
+
+ADM_IMAGES, ADM_LABELS = "arr_0", "arr_1"  # what numpy calls the arrays of ADM's sample batches
+
+
+class Images(Protocol):
+    """Images of one size that are read, or drawn, by index; the same index is the same image.
+
+    Attributes:
+        size: height and width.
+        labels: int64 [N], or None where nothing says them.
+        num_classes: that labels are from.
+    """
+
+    size: tuple[int, int]
+    labels: Tensor | None
+    num_classes: int
+
+    def __len__(self) -> int: ...
+
+    def read(self, begin: int, end: int) -> Tensor:
+        """Those from `begin` to `end`: uint8 [n, 1 or 3, height, width]."""
+
+    def record(self) -> dict[str, Any]:
+        """Plain data that says what they are: images of equal records are equal."""
+
+
+@dataclass
+class GeneratedImages:
+    """What a pipeline draws: image i has class `classes[i % len(classes)]` and seed `first_seed + i`.
+
+    Attributes:
+        folder: to write every image to as a PNG, in a folder a class; none are written if left out.
+    """
+
+    pipeline: FlowARPipeline
+    count: int
+    classes: tuple[int, ...]
+    schedule: Schedule
+    first_seed: int
+    dtype: str
+    folder: Path | None = None
+
+    def __post_init__(self) -> None:
+        height, width = (side * self.pipeline.tokenizer.stride for side in self.pipeline.model.config.grid)
+        self.size = height, width
+        self.num_classes = self.pipeline.model.config.num_classes
+        self.labels: Tensor | None = torch.tensor(self.classes)[torch.arange(self.count) % len(self.classes)]
+
+    def __len__(self) -> int:
+        return self.count
+
+    def read(self, begin: int, end: int) -> Tensor:
+        labels = [self.classes[index % len(self.classes)] for index in range(begin, end)]
+        seeds = range(self.first_seed + begin, self.first_seed + end)
+        images = self.pipeline(labels, schedule=self.schedule, seed=[*seeds], dtype=self.dtype, progress=False).images
+        if self.folder:
+            for index, label, image in zip(range(begin, end), labels, images, strict=True):
+                write_png(self.folder / f"{label:04d}" / f"{index:06d}.png", image)
+        return torch.stack([to_tensor(image) for image in images])
+
+    def record(self) -> dict[str, Any]:
+        return {
+            "count": self.count,
+            "classes": list(self.classes),
+            "labels": "image i has class classes[i % len(classes)]",
+            "seeds": [self.first_seed, self.first_seed + self.count - 1],
+        }
+
+
+def write_png(path: Path, image: Image.Image) -> None:
+    write_aside(path, lambda aside: image.save(aside, "PNG"))
+
+
+@dataclass
+class StoredImages:
+    """Images of a source, scaled and cropped to its size if so asked; otherwise they must have it.
+
+    Attributes:
+        name: where they come from, as the user said.
+        crop: whether images of another size are scaled and cropped.
+    """
+
+    source: ImageSource
+    name: str
+    crop: bool
+
+    def __post_init__(self) -> None:
+        self.size = self.source.image_size, self.source.image_size
+        known = bool((self.source.labels >= 0).all())
+        self.labels: Tensor | None = self.source.labels if known else None
+        self.num_classes = len(self.source.class_names) or int(self.source.labels.max()) + 1
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def read(self, begin: int, end: int) -> Tensor:
+        return torch.stack([to_tensor(self._square(index)) for index in range(begin, end)])
+
+    def _square(self, index: int) -> Image.Image:
+        image = self.source.read(index)
+        if self.crop:
+            return center_crop(image, self.source.image_size)
+        if image.size != self.size:
+            name, (side, _) = self.source.root / self.source.name(index), self.size
+            got = f"{image.width}x{image.height}"
+            raise DataError(f"{name}: expected {side}x{side}, got {got} (image_size says what to scale and crop to)")
+        return image
+
+    def fingerprint(self) -> str:
+        """16 hex digits that change with names, labels, size, and pixels, or for files of images their lengths."""
+        digest = hashlib.sha256(f"{self.source.fingerprint()} {self.size} {self.crop}".encode())
+        if isinstance(self.source, FolderImages):
+            lengths = [(self.source.root / name).stat().st_size for name in self.source.names]
+            digest.update(repr(lengths).encode())
+        return digest.hexdigest()[:16]
+
+    def record(self) -> dict[str, Any]:
+        identity = {"source": self.name, "fingerprint": self.fingerprint()}
+        return identity | {"count": len(self), "size": self.size, "cropped": self.crop}
+
+
+@dataclass
+class ArrayImages(ImageSource):
+    """Images of an npz, all in memory: uint8 [N, side, side, channels]."""
+
+    images: np.ndarray[Any, np.dtype[np.uint8]]
+    flips: ClassVar[bool] = False
+
+    def name(self, index: int) -> str:
+        return f"image {index}"
+
+    def _read(self, index: int) -> Image.Image:
+        pixels = self.images[index]
+        return Image.fromarray(pixels[..., 0] if self.channels == 1 else pixels)
+
+    def batches(self, size: int, skip_bad: bool = False) -> Iterator[Tensor]:
+        for begin in range(0, len(self), size):
+            yield torch.from_numpy(self.images[begin : begin + size]).movedim(3, 1)
+
+    def fingerprint(self) -> str:
+        """As the base class has it, and of the pixels."""
+        return f"{super().fingerprint()}-{zlib.crc32(np.ascontiguousarray(self.images).data):08x}"
+
+
+def open_stored(source: str, channels: int, image_size: int | None = None, split: str = "train") -> StoredImages:
+    """The images of an npz, of a folder (flat, or one subfolder a class), of tars, or of Fashion-MNIST's idx files.
+
+    Args:
+        channels: that files of images are read in, 1 or 3; an npz and idx files have their own.
+        image_size: to scale and crop to; if left out, all must have the size of the first.
+        split: of idx files.
+
+    Raises:
+        DataError: for a source that is missing, empty or damaged; nothing in an npz is ever unpickled.
+    """
+    if source.endswith(".npz"):
+        return StoredImages(npz_images(Path(source), image_size), source, image_size is not None)
+    folder = Path(source)
+    flat = sorted(path for path in folder.glob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    images: ImageSource
+    if flat:
+        labels = torch.full((len(flat),), -1)
+        images = FolderImages(folder, labels, (), image_size or 0, channels, [path.name for path in flat])
+    else:
+        images = open_images(source, split, image_size or 0, channels)
+    if not images.image_size:
+        images.image_size = images.read(0).height
+    return StoredImages(images, source, image_size is not None)
+
+
+def npz_images(path: Path, image_size: int | None) -> ArrayImages:
+    """The images of an npz in the format of ADM: uint8 [N, side, side, 1 or 3], and labels if there are."""
+    arrays = read_npz(path, (ADM_IMAGES, ADM_LABELS))
+    images = arrays.get(ADM_IMAGES)
+    if (
+        images is None
+        or images.dtype != np.uint8
+        or images.ndim != 4
+        or images.shape[3] not in (1, 3)
+        or not len(images)
+    ):
+        got = "nothing" if images is None else f"{images.dtype} {list(images.shape)}"
+        raise DataError(f"{path}: expected images uint8 [N, side, side, 1 or 3] as {ADM_IMAGES}, got {got}")
+    if images.shape[1] != images.shape[2]:
+        raise DataError(f"{path}: expected square images, got {images.shape[1]}x{images.shape[2]}")
+    labels = torch.full((len(images),), -1)
+    if ADM_LABELS in arrays:
+        labels = torch.from_numpy(arrays[ADM_LABELS].astype(np.int64))
+    if labels.shape != (len(images),):
+        raise DataError(f"{path}: expected {len(images)} labels as {ADM_LABELS}, got {list(labels.shape)}")
+    return ArrayImages(path, labels, (), image_size or images.shape[1], images.shape[3], images)
+
+
+def read_npz(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray[Any, Any]]:
+    """The arrays of an npz that have one of these names, and are there.
+
+    Raises:
+        DataError: if it is missing, damaged, or holds objects, which only a pickle can.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in names if name in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(
+            f"{path}: expected an npz of plain arrays, but reading it failed ({first_line(error)})"
+        ) from error

@@ -1,0 +1,176 @@
+"""What images are compared with: statistics of the features of others, and some of these features themselves."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flowar.errors import DataError, FlowARError
+from flowar.evaluation.extractors import Extractor, Features
+from flowar.evaluation.features import extract
+from flowar.evaluation.images import ADM_IMAGES, StoredImages, open_stored, read_npz
+from flowar.evaluation.metrics.statistics import FeatureStatistics
+from flowar.training.ranks import Ranks
+from flowar.weights import open_safetensors, safetensors_metadata, save_tensors
+
+FORMAT = "flowar-reference"
+KEPT = 10_000  # features for precision, recall and the kernel distance: as many as ADM's reference batches have
+MOMENTS = ("mu", "sigma", "mu_s", "sigma_s")
+UNKNOWN_COUNT = 2  # of statistics that do not say theirs: the mean and the covariance do not depend on it
+
+
+@dataclass
+class Reference:
+    """Statistics of the features of a reference.
+
+    Attributes:
+        extractor: record of what computed the features.
+        source: where the images come from.
+        fingerprint: hash of the images, or of the statistics where there is nothing else.
+        size: height and width of the images; None where a statistics file does not say.
+        count: of the images; None likewise.
+        pooled, spatial: statistics of the features; no spatial ones where a file has none.
+        features: [M, d] float32, of up to `KEPT` images, evenly chosen; None where a file has statistics alone.
+    """
+
+    extractor: dict[str, Any]
+    source: str
+    fingerprint: str
+    size: tuple[int, int] | None
+    count: int | None
+    pooled: FeatureStatistics
+    spatial: FeatureStatistics | None
+    features: Tensor | None
+
+    @staticmethod
+    def of(features: Features, images: StoredImages, extractor: Extractor) -> Reference:
+        """From the features of all images."""
+        step = -(-len(images) // KEPT)
+        statistics = FeatureStatistics.of
+        return Reference(
+            extractor.record(),
+            images.name,
+            images.fingerprint(),
+            images.size,
+            len(images),
+            statistics(features.pooled),
+            statistics(features.spatial),
+            features.pooled[::step].clone(),
+        )
+
+    def record(self) -> dict[str, Any]:
+        """Plain data that identifies it."""
+        kept = 0 if self.features is None else len(self.features)
+        identity = {"source": self.source, "fingerprint": self.fingerprint}
+        return identity | {"count": self.count, "size": self.size, "features_kept": kept}
+
+    def save(self, path: Path) -> None:
+        """Write a safetensors file, which `open_reference` reads.
+
+        Raises:
+            OSError: if writing fails.
+        """
+        about = {"source": self.source, "fingerprint": self.fingerprint, "size": self.size, "count": self.count}
+        tensors = {"mean": self.pooled.mean, "scatter": self.pooled.scatter}
+        if self.spatial is not None:
+            tensors |= {"spatial_mean": self.spatial.mean, "spatial_scatter": self.spatial.scatter}
+        if self.features is not None:
+            tensors["features"] = self.features
+        about_extractor = {"extractor": json.dumps(self.extractor), "reference": json.dumps(about)}
+        save_tensors(path, tensors, {"format": FORMAT} | about_extractor)
+
+
+def open_reference(
+    source: str, extractor: Extractor, folder: Path, ranks: Ranks, batch_size: int, image_size: int | None, split: str
+) -> Reference:
+    """The reference that `source` names.
+
+    Args:
+        source: a file that `flowar reference` wrote; an npz with statistics of Inception (mu, sigma; mu_s, sigma_s),
+            with images (arr_0), or with both, as ADM's; or images as `open_stored` takes them.
+        folder: where chunks of features are kept while they are computed.
+
+    Raises:
+        FlowARError: for a file of another extractor, or one that is missing, damaged, or something else.
+    """
+    if source.endswith(".safetensors"):
+        return read_reference(Path(source), extractor)
+    moments = read_npz(Path(source), MOMENTS) if source.endswith(".npz") else {}
+    if moments and extractor.name == "inception":
+        return from_moments(source, moments, extractor, folder, ranks, batch_size)
+    if moments and ADM_IMAGES not in npz_names(Path(source)):
+        raise FlowARError(f"{source}: expected statistics of {extractor.name}, got mu and sigma, which are Inception's")
+    return from_images(open_stored(source, extractor.channels, image_size, split), extractor, folder, ranks, batch_size)
+
+
+def from_images(images: StoredImages, extractor: Extractor, folder: Path, ranks: Ranks, batch_size: int) -> Reference:
+    """Extract the features of the images, and take their statistics."""
+    settings = {"images": images.record(), "extractor": extractor.record()}
+    features = extract(images, extractor, folder, settings, ranks, batch_size, "reference")
+    return Reference.of(features, images, extractor)
+
+
+def from_moments(
+    source: str, moments: dict[str, Any], extractor: Extractor, folder: Path, ranks: Ranks, batch_size: int
+) -> Reference:
+    """From the moments in an npz, and the features of its images if it has some, which are fewer than the moments'."""
+    digest = hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in moments.values()))
+    size, features = None, None
+    if ADM_IMAGES in npz_names(Path(source)):
+        of_images = from_images(open_stored(source, extractor.channels), extractor, folder, ranks, batch_size)
+        size, features = of_images.size, of_images.features
+    pooled, spatial = (statistics_from(source, moments, *names) for names in (MOMENTS[:2], MOMENTS[2:]))
+    if pooled is None:
+        raise DataError(f"{source}: expected mu and sigma, got {', '.join(moments)}")
+    return Reference(extractor.record(), source, digest.hexdigest()[:16], size, None, pooled, spatial, features)
+
+
+def statistics_from(source: str, moments: dict[str, Any], mean: str, covariance: str) -> FeatureStatistics | None:
+    """Statistics from the two arrays of these names; None if they are not there."""
+    if mean not in moments or covariance not in moments:
+        return None
+    try:
+        tensors = [torch.from_numpy(moments[name].astype(np.float64)) for name in (mean, covariance)]
+        return FeatureStatistics.from_moments(UNKNOWN_COUNT, *tensors)
+    except ValueError as error:
+        raise DataError(f"{source}: {mean}, {covariance}: {error}") from error
+
+
+def npz_names(path: Path) -> list[str]:
+    with np.load(path, allow_pickle=False) as file:
+        return list(file.files)
+
+
+def read_reference(path: Path, extractor: Extractor) -> Reference:
+    """What `Reference.save` wrote.
+
+    Raises:
+        FlowARError: for features of another extractor, and for a file that is missing, damaged, or something else.
+    """
+    metadata = safetensors_metadata(path)
+    if metadata.get("format") != FORMAT:
+        raise DataError(f"{path}: expected a file that flowar reference wrote, got format {metadata.get('format')}")
+    own, other = extractor.record(), json.loads(metadata["extractor"])
+    if other != own:
+        raise FlowARError(f"{path}: expected features of {describe(own)}, got those of {describe(other)}")
+    about, tensors = json.loads(metadata["reference"]), open_safetensors(path)
+    count = about["count"] or UNKNOWN_COUNT
+    pooled = FeatureStatistics(count, tensors["mean"], tensors["scatter"])
+    spatial = None
+    if "spatial_mean" in tensors:
+        spatial = FeatureStatistics(count, tensors["spatial_mean"], tensors["spatial_scatter"])
+    size = tuple(about["size"]) if about["size"] else None
+    kept = tensors.get("features")
+    return Reference(other, about["source"], about["fingerprint"], size, about["count"], pooled, spatial, kept)
+
+
+def describe(extractor: dict[str, Any]) -> str:
+    """An extractor's record in a few words."""
+    return f"{extractor['name']} (weights {extractor['weights']})"

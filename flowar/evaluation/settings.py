@@ -1,0 +1,27 @@
+"""Settings as nested plain data: flattened, and compared."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+MISSING = "nothing"
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"a": {"b": 1}}` as `{"a.b": 1}`, values as JSON has them: tuples are lists."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = json.loads(json.dumps(value))
+    return flat
+
+
+def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Both values of every setting in which the two differ, by its dotted name."""
+    one, other = flatten(first), flatten(second)
+    pairs = {name: (one.get(name, MISSING), other.get(name, MISSING)) for name in [*one, *other]}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
