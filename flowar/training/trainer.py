@@ -15,7 +15,7 @@ from flowar.errors import DataError
 from flowar.files import write_json
 from flowar.model import FlowAR
 from flowar.pipeline import FlowARPipeline
-from flowar.precision import default_device, parse_dtype
+from flowar.precision import default_device, matmul_precision, parse_dtype
 from flowar.progress import step_progress
 from flowar.tokenizer import Tokenizer
 from flowar.training.batches import batches
@@ -128,7 +128,8 @@ class Run:
         images = (step - interval.first) * self.config.optim.batch_size
         precision = training_precision(self.config.precision, self.ranks.device)
         seconds = time.perf_counter() - interval.started
-        row = metrics.row(sums, seconds, images, precision.dtype, interval.waited, self.ranks.world_size)
+        with matmul_precision(precision):  # which peak to compare with
+            row = metrics.row(sums, seconds, images, precision.dtype, interval.waited, self.ranks.world_size)
         metrics.reset()
         if writer:
             writer.write(step, row)
