@@ -153,8 +153,7 @@ class TestChunks:
         monkeypatch.setattr(Ranks, "sum", lambda ranks, tensor: tensor)
         monkeypatch.setattr(Ranks, "_outcome", lambda ranks, failure: None)
         images = open_stored(config["reference"], 1)
-        with pytest.raises(CheckpointError, match="chunk"):  # of the other
-            features.extract(images, fashion, config["output"], {}, Ranks(CPU, share, 2), 7, "")
+        features.extract(images, fashion, config["output"], {}, Ranks(CPU, share, 2), 7, "")
         starts = [int(path.stem.split("_")[1]) for path in sorted(config["output"].glob("chunk_*"))]
         assert starts == [[0, 14, 28], [7, 21, 35]][share]
 
@@ -259,7 +258,7 @@ class TestReference:
         reference = reference_of(config["reference"], fashion, folder / "chunks")
         reference.save(folder / "reference.safetensors")
         found = run(config | {"reference": str(folder / "reference.safetensors")})
-        assert found["metrics"] == card["metrics"]
+        assert values(found) == pytest.approx(values(card), rel=1e-6)  # other chunks are added up
         assert found["settings"]["reference"] == card["settings"]["reference"]
 
     def test_features_are_kept_evenly(

@@ -83,9 +83,10 @@ def evaluate(config: EvaluationConfig, ranks: Ranks) -> dict[str, Any] | None:
     check_sizes(images, reference)
     settings = about_images | {"extractor": extractor.record(), "device": ranks.device.type}
     folder = config.output / "features"
-    features = extract(images, extractor, folder, settings, ranks, config.batch_size, "evaluating")
+    chunks = extract(images, extractor, folder, settings, ranks, config.batch_size, "evaluating")
     if not ranks.main:
         return None
+    features = chunks.joined()
     labels = labels_of(images, extractor)
     measuring = Measuring(features, labels, reference, extractor.names, config.bootstrap, ranks.device)
     found, missing = measuring.all()

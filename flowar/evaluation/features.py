@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from flowar.errors import FlowARError
 from flowar.evaluation.extractors import Extractor, Features
@@ -19,6 +22,32 @@ from flowar.weights import open_safetensors, save_tensors
 SETTINGS = "settings.json"
 
 
+@dataclass(frozen=True)
+class FeatureChunks:
+    """Features in files, in the order of the images; to go through them takes the memory of one chunk.
+
+    Attributes:
+        paths: of the files.
+        batch_size: features of each, but for the last.
+    """
+
+    paths: list[Path]
+    batch_size: int
+
+    def __iter__(self) -> Iterator[Features]:
+        for path in self.paths:
+            yield Features(**open_safetensors(path))
+
+    def joined(self) -> Features:
+        """All of them."""
+        return Features(*map(torch.cat, zip(*self, strict=True)))
+
+    def every(self, step: int) -> Tensor:
+        """The pooled features of every `step`-th image, from the first on."""
+        parts = [chunk.pooled[-index * self.batch_size % step :: step] for index, chunk in enumerate(self)]
+        return torch.cat(parts)
+
+
 def extract(
     images: Images,
     extractor: Extractor,
@@ -27,8 +56,8 @@ def extract(
     ranks: Ranks,
     batch_size: int,
     description: str,
-) -> Features:
-    """Features of all images, in order, on every rank.
+) -> FeatureChunks:
+    """Compute the features of all images; on every rank all of them can then be read.
 
     Image by image they depend on index and batch size alone: chunk number j, which rank j % world_size computes, is the
     images from `j * batch_size` on. A chunk that is in `folder` already is not computed again. All ranks must see the
@@ -54,8 +83,7 @@ def extract(
             save_tensors(chunk_path(folder, start), features._asdict())
             advance()
     ranks.sum(torch.zeros(1, device=ranks.device))  # nobody goes on before all are done
-    chunks = [open_safetensors(chunk_path(folder, start)) for start in starts]
-    return Features(*(torch.cat([chunk[name] for chunk in chunks]) for name in Features._fields))
+    return FeatureChunks([chunk_path(folder, start) for start in starts], batch_size)
 
 
 def check_settings(folder: Path, settings: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ import torch
 from torch import Tensor
 
 from flowar.errors import DataError, FlowARError
-from flowar.evaluation.extractors import Extractor, Features
-from flowar.evaluation.features import extract
+from flowar.evaluation.extractors import Extractor
+from flowar.evaluation.features import FeatureChunks, extract
 from flowar.evaluation.images import ADM_IMAGES, StoredImages, open_stored, read_npz
 from flowar.evaluation.metrics.statistics import FeatureStatistics
 from flowar.training.ranks import Ranks
@@ -50,19 +51,17 @@ class Reference:
     features: Tensor | None
 
     @staticmethod
-    def of(features: Features, images: StoredImages, extractor: Extractor) -> Reference:
-        """From the features of all images."""
-        step = -(-len(images) // KEPT)
-        statistics = FeatureStatistics.of
+    def of(chunks: FeatureChunks, images: StoredImages, extractor: Extractor) -> Reference:
+        """From the features of all images, of which only those kept are ever in memory together."""
         return Reference(
             extractor.record(),
             images.name,
             images.fingerprint(),
             images.size,
             len(images),
-            statistics(features.pooled),
-            statistics(features.spatial),
-            features.pooled[::step].clone(),
+            reduce(FeatureStatistics.merge, (FeatureStatistics.of(chunk.pooled) for chunk in chunks)),
+            reduce(FeatureStatistics.merge, (FeatureStatistics.of(chunk.spatial) for chunk in chunks)),
+            chunks.every(-(-len(images) // KEPT)),
         )
 
     def record(self) -> dict[str, Any]:
@@ -113,8 +112,8 @@ def open_reference(
 def from_images(images: StoredImages, extractor: Extractor, folder: Path, ranks: Ranks, batch_size: int) -> Reference:
     """Extract the features of the images, and take their statistics."""
     settings = {"images": images.record(), "extractor": extractor.record()}
-    features = extract(images, extractor, folder, settings, ranks, batch_size, "reference")
-    return Reference.of(features, images, extractor)
+    chunks = extract(images, extractor, folder, settings, ranks, batch_size, "reference")
+    return Reference.of(chunks, images, extractor)
 
 
 def from_moments(
