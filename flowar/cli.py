@@ -22,6 +22,7 @@ COMMANDS = {
     "show": "draw what a model does: scales, ODE path, attention, guidance, steps, nearest training images",
     "evaluate": "images against a reference: FID and its like, with intervals, on a card; or compare two cards",
     "reference": "compute the features that images are evaluated against, once",
+    "sweep": "quality against time per picture over guidance scales, intervals and steps",
     "train": "train a model on a folder of images, or resume a run",
     "encode": "encode images once, into a store of latents to train on",
     "train-tokenizer": "train the small convolutional tokenizer on a folder of images",

@@ -98,6 +98,10 @@ class TestHelp:
             ("evaluate", ["inception (FID), efficientnet-lite0 (FD-EffLite0)", "default: 10000", "two cards"]),
             ("reference", ["safetensors file to write", "or one of Inception's statistics"]),
             (
+                "sweep",
+                ["upper ends of the guidance interval to try", "default: 1000", "default: [1.0, 2.0, 3.5, 5.0]"],
+            ),
+            (
                 "train",
                 ["go on from the newest checkpoint", "W, of the flow transformer", "default: 0.0002"],
             ),

@@ -1,0 +1,96 @@
+"""`flowar sweep`: quality against time per picture over guidance scales, intervals and steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from flowar.errors import MissingPackageError
+from flowar.files import write_aside
+
+PLOT = "sweep.png"
+
+
+@dataclass
+class Options:
+    """Try all combinations of settings of sampling: a table, a CSV and a plot of quality against time per picture.
+
+    Interrupted, or with more settings, the same command goes on where it was.
+
+    Attributes:
+        reference: what to compare with, as of `flowar evaluate`.
+        output: folder for the points, the tables and the plot.
+        model: shipped name, folder, or Hub id.
+        guidance_scales: to try.
+        interval_highs: upper ends of the guidance interval to try; the model's own if left out.
+        steps: to try, of the ODE of each scale; the model's own preset if left out.
+        num_images: to draw for the quality of every combination; image i has the i-th class in turn, and seed + i as
+            its seed.
+        batch_size: images drawn at once, for quality and times alike.
+        seed: of image 0.
+        turns: times are medians over so many of them; in each, every combination has its turn.
+        extractor: of the features: inception (FID), efficientnet-lite0 (FD-EffLite0) or fashion (FD-fashion).
+        classifier: file that flowar.evaluation.fashion_classifier wrote, for extractor fashion.
+        split: of a reference of idx files, "train" or "t10k".
+        dtype: of the networks, as of `flowar sample`.
+        device: "auto" is the GPU if there is one.
+    """
+
+    reference: str
+    output: Path = Path("sweep")
+    model: str = "flowar-fashion"
+    guidance_scales: list[float] = field(default_factory=lambda: [1.0, 2.0, 3.5, 5.0])
+    interval_highs: list[float] | None = None
+    steps: list[int] | None = None
+    num_images: int = 1000
+    batch_size: int = 50
+    seed: int = 0
+    turns: int = 3
+    extractor: str = "inception"
+    classifier: Path | None = None
+    split: str = "train"
+    dtype: str = "auto"
+    device: str = "auto"
+
+
+def run(options: Options) -> None:
+    """Try, write and print the table, and say where the rest is."""
+    try:
+        from flowar.evaluation.sweep_plot import sweep_plot
+    except ImportError as error:
+        raise MissingPackageError("matplotlib draws the plot: pip install flowar[train]") from error
+    from flowar.evaluation.evaluate import check_sizes, model_record
+    from flowar.evaluation.extractors import open_extractor
+    from flowar.evaluation.reference import open_reference
+    from flowar.evaluation.sweep import ExtractorQuality, Sweep, grid, markdown, write_tables
+    from flowar.pipeline import FlowARPipeline
+    from flowar.precision import default_device
+    from flowar.training.ranks import Ranks
+
+    device = default_device(options.device)
+    pipeline = FlowARPipeline.from_pretrained(options.model)
+    about_model, config = model_record(options.model, pipeline), pipeline.model.config
+    highs = [config.guidance_interval[1]] if options.interval_highs is None else options.interval_highs
+    steps = [config.num_inference_steps] if options.steps is None else options.steps
+    points = grid(options.guidance_scales, highs, steps)
+    extractor = open_extractor(options.extractor, device, options.classifier)
+    chunks, batch_size = options.output / "reference_features", options.batch_size
+    reference = open_reference(options.reference, extractor, chunks, Ranks(device), batch_size, None, options.split)
+    sweep = Sweep(
+        pipeline.to(device),
+        points,
+        ExtractorQuality(extractor, reference, config.num_classes),
+        options.num_images,
+        batch_size,
+        options.seed,
+        options.dtype,
+        options.turns,
+    )
+    check_sizes(sweep.images(points[0]), reference)
+    settings = {"model": about_model, "extractor": extractor.record(), "reference": reference.record()}
+    rows = sweep.run(options.output, settings | {"device": device.type})
+    write_tables(options.output, rows)
+    figure = sweep_plot(rows)
+    write_aside(options.output / PLOT, lambda aside: figure.savefig(aside, format="png", dpi=100))
+    print(markdown(rows), end="")
+    print(f"{len(rows)} points in {options.output}")

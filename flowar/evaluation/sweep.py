@@ -1,0 +1,183 @@
+"""Quality against time per picture, over settings of sampling."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from flowar.evaluation.extractors import Extractor, Features
+from flowar.evaluation.features import check_settings
+from flowar.evaluation.images import GeneratedImages
+from flowar.evaluation.measure import Measuring
+from flowar.evaluation.reference import Reference
+from flowar.files import write_aside
+from flowar.pipeline import FlowARPipeline
+from flowar.progress import step_progress
+from flowar.training.metrics import read_metrics
+
+POINTS, CSV_TABLE, MARKDOWN_TABLE = "points.jsonl", "sweep.csv", "sweep.md"
+SECONDS = "seconds_per_image"
+
+Batches = Iterable[tuple[Tensor, Tensor]]  # images uint8 [n, C, H, W] and their labels [n]
+Quality = Callable[[Batches], Mapping[str, float]]  # metrics by name
+Row = dict[str, float]
+
+
+class Point(NamedTuple):
+    """Settings to try; the lower end of the guidance interval is the model's own."""
+
+    guidance_scale: float
+    interval_high: float
+    steps: int
+
+
+def grid(guidance_scales: Sequence[float], interval_highs: Sequence[float], steps: Sequence[int]) -> list[Point]:
+    """All combinations, each once.
+
+    Raises:
+        ValueError: for a list that is empty, naming it.
+    """
+    for name, values in (("guidance_scales", guidance_scales), ("interval_highs", interval_highs), ("steps", steps)):
+        if not values:
+            raise ValueError(f"{name}: expected one or more numbers, got none")
+    return [Point(*values) for values in dict.fromkeys(itertools.product(guidance_scales, interval_highs, steps))]
+
+
+@dataclass(frozen=True)
+class ExtractorQuality:
+    """Every metric that an extractor and a reference give; `num_classes` is how many the labels are from."""
+
+    extractor: Extractor
+    reference: Reference
+    num_classes: int
+
+    def __call__(self, batches: Batches) -> dict[str, float]:
+        seen = [(self.extractor(images), labels) for images, labels in batches]
+        features = Features(*(torch.cat(parts) for parts in zip(*(each for each, _ in seen), strict=True)))
+        comparable = self.extractor.classes == self.num_classes
+        labels = torch.cat([each for _, each in seen]) if comparable else None
+        names, device = self.extractor.names, self.extractor.device
+        found, _ = Measuring(features, labels, self.reference, names, 0, device).all()
+        return {name: measurement.value for name, measurement in found.items()}
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What to try, and how to judge it.
+
+    Attributes:
+        num_images: drawn for the quality of a point; image i has the i-th class in turn, and seed + i as its seed.
+        batch_size: images drawn at once, for quality and times alike.
+        dtype: of the networks, as of `FlowAR.sample`.
+        turns: times are medians over so many of them; in each, every point has its turn.
+
+    Raises:
+        ValueError: for numbers that are not positive, and for points that the model cannot sample at.
+    """
+
+    pipeline: FlowARPipeline
+    points: Sequence[Point]
+    quality: Quality
+    num_images: int
+    batch_size: int
+    seed: int = 0
+    dtype: str = "auto"
+    turns: int = 3
+
+    def __post_init__(self) -> None:
+        for name in ("num_images", "batch_size", "turns"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected a positive integer, got {getattr(self, name)}")
+        for point in self.points:
+            self.images(point)
+
+    def run(self, folder: Path, settings: Mapping[str, Any]) -> list[Row]:
+        """A row per point: its settings, its metrics, and `seconds_per_image`, what the caller waits for.
+
+        Metrics go to `points.jsonl` in `folder` one by one, and those that are there are not computed again. Times are
+        always taken anew, as only those of one run can be compared.
+
+        Args:
+            settings: what the metrics depend on besides points, seed and number of images; plain data.
+
+        Raises:
+            FlowARError: if the folder has points of other settings, naming the first difference.
+        """
+        own = {"num_images": self.num_images, "batch_size": self.batch_size, "seed": self.seed, "dtype": self.dtype}
+        check_settings(folder, dict(settings) | own)
+        metrics, seconds = self.metrics(folder / POINTS), self.times()
+        return [point._asdict() | metrics[point] | {SECONDS: seconds[point]} for point in self.points]
+
+    def metrics(self, path: Path) -> dict[Point, Row]:
+        """The metrics of all points, kept in the file at `path`."""
+        rows = read_metrics(path) if path.exists() else []
+        known = {Point(*(row.pop(name) for name in Point._fields)): row for row in rows}
+        missing = [point for point in self.points if point not in known]
+        batches = -(-self.num_images // self.batch_size)
+        total = batches * len(self.points)
+        with step_progress(total, None, "quality", total - batches * len(missing)) as advance:
+            for point in missing:
+                known[point] = dict(self.quality(self.batches(point, advance)))
+                lines = [json.dumps(each._asdict() | row) + "\n" for each, row in known.items()]
+                write_aside(path, lambda aside, lines=lines: aside.write_text("".join(lines)))  # type: ignore[misc]
+        return known
+
+    def times(self) -> dict[Point, float]:
+        """Seconds an image, for all points in turns."""
+        count = min(self.batch_size, self.num_images)
+        drawn = {point: self.images(point) for point in self.points}
+        seconds: dict[Point, list[float]] = {point: [] for point in self.points}
+        with step_progress(self.turns * len(drawn), None, "times") as advance:
+            for _ in range(self.turns):
+                for point, images in drawn.items():
+                    images.read(0, count)  # what another point has displaced from memory comes back
+                    start = time.perf_counter()
+                    images.read(0, count)
+                    seconds[point].append((time.perf_counter() - start) / count)
+                    advance()
+        return {point: statistics.median(each) for point, each in seconds.items()}
+
+    def batches(self, point: Point, advance: Callable[[], None]) -> Batches:
+        """The images of a point with their labels."""
+        images = self.images(point)
+        assert images.labels is not None
+        for start in range(0, self.num_images, self.batch_size):
+            end = min(start + self.batch_size, self.num_images)
+            yield images.read(start, end), images.labels[start:end]
+            advance()
+
+    def images(self, point: Point) -> GeneratedImages:
+        """What is drawn at a point, image by image."""
+        model = self.pipeline.model
+        low, _ = model.config.guidance_interval
+        schedule = model.schedule(point.steps, point.guidance_scale, (low, point.interval_high))
+        classes = tuple(range(model.config.num_classes))
+        return GeneratedImages(self.pipeline, self.num_images, classes, schedule, self.seed, self.dtype)
+
+
+def write_tables(folder: Path, rows: Sequence[Row]) -> None:
+    """The rows as `sweep.csv`, with all digits, and `sweep.md`, to read."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [*rows[0]], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_aside(folder / CSV_TABLE, lambda aside: aside.write_text(text.getvalue()))
+    write_aside(folder / MARKDOWN_TABLE, lambda aside: aside.write_text(markdown(rows)))
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """A table of four digits."""
+    names = [name.replace("_", " ") for name in rows[0]]
+    lines = [names, ["---"] * len(names), *([f"{value:.4g}" for value in row.values()] for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
