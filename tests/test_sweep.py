@@ -201,8 +201,13 @@ class TestCommand:
         return ["sweep", *(word for name, value in options.items() for word in (f"--{name}", str(value)))]
 
     def test_everything_is_written(
-        self, capsys: pytest.CaptureFixture[str], arguments: list[str], tmp_path: Path
+        self,
+        capsys: pytest.CaptureFixture[str],
+        caplog: pytest.LogCaptureFixture,
+        arguments: list[str],
+        tmp_path: Path,
     ) -> None:
+        sweep_module.warn_once.cache_clear()
         main([*arguments, "--guidance_scales", "[1, 3]", "--steps", "[1, 2]"])
         lines = capsys.readouterr().out.splitlines()
         assert lines[0].startswith("| guidance scale | interval high | steps | FD-fashion |")
@@ -212,6 +217,8 @@ class TestCommand:
         with Image.open(tmp_path / "sweep" / "sweep.png") as plot:
             assert plot.width > 1000
         assert len((tmp_path / "sweep" / "sweep.csv").read_text().splitlines()) == 5
+        warnings = [record.getMessage().split(":")[0] for record in caplog.records if "biased" in record.getMessage()]
+        assert warnings == ["FD-fashion", "sFD-fashion"]
 
     @pytest.mark.parametrize(
         ("extra", "message"),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import itertools
 import json
+import logging
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,12 +21,14 @@ from torch import Tensor
 from flowar.evaluation.extractors import Extractor, Features
 from flowar.evaluation.features import check_settings
 from flowar.evaluation.images import GeneratedImages
-from flowar.evaluation.measure import Measuring
+from flowar.evaluation.measure import Measuring, bias_warnings
 from flowar.evaluation.reference import Reference
 from flowar.files import write_aside
 from flowar.pipeline import FlowARPipeline
 from flowar.progress import step_progress
 from flowar.training.metrics import read_metrics
+
+log = logging.getLogger(__name__)
 
 POINTS, CSV_TABLE, MARKDOWN_TABLE = "points.jsonl", "sweep.csv", "sweep.md"
 SECONDS = "seconds_per_image"
@@ -68,8 +72,16 @@ class ExtractorQuality:
         comparable = self.extractor.classes == self.num_classes
         labels = torch.cat([each for _, each in seen]) if comparable else None
         names, device = self.extractor.names, self.extractor.device
+        for warning in bias_warnings(features, self.reference, self.extractor.names):
+            warn_once(warning)
         found, _ = Measuring(features, labels, self.reference, names, 0, device).all()
         return {name: measurement.value for name, measurement in found.items()}
+
+
+@functools.cache
+def warn_once(message: str) -> None:
+    """All points have as many images, and the same warnings."""
+    log.warning("%s", message)
 
 
 @dataclass(frozen=True)
