@@ -1,0 +1,179 @@
+"""Every experiment: its variants, what each changes, and what the paper says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from experiments.budgets import Budget
+from experiments.variants import MODELS
+from flowar import FlowAR, FlowARConfig
+
+CONV = "flowar-fashion"  # the convolutional tokenizer that ships with the package
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One line of an experiment's table.
+
+    Attributes:
+        name: in the table.
+        paper: FID of the paper's counterpart, if it has one.
+        model: name in `variants.MODELS`.
+        tokenizer: as training takes it.
+        changes: of the budget's configuration.
+        ar_width, flow_width: times the budget's.
+    """
+
+    name: str
+    paper: float | None = None
+    model: str = "flowar"
+    tokenizer: str = CONV
+    changes: dict[str, Any] = field(default_factory=dict)
+    ar_width: float = 1.0
+    flow_width: float = 1.0
+
+    def config(self, budget: Budget, channels: int) -> FlowARConfig:
+        """The configuration with `channels` of latents."""
+        base = budget.config()
+        widths = {name: round(getattr(base, name) * getattr(self, name)) for name in ("ar_width", "flow_width")}
+        scales = {"scales": None} | self.changes
+        return replace(base, latent_channels=channels, **widths, **scales)
+
+    def build(self, budget: Budget, channels: int) -> FlowAR:
+        """A new model."""
+        return MODELS[self.model](self.config(budget, channels))
+
+    def training_recipe(self, budget: Budget) -> dict[str, Any]:
+        """All that trained weights depend on but the seed, as JSON has it: variants of equal recipes share weights."""
+        sampling = ("samples", "inference_steps", "guidance_scale", "seeds")
+        spent = {name: value for name, value in vars(budget).items() if name not in sampling}
+        own = {name: value for name, value in vars(self).items() if name not in ("name", "paper", "changes")}
+        changes = {name: value for name, value in self.changes.items() if name not in SAMPLING}
+        return own | {"changes": changes, "budget": spent}
+
+    def recipe(self, budget: Budget) -> dict[str, Any]:
+        """All that a result depends on but the seed: variants of equal recipes share rows."""
+        config = budget.config()
+        sampling = {name: self.changes.get(name, getattr(config, name)) for name in SAMPLING}
+        return self.training_recipe(budget) | {"sampling": sampling | {"samples": budget.samples}}
+
+
+SAMPLING = ("num_inference_steps", "guidance_scale")  # fields of a configuration that training does not see
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A table of the paper, or one of our own.
+
+    Attributes:
+        name: on the command line.
+        title: over the table.
+        note: how it differs from the paper's, in a sentence or two.
+    """
+
+    name: str
+    title: str
+    note: str
+    variants: Sequence[Variant]
+
+
+EXPERIMENTS = [
+    Experiment(
+        "sizes",
+        "Main results: sizes",
+        "Widths 3/4, 1 and 3/2 times the base model's and flow depths 1, 2 and 4 stand for S, B and L.",
+        [
+            Variant("small", 3.61, changes={"flow_depth": 1}, ar_width=0.75, flow_width=0.75),
+            Variant("base", 2.90),
+            Variant("large", 1.90, changes={"flow_depth": 4}, ar_width=1.5, flow_width=1.5),
+        ],
+    ),
+    Experiment(
+        "tokenizers",
+        "Tokenizer compatibility",
+        "The paper compares DC-AE (4.22), SD-VAE (3.94), MAR-VAE (3.61) and VAR's (5.81, for VAR); here patches of 4x4 "
+        "pixels, which have no counterpart there, against the small convolutional autoencoder, both on a 7x7 grid.",
+        [Variant("pixel patches", tokenizer="pixel:4"), Variant("convolutional autoencoder")],
+    ),
+    Experiment(
+        "scale-sequence",
+        "Construction of the scale sequence",
+        "Down-sampling of images to 4, 8, 16 and 28 pixels and encoding each, against area averages of the latents.",
+        [
+            Variant("down-sample the image, encode each scale", 12.19, "encoded scales"),
+            Variant("down-sample the latents", 3.61),
+        ],
+    ),
+    Experiment(
+        "scales",
+        "Scale configurations",
+        "The grid ends in 7, not in 16: {1, 2, 7} leaps at both ends as {1, 4, 16} does, {1, 4, 7} leaves the 2 out as "
+        "{1, 4, 8, 16} does (and is {1, half, last} too). The dense sequence, as VAR's, is not in the paper.",
+        [
+            Variant("{1, 2, 7}", 6.10, changes={"scales": [1, 2, 7]}),
+            Variant("{1, 4, 7}", 4.88, changes={"scales": [1, 4, 7]}),
+            Variant("{1, 2, 4, 7}: doubling", 3.61),
+            Variant("{1, 2, 3, 4, 5, 6, 7}: dense", changes={"scales": [1, 2, 3, 4, 5, 6, 7]}),
+        ],
+    ),
+    Experiment(
+        "flow-model",
+        "Flow model",
+        "Per token, the flow network has no attention. All four are sampled by the same solver on the same time grid.",
+        [
+            Variant("per token, diffusion", 6.85, "per-token diffusion"),
+            Variant("per token, flow matching", 6.15, "per-token flow"),
+            Variant("per scale, diffusion", 3.93, "per-scale diffusion"),
+            Variant("per scale, flow matching", 3.61),
+        ],
+    ),
+    Experiment(
+        "injection",
+        "Injection of the semantics",
+        "All but the first and the last modulate blocks by the time alone.",
+        [
+            Variant("adaLN on pooled semantics", 14.28, "pooled adaLN"),
+            Variant("sequence concatenation", 9.22, "sequence concatenation"),
+            Variant("addition", 6.22, "addition"),
+            Variant("cross-attention", 5.37, "cross-attention"),
+            Variant("channel concatenation", 4.85, "channel concatenation"),
+            Variant("Spatial-adaLN", 3.61),
+        ],
+    ),
+    Experiment(
+        "blocks",
+        "Blocks of the flow transformer",
+        "Not in the paper: the block of S and B against that of the published L and H, at equal parameters.",
+        [
+            Variant("attn_mlp", flow_width=9 / 8),
+            Variant("attn_cross_mlp", changes={"flow_block": "attn_cross_mlp"}),
+        ],
+    ),
+    Experiment(
+        "qk-norm",
+        "Norms of queries and keys",
+        "Not in the paper.",
+        [Variant("without"), Variant("with", changes={"qk_norm": True})],
+    ),
+    Experiment(
+        "steps",
+        "Steps per scale",
+        "Not in the paper: the same weights, sampled in fewer and in more steps. 25 is the authors' uneven grid.",
+        [Variant(str(steps), changes={"num_inference_steps": steps}) for steps in (2, 5, 10, 25, 50)],
+    ),
+]
+
+
+def chosen(name: str) -> list[Experiment]:
+    """The experiment called `name`, or all.
+
+    Raises:
+        ValueError: for another name.
+    """
+    found = [each for each in EXPERIMENTS if name in (each.name, "all")]
+    if not found:
+        names = ", ".join(each.name for each in EXPERIMENTS)
+        raise ValueError(f"experiment: expected all or one of {names}, got {name}")
+    return found

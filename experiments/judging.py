@@ -1,0 +1,57 @@
+"""The judge of the experiments: Fréchet distance and agreement in the features of the Fashion classifier."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from experiments.variants import engine_serves
+from flowar import FlowAR
+from flowar.evaluation.extractors import Extractor, FashionExtractor
+from flowar.evaluation.fashion_classifier import train as train_classifier
+from flowar.evaluation.metrics.frechet import frechet_distance
+from flowar.evaluation.metrics.statistics import FeatureStatistics
+from flowar.tokenizer import Tokenizer
+from flowar.training.data import open_idx
+from flowar.weights import save_tensors
+
+BATCH = 200  # images drawn, and looked at, at once
+
+
+@dataclass
+class Judge:
+    """A classifier, and the statistics of its features of the test split."""
+
+    extractor: Extractor
+    real: FeatureStatistics
+
+    @staticmethod
+    def open(classifier: Path, data: Path, device: torch.device) -> Judge:
+        """The judge of the images in `data`; where the file `classifier` is missing, it is trained and written."""
+        if not classifier.exists():
+            source = open_idx(data, "train")
+            save_tensors(classifier, train_classifier(source.images, source.labels).state_dict())
+        extractor = FashionExtractor(device, classifier)
+        features = [extractor(part).pooled for part in open_idx(data, "t10k").images.split(BATCH)]
+        return Judge(extractor, FeatureStatistics.of(torch.cat(features)))
+
+    def __call__(self, model: FlowAR, tokenizer: Tokenizer, count: int, seed: int) -> dict[str, float]:
+        """Fréchet distance and class agreement of `count` class-balanced samples; image i has seed `seed` + i."""
+        pooled, agreeing = [], 0
+        for indices in torch.arange(count).split(BATCH):
+            labels = indices % model.config.num_classes
+            seen = self.extractor(draw(model, tokenizer, labels, (seed + indices).tolist()))
+            pooled.append(seen.pooled)
+            agreeing += int((seen.probabilities.argmax(1) == labels).sum())
+        distance = frechet_distance(FeatureStatistics.of(torch.cat(pooled)), self.real)
+        return {"frechet_distance": distance, "agreement": agreeing / count}
+
+
+def draw(model: FlowAR, tokenizer: Tokenizer, labels: Tensor, seeds: list[int]) -> Tensor:
+    """Images uint8 [B, channels, H, W] of labels [B] and a seed each, by the model's own preset, in float32."""
+    naive = not engine_serves(model)
+    latents = model.sample(labels, seed=seeds, naive=naive, dtype="float32", progress=False)
+    return ((tokenizer.decode(latents) + 1) * 127.5).round().to("cpu", torch.uint8)

@@ -1,0 +1,135 @@
+"""One variant from its recipe to averaged weights, by the parts of `flowar train`."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from experiments.budgets import Budget
+from experiments.catalog import Variant
+from experiments.variants.scale_sequence import EncodedScalesFlowAR, encode_scales
+from flowar import FlowAR
+from flowar.progress import step_progress
+from flowar.tokenizer import Tokenizer
+from flowar.training.batches import batches
+from flowar.training.config import TrainConfig
+from flowar.training.data import IdxImages, open_idx
+from flowar.training.data_config import DataConfig
+from flowar.training.latent_store import LatentStore, Shard
+from flowar.training.metrics import StepMetrics
+from flowar.training.optimizer import learning_rate
+from flowar.training.ranks import Ranks
+from flowar.training.state import TrainState
+from flowar.training.step import TrainingStep
+from flowar.training.tokenizers import tokenizer_for_training
+from flowar.training.transforms import to_unit_range
+
+ENCODE_BATCH = 500
+
+
+@dataclass
+class Data:
+    """Images of one folder, encoded as variants ask for it, in memory.
+
+    Attributes:
+        folder: of Fashion-MNIST's four idx files.
+        images: of the training split, the first so many.
+    """
+
+    folder: Path
+    images: int
+    device: torch.device
+    _tokenizers: dict[str, Tokenizer] = field(default_factory=dict)
+    _stores: dict[object, LatentStore] = field(default_factory=dict)
+
+    @cached_property
+    def source(self) -> IdxImages:
+        """The images to train on."""
+        whole = open_idx(self.folder, "train")
+        parts = whole.labels[: self.images], whole.images[: self.images]
+        return IdxImages(
+            whole.root, parts[0], whole.class_names, whole.image_size, whole.channels, parts[1].contiguous()
+        )
+
+    def tokenizer(self, name: str) -> Tokenizer:
+        """The tokenizer called `name`, on the device."""
+        if name not in self._tokenizers:
+            self._tokenizers[name] = tokenizer_for_training(name, self.source).to(self.device)
+        return self._tokenizers[name]
+
+    def store(self, name: str, model: FlowAR) -> LatentStore:
+        """What `model` trains on: latents of the tokenizer called `name`, or of every scale by itself."""
+        by_scale = isinstance(model, EncodedScalesFlowAR)
+        key = (name, model.config.grids if by_scale else None)
+        if key not in self._stores:
+            self._stores[key] = self._encode(self.tokenizer(name), model if by_scale else None)
+        return self._stores[key]
+
+    def _encode(self, tokenizer: Tokenizer, by_scale: FlowAR | None) -> LatentStore:
+        def posterior(images: Tensor) -> Tensor:
+            pixels = to_unit_range(images.to(self.device))
+            both = encode_scales(tokenizer, pixels, by_scale.config) if by_scale else tokenizer.posterior(pixels)
+            return torch.stack(both, 1).cpu()
+
+        moments = torch.cat([posterior(part) for part in self.source.images.split(ENCODE_BATCH)])[:, None]
+        shard = Shard(moments, self.source.labels, {}, 0, [])
+        return LatentStore(self.folder, {}, self.source.class_names, [shard], self.source.labels)
+
+
+@dataclass
+class Trained:
+    """A model of averaged weights, in eval mode, and what there is to say of its training.
+
+    Attributes:
+        loss: mean over the last tenth of the steps.
+    """
+
+    model: FlowAR
+    loss: float
+    seconds: float
+
+
+def train(variant: Variant, budget: Budget, data: Data, seed: int, steps: int | None = None) -> Trained:
+    """Train a variant; `steps` ends it early, to see how long a step takes."""
+    started = time.perf_counter()
+    ranks = Ranks(data.device)
+    model = new_model(variant, budget, data, seed)
+    store = data.store(variant.tokenizer, model)
+    config = TrainConfig(
+        DataConfig(latents="memory"), "unused", model=model.config, optim=budget.optim(), precision="float32", seed=seed
+    )
+    state = TrainState.new(model, config.optim)
+    step = TrainingStep(state, config, ranks, model)
+    metrics, warmup = StepMetrics(model.config, data.device), config.optim.warmup_steps
+    last = budget.steps if steps is None else steps
+    with step_progress(last, None, f"training {variant.name}, seed {seed}") as advance:
+        for batch in batches(store, budget.batch_size, seed, 0, last, ranks):
+            if state.step == last - max(1, last // 10):
+                metrics.reset()
+            outcome = step(batch.to(data.device), learning_rate(state.step, budget.steps, warmup, config.optim))
+            for out, times in outcome.losses:
+                metrics.update_loss(out, times)
+            advance()
+    seconds = time.perf_counter() - started
+    loss = metrics.row(metrics.sums(), seconds, last * budget.batch_size)["loss"]
+    copy_averages(state, config.optim.ema_decays[0])
+    return Trained(model.eval().requires_grad_(False), loss, seconds)
+
+
+def new_model(variant: Variant, budget: Budget, data: Data, seed: int) -> FlowAR:
+    """The variant's model with the fresh weights of `seed`."""
+    torch.manual_seed(seed)
+    return variant.build(budget, data.tokenizer(variant.tokenizer).channels).to(data.device)
+
+
+@torch.no_grad()
+def copy_averages(state: TrainState, decay: float) -> None:
+    """Put the averages in the place of the weights."""
+    parameters: dict[str, nn.Parameter] = dict(state.model.named_parameters())
+    for name, average in state.averages.of[decay].items():
+        parameters[name].copy_(average)
