@@ -9,22 +9,31 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import multiprocessing
+import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
+
+import torch
 
 from experiments.budgets import BUDGETS, Budget
 from experiments.catalog import Experiment, Variant, chosen
 from experiments.judging import BATCH, Judge, draw
 from experiments.report import write_report
-from experiments.results import Rows
+from experiments.results import Row, Rows
 from experiments.training import Data, Trained, new_model, train
 from flowar.precision import default_device
-from flowar.threads import limit_threads
+from flowar.threads import usable_cpus
+from flowar.training.encoding import end_with_parent
 from flowar.weights import open_safetensors, safetensors_metadata, save_tensors
 
 TIMED_STEPS = 4  # that an estimate takes of a variant
+
+Run = tuple[Variant, int]  # and a seed
 
 
 @dataclass
@@ -37,26 +46,15 @@ class Runner:
 
     budget: Budget
     data: Data
-    rows: Rows
     output: Path
 
-    def pending(self, experiments: Sequence[Experiment]) -> Iterator[tuple[Variant, int]]:
-        """Variants and seeds without a row, those that differ in the name alone but once."""
-        seen = []
-        for variant in (each for experiment in experiments for each in experiment.variants):
-            recipe = variant.recipe(self.budget)
-            if recipe not in seen:
-                seen.append(recipe)
-                missing = (seed for seed in self.budget.seeds if self.rows.find(variant, self.budget, seed) is None)
-                yield from ((variant, seed) for seed in missing)
-
-    def run(self, variant: Variant, seed: int, judge: Judge) -> dict[str, float]:
-        """Train where there are no weights, judge, and write the row; returns what was measured."""
+    def run(self, variant: Variant, seed: int, judge: Judge) -> Row:
+        """Train where there are no weights, judge, and say what was measured."""
         trained = self.trained(variant, seed)
         started = time.perf_counter()
         samples = self.budget.samples
         measured = judge(trained.model, self.data.tokenizer(variant.tokenizer), samples, seed * samples)
-        row = {
+        return {
             "variant": variant.name,
             "seed": seed,
             **measured,
@@ -68,8 +66,6 @@ class Runner:
             "judge": judge.extractor.weights,
             "recipe": variant.recipe(self.budget),
         }
-        self.rows.add(row)
-        return measured
 
     def trained(self, variant: Variant, seed: int) -> Trained:
         """The variant's weights: those that another row left, or trained now."""
@@ -87,19 +83,25 @@ class Runner:
         recipe = json.dumps(variant.training_recipe(self.budget), sort_keys=True)
         return self.output / "weights" / f"{hashlib.sha256(recipe.encode()).hexdigest()[:16]}-{seed}.safetensors"
 
-    def estimate(self, pending: Sequence[tuple[Variant, int]]) -> float:
-        """Seconds that these will take, from a few steps and one batch of samples of every variant."""
-        total, trainings, measured = 0.0, set[Path](), dict[str, tuple[float, float]]()
+    def tasks(self, pending: Sequence[Run]) -> list[list[Run]]:
+        """Those that share weights together, so that no two processes train the same."""
+        by_weights: dict[Path, list[Run]] = {}
         for variant, seed in pending:
-            key = json.dumps(variant.recipe(self.budget))
-            if key not in measured:
-                measured[key] = self.measure(variant)
-            step, batch = measured[key]
-            total += batch * -(-self.budget.samples // BATCH)
-            path = self.weights_file(variant, seed)
-            if path not in trainings and not path.exists():
-                trainings.add(path)
-                total += step * self.budget.steps
+            by_weights.setdefault(self.weights_file(variant, seed), []).append((variant, seed))
+        return [*by_weights.values()]
+
+    def estimate(self, pending: Sequence[Run]) -> float:
+        """Seconds that these take one after the other, from a few steps and one batch of samples of every variant."""
+        total, measured = 0.0, dict[str, tuple[float, float]]()
+        for task in self.tasks(pending):
+            for number, (variant, seed) in enumerate(task):
+                key = json.dumps(variant.recipe(self.budget))
+                if key not in measured:
+                    measured[key] = self.measure(variant)
+                step, batch = measured[key]
+                total += batch * -(-self.budget.samples // BATCH)
+                if number == 0 and not self.weights_file(variant, seed).exists():
+                    total += step * self.budget.steps
         return total
 
     def measure(self, variant: Variant) -> tuple[float, float]:
@@ -112,6 +114,47 @@ class Runner:
         return max(0.0, trained.seconds - first.seconds) / TIMED_STEPS, time.perf_counter() - started
 
 
+def pending_runs(experiments: Sequence[Experiment], budget: Budget, rows: Rows) -> Iterator[Run]:
+    """Variants and seeds without a row, those that differ in the name alone but once."""
+    seen = []
+    for variant in (each for experiment in experiments for each in experiment.variants):
+        recipe = variant.recipe(budget)
+        if recipe not in seen:
+            seen.append(recipe)
+            yield from ((variant, seed) for seed in budget.seeds if rows.find(variant, budget, seed) is None)
+
+
+_runner: Runner  # of a process
+_judge: Judge
+
+
+def start_process(runner: Runner, classifier: Path, threads: int) -> None:
+    """Make this process ready for `run_task`, and end it with its parent."""
+    global _runner, _judge
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    torch.set_num_threads(threads)
+    _runner, _judge = runner, Judge.open(classifier, runner.data.folder, runner.data.device)
+
+
+def run_task(task: Sequence[Run]) -> list[Row]:
+    return [_runner.run(variant, seed, _judge) for variant, seed in task]
+
+
+def run_tasks(tasks: Sequence[Sequence[Run]], jobs: int, setup: tuple[Runner, Path, int]) -> Iterator[list[Row]]:
+    """The rows of every task, as each is done by one of `jobs` processes."""
+    if jobs == 1:
+        start_process(*setup)
+        yield from map(run_task, tasks)
+        return
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), start_process, setup) as pool:
+        futures = [pool.submit(run_task, task) for task in tasks]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Run the paper's experiments on Fashion-MNIST.")
     parser.add_argument("experiment", help="name, or all")
@@ -120,25 +163,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/experiments"), help="for weights and the judge")
     parser.add_argument("--classifier", type=Path, help="the judge's file; trained into the output folder if left out")
     parser.add_argument("--report", type=Path, default=Path(__file__).parent, help="folder of README.md and results")
+    parser.add_argument("--jobs", type=int, help="processes; if left out, one a CPU, or one for a GPU")
     parser.add_argument("--estimate", action="store_true", help="say how long it will take, and stop")
     parser.add_argument("--device", default="auto")
     options = parser.parse_args(arguments)
-    limit_threads()
     experiments, budget, device = chosen(options.experiment), BUDGETS[options.budget], default_device(options.device)
+    # Networks this small gain nothing by a second thread, so CPUs share the work by variants.
+    jobs = options.jobs or (usable_cpus() if device.type == "cpu" else 1)
+    threads = max(1, usable_cpus() // jobs)
+    torch.set_num_threads(threads)
     rows = Rows(options.report / "results" / f"{options.budget}.jsonl")
-    runner = Runner(budget, Data(options.data, budget.images, device), rows, options.output)
-    pending = [*runner.pending(experiments)]
-    print(f"{len(pending)} rows to run, about {runner.estimate(pending) / 60:.0f} minutes", flush=True)
+    runner = Runner(budget, Data(options.data, budget.images, device), options.output)
+    pending = [*pending_runs(experiments, budget, rows)]
+    minutes = runner.estimate(pending) / 60 / jobs
+    print(f"{len(pending)} rows to run, about {minutes:.0f} minutes in {jobs} processes", flush=True)
     if options.estimate:
         return
     if pending:
-        judge = Judge.open(options.classifier or options.output / "judge.safetensors", options.data, device)
-        for number, (variant, seed) in enumerate(pending, 1):
-            measured = runner.run(variant, seed, judge)
-            shown = ", ".join(f"{name} {value:.4g}" for name, value in measured.items())
-            print(f"{number} of {len(pending)}: {variant.name}, seed {seed}: {shown}", flush=True)
+        classifier = options.classifier or options.output / "judge.safetensors"
+        Judge.open(classifier, options.data, device)  # trained once, before several processes look for it
+        fresh = replace(runner, data=Data(options.data, budget.images, device))  # has nothing to pickle yet
+        for row in chain.from_iterable(run_tasks(runner.tasks(pending), jobs, (fresh, classifier, threads))):
+            rows.add(row)
+            print("{variant}, seed {seed}: {frechet_distance:.4g}, {agreement:.3f}".format(**row), flush=True)
     write_report(options.report, options.budget, budget, rows)
 
 
 if __name__ == "__main__":
-    main()
+    # As a module of its name: what processes get by pickle must not be of `__main__`.
+    from experiments.run import main as run_experiments
+
+    run_experiments()

@@ -229,8 +229,9 @@ def arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr("experiments.catalog.EXPERIMENTS", [Experiment("tiny", "Tiny", "Note.", variants)])
     monkeypatch.setattr("experiments.report.EXPERIMENTS", [Experiment("tiny", "Tiny", "Note.", variants)])
     monkeypatch.setitem(BUDGETS, "small", TINY)
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)  # the tests have theirs
     paths = {"data": "data", "output": "output", "classifier": "judge.safetensors", "report": "."}
-    return ["all", "--device", "cpu", *(f"--{name}={tmp_path / path}" for name, path in paths.items())]
+    return ["all", "--device", "cpu", "--jobs", "1", *(f"--{name}={tmp_path / path}" for name, path in paths.items())]
 
 
 @pytest.mark.slow
