@@ -67,7 +67,7 @@ class Budget:
 
 SMALL = Budget(
     images=20_000,
-    steps=600,
+    steps=1000,
     batch_size=32,
     lr=2e-3,
     width=64,

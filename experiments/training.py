@@ -87,6 +87,7 @@ class Trained:
 
     Attributes:
         loss: mean over the last tenth of the steps.
+        seconds: that the steps took.
     """
 
     model: FlowAR
@@ -96,7 +97,6 @@ class Trained:
 
 def train(variant: Variant, budget: Budget, data: Data, seed: int, steps: int | None = None) -> Trained:
     """Train a variant; `steps` ends it early, to see how long a step takes."""
-    started = time.perf_counter()
     ranks = Ranks(data.device)
     model = new_model(variant, budget, data, seed)
     store = data.store(variant.tokenizer, model)
@@ -107,6 +107,7 @@ def train(variant: Variant, budget: Budget, data: Data, seed: int, steps: int | 
     step = TrainingStep(state, config, ranks, model)
     metrics, warmup = StepMetrics(model.config, data.device), config.optim.warmup_steps
     last = budget.steps if steps is None else steps
+    started = time.perf_counter()
     with step_progress(last, None, f"training {variant.name}, seed {seed}") as advance:
         for batch in batches(store, budget.batch_size, seed, 0, last, ranks):
             if state.step == last - max(1, last // 10):
