@@ -17,7 +17,7 @@ from torch import Tensor
 from flowar.ar_transformer import ARTransformer
 from flowar.checkpoint import PretrainedModel
 from flowar.config import FlowARConfig, require
-from flowar.flow_transformer import FlowTransformer
+from flowar.flow_transformer import FlowTransformer, over_tokens
 from flowar.initialization import initialize
 from flowar.latent_pyramid import LatentPyramid
 from flowar.noise import image_seeds, scale_noise
@@ -37,6 +37,13 @@ class Loss(NamedTuple):
     loss: Tensor
     per_scale: Tensor
     per_image: Tensor
+
+    @staticmethod
+    def of(per_image: Tensor, lengths: Sequence[int]) -> Loss:
+        """From the errors by image and scale [B, K]: every scale counts as its n_k / n_last (paper, section 3.4)."""
+        per_scale = per_image.mean(0)
+        weights = torch.tensor(lengths, device=per_scale.device)
+        return Loss((per_scale * weights / weights[-1]).sum(), per_scale, per_image)
 
 
 class FlowAR(PretrainedModel):
@@ -160,16 +167,14 @@ class FlowAR(PretrainedModel):
         check_shape("dropped", dropped, labels.shape)
         z = self.ar_transformer(inputs, labels.masked_fill(dropped, self.config.null_class))  # [B, S, D]
 
-        lengths = torch.tensor(self.config.scale_lengths, device=latents.device)
-        t = times.T.repeat_interleave(lengths, 1, output_size=self.config.tokens)[..., None]  # [B, S, 1]
+        lengths = self.config.scale_lengths
+        t = over_tokens(times.T[..., None], lengths)  # [B, S, 1]
         x_t = (1 - t) * targets + t * noise
         velocity = self.flow_transformer(x_t, times.T, z, range(len(lengths)))
 
         squared = (velocity.float() - (noise - targets)).square().mean(2)  # [B, S]
-        parts = squared.split(list(self.config.scale_lengths), 1)
-        per_image = torch.stack([part.mean(1) for part in parts], 1)  # [B, K]
-        per_scale = per_image.mean(0)
-        return Loss((per_scale * lengths / lengths[-1]).sum(), per_scale, per_image)
+        parts = squared.split(list(lengths), 1)
+        return Loss.of(torch.stack([part.mean(1) for part in parts], 1), lengths)
 
     def sample(
         self,

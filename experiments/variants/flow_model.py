@@ -61,9 +61,7 @@ class DiffusionFlowAR(FlowAR):
         t = straight_time(times)
         flow = super().loss(latents, class_labels, noise, t, dropped)
         per_image = flow.per_image * (1 - t.T).square()  # from errors of the velocity
-        per_scale = per_image.mean(0)
-        lengths = torch.tensor(self.config.scale_lengths, device=latents.device)
-        return Loss((per_scale * lengths / lengths[-1]).sum(), per_scale, per_image)
+        return Loss.of(per_image, self.config.scale_lengths)
 
 
 class OwnValue(nn.Module):

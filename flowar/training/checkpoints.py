@@ -131,7 +131,7 @@ def load_checkpoint(state: TrainState, folder: Path) -> Path:
             log.warning("%s; trying the checkpoint before it", error)
             continue
         expected, got = (json.dumps(each) for each in (state.model.config.to_dict(), record["config"]))
-        if json.loads(expected) != json.loads(got):
+        if expected != got:
             raise DataError(f"{path}: expected a checkpoint of {expected}, got one of {got}")
         load(state, path)
         state.set_progress(record)

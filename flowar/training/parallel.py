@@ -24,9 +24,9 @@ def parallelize(model: FlowAR, kind: Parallel, ranks: Ranks) -> nn.Module:
     Raises:
         ValueError: for "hybrid" where machines do not have equally many processes.
     """
-    if kind in ("auto", "ddp"):
-        return replicate(model, ranks) if ranks.world_size > 1 else model
-    return shard(model, kind, ranks) if ranks.world_size > 1 else model
+    if ranks.world_size == 1:
+        return model
+    return replicate(model, ranks) if kind in ("auto", "ddp") else shard(model, kind, ranks)
 
 
 def replicate(model: FlowAR, ranks: Ranks) -> nn.Module:

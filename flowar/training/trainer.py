@@ -30,7 +30,7 @@ from flowar.training.parallel import parallelize
 from flowar.training.ranks import Ranks
 from flowar.training.sample_grids import sample_grid
 from flowar.training.state import TrainState
-from flowar.training.step import Batch, TrainingStep, check_shares, training_precision
+from flowar.training.step import Batch, TrainingStep, check_shares
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +126,7 @@ class Run:
         """One row for the steps since the last one."""
         sums, step = self.ranks.sum(metrics.sums()), self.state.step
         images = (step - interval.first) * self.config.optim.batch_size
-        precision = training_precision(self.config.precision, self.ranks.device)
+        precision = self.step.precision
         seconds = time.perf_counter() - interval.started
         with matmul_precision(precision):  # which peak to compare with
             row = metrics.row(sums, seconds, images, precision.dtype, interval.waited, self.ranks.world_size)
