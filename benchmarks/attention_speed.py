@@ -29,7 +29,7 @@ from torch.nn.attention.varlen import varlen_attn
 from training_rows import ATTENTION_HEADER, attention_rows
 
 from flowar import FlowARConfig
-from flowar.attention import scale_causal_attention
+from flowar.attention import scale_attention
 from flowar.config import PRESETS
 from flowar.errors import first_line
 from flowar.flops import BACKWARD, attention
@@ -106,11 +106,11 @@ def results(model: str, batch: int, direction: str, times: Times, operations: in
 
 
 def attention_call(config: FlowARConfig, batch: int, dtype: torch.dtype, device: torch.device) -> Call:
-    """q, k, v as the model has them: parts of one tensor."""
+    """q, k, v as the model has them: one tensor."""
     generator = torch.Generator(device).manual_seed(0)
     shape = (3, batch, config.tokens, config.ar_heads, config.ar_width // config.ar_heads)
     packed = torch.randn(shape, generator=generator, device=device).to(dtype)
-    return Call("attention", "scale-causal", batch * config.tokens, packed.unbind(), 0, differentiable=(0, 1, 2))
+    return Call("attention", "scale-causal", batch * config.tokens, (packed,), 0, differentiable=(0,))
 
 
 def flops(config: FlowARConfig, batch: int) -> int:
@@ -140,7 +140,7 @@ def ways(config: FlowARConfig, batch: int, device: torch.device) -> dict[str, Ca
     """How to compute it, made when called."""
     return {
         MASK: lambda: masked(config, device),
-        "prefixes": lambda: partial(scale_causal_attention, lengths=config.scale_lengths),
+        "prefixes": lambda: partial(scale_attention, lengths=config.scale_lengths, causal=True),
         "FlexAttention": lambda: flex(config, device),
         "varlen": lambda: varlen(config, batch, device),
     }
@@ -155,7 +155,8 @@ def scales(config: FlowARConfig, device: torch.device) -> Tensor:
 def masked(config: FlowARConfig, device: torch.device) -> Attend:
     """`scaled_dot_product_attention` under a dense mask."""
     scale = scales(config, device)
-    return partial(masked_attention, mask=scale[:, None] >= scale)
+    mask = scale[:, None] >= scale
+    return lambda qkv: masked_attention(*qkv.unbind(), mask)
 
 
 def flex(config: FlowARConfig, device: torch.device) -> Attend:
@@ -164,8 +165,8 @@ def flex(config: FlowARConfig, device: torch.device) -> Attend:
     mask = create_block_mask(lambda b, h, i, j: scale[i] >= scale[j], None, None, tokens, tokens, str(device))
     compiled = torch.compile(flex_attention, dynamic=False)
 
-    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    def attend(qkv: Tensor) -> Tensor:
+        q, k, v = qkv.transpose(2, 3).unbind()
         return compiled(q, k, v, block_mask=mask).transpose(1, 2).flatten(2)
 
     return attend
@@ -183,8 +184,8 @@ def varlen(config: FlowARConfig, batch: int, device: torch.device) -> Attend:
         for sizes in (list(lengths), ends)
     )
 
-    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        q, k, v = (x.flatten(0, 1) for x in (q, k, v))
+    def attend(qkv: Tensor) -> Tensor:
+        q, k, v = qkv.flatten(1, 2).unbind()
         out = varlen_attn(q, k[seen], v[seen], starts_q, starts_k, max(lengths), ends[-1])
         return out.view(batch, tokens, -1)
 

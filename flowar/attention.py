@@ -11,12 +11,12 @@ from itertools import accumulate
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowar import ops
 from flowar.attention_backends import attention
 from flowar.config import Grid
+from flowar.dropout import dropout as drop
 from flowar.layers import RMSNorm
 
 
@@ -41,40 +41,61 @@ def rotation_table(grids: Sequence[Grid], head_dim: int) -> Tensor:
     return torch.cat(tables).float()
 
 
-def scale_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int]) -> Tensor:
-    """Every scale attends to itself: N = sum(lengths)."""
+class Parts(torch.autograd.Function):
+    """qkv [3, B, N, H, d] to q, k or v of some tokens: `qkv[which, :, start:stop]` for every (which, start, stop).
+
+    Slices would do; but each has a gradient of the size of all, and the sum of these costs more than the attention of
+    the coarse scales. Here every gradient is written, or added where parts overlap, into its place. Parts of one
+    `which` start no later than the next and stop no later; together they hold all tokens.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, parts: Sequence[tuple[int, int, int]]) -> tuple[Tensor, ...]:
+        ctx.shape, ctx.parts = qkv.shape, parts
+        return tuple(qkv[which, :, start:stop] for which, start, stop in parts)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        total = grads[0].new_empty(ctx.shape)
+        written_from = [total.shape[2]] * len(total)  # the last part first: it is the widest of those that overlap
+        for (which, start, stop), grad in zip(reversed(ctx.parts), reversed(grads), strict=True):
+            place = total[which, :, start:stop]
+            if stop <= written_from[which]:
+                place.copy_(grad)
+            else:
+                place += grad
+            written_from[which] = min(written_from[which], start)
+        return total, None
+
+
+def scale_attention(qkv: Tensor, lengths: Sequence[int], causal: bool = False, dropout: float = 0.0) -> Tensor:
+    """Every scale of qkv [3, B, N, H, d] attends to itself, or, `causal`, also to all coarser ones: [B, N, H*d].
+
+    N = sum(lengths).
+    """
+    if len(lengths) == 1:
+        q, k, v = qkv.unbind()
+        return attention(q, k, v, dropout)
+    stops = list(accumulate(lengths))
+    starts = [0, *stops[:-1]]
+    keys_from = [0] * len(lengths) if causal else starts
+    parts = [
+        (which, start, stop)
+        for which, from_ in enumerate((starts, keys_from, keys_from))
+        for start, stop in zip(from_, stops, strict=True)
+    ]
+    flat: tuple[Tensor, ...] = Parts.apply(qkv, tuple(parts))  # type: ignore[no-untyped-call]
+    scales = len(lengths)
+    by_scale = zip(flat[:scales], flat[scales : 2 * scales], flat[2 * scales :], strict=True)
+    return torch.cat([attention(*part, dropout) for part in by_scale], 1)
+
+
+def cross_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int]) -> Tensor:
+    """Every scale of q [B, N, H, d] attends to the same scale of k and v: [B, N, H*d]."""
     if len(lengths) == 1:
         return attention(q, k, v)
     parts = zip(*(x.split(list(lengths), 1) for x in (q, k, v)), strict=True)
     return torch.cat([attention(*part) for part in parts], 1)
-
-
-class Prefixes(torch.autograd.Function):
-    """x [B, N, H, d] to its first tokens up to each of `ends`, which grow to N.
-
-    Slices would do; but the gradient of each is zeros of the size of x, and the sum of them all costs more than the
-    attention of the coarse scales. Here only what overlaps is added.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, ends: Sequence[int]) -> tuple[Tensor, ...]:
-        ctx.ends = ends
-        return tuple(x[:, :end] for end in ends)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        total = grads[-1].clone()
-        for grad, end in zip(grads[:-1], ctx.ends, strict=False):
-            total[:, :end] += grad
-        return total, None
-
-
-def scale_causal_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int], dropout: float = 0.0) -> Tensor:
-    """Every scale attends to itself and to all coarser ones: N = sum(lengths)."""
-    ends = tuple(accumulate(lengths))
-    keys, values = (Prefixes.apply(x, ends) for x in (k, v))  # type: ignore[no-untyped-call]
-    parts = zip(q.split(list(lengths), 1), keys, values, strict=True)
-    return torch.cat([attention(*part, dropout) for part in parts], 1)
 
 
 class KVCache:
@@ -119,11 +140,10 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, rotation: Tensor, lengths: Sequence[int], causal: bool = False) -> Tensor:
         """x [B, N, W] holds the scales of `lengths`; `causal`: a scale also sees the coarser ones."""
-        q, k, v = ops.rotary_qkv(self.qk_norm(self.qkv(x)), rotation, self.heads).unbind()
-        if not causal:
-            return self.proj(scale_attention(q, k, v, lengths))
-        dropout = self.dropout if self.training else 0.0
-        return F.dropout(self.proj(scale_causal_attention(q, k, v, lengths, dropout)), dropout)
+        qkv, dropout = ops.rotary_qkv(self.qk_norm(self.qkv(x)), rotation, self.heads), self.dropout
+        if not self.training:
+            dropout = 0.0
+        return drop(self.proj(scale_attention(qkv, lengths, causal, dropout)), dropout)
 
     def cached(self, x: Tensor, rotation: Tensor, cache: KVCache, block: int) -> Tensor:
         """The causal attention of one scale's tokens x [B, n, W], given the cache of all coarser scales."""
@@ -152,4 +172,4 @@ class CrossAttention(nn.Module):
     def forward(self, x: Tensor, keys_values: tuple[Tensor, ...], rotation: Tensor, lengths: Sequence[int]) -> Tensor:
         (q,) = ops.rotary_qkv(self.q_norm(self.q(x)), rotation, self.heads, parts=1).unbind()
         k, v = keys_values
-        return self.proj(scale_attention(q, k, v, lengths))
+        return self.proj(cross_attention(q, k, v, lengths))

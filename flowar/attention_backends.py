@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from flowar.dropout import dropout as drop
 from flowar.errors import MissingPackageError, first_line
 
 BACKENDS = ("auto", "flash", "sdpa", "reference")
@@ -122,8 +123,17 @@ def choose_flash(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Insta
 
 def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
     """`attention` by PyTorch, which chooses among FlashAttention, cuDNN and its other kernels."""
+    if dropout and q.device.type == "cpu" and not torch.compiler.is_compiling():
+        return unfused_attention(q, k, v, dropout)
     out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), dropout_p=dropout)
     return out.transpose(1, 2).flatten(2)
+
+
+def unfused_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
+    """`attention` with dropout on a CPU, for which PyTorch has no fused kernel: as it does, but for the drawing."""
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    weights = (q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)).softmax(-1)
+    return (drop(weights, dropout) @ v).transpose(1, 2).flatten(2)
 
 
 def reference_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:

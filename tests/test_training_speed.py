@@ -254,10 +254,10 @@ class TestAttentionSpeed:
     def test_wrong_results_end_the_program(
         self, run: Callable[[], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def wrong(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: object) -> torch.Tensor:
-            return q.flatten(2)
+        def wrong(qkv: torch.Tensor, lengths: object, causal: bool) -> torch.Tensor:
+            return qkv[0].flatten(2)
 
-        monkeypatch.setattr(attention_speed, "scale_causal_attention", wrong)
+        monkeypatch.setattr(attention_speed, "scale_attention", wrong)
         with pytest.raises(SystemExit, match="L, forward, prefixes: error"):
             run()
 
