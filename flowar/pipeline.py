@@ -20,6 +20,8 @@ from flowar.tokenizer_loading import check_tokenizer, load_tokenizer
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from flowar.preview.scales import Preview
+
 
 class PipelineOutput(NamedTuple):
     """Pictures and the normalised latents [B, c, h, w] they were decoded from."""
@@ -87,12 +89,26 @@ class FlowARPipeline:
         self.tokenizer.to(device)
         return self
 
-    def __call__(self, class_labels: Tensor | Sequence[int] | int, *schedule: Any, **sampling: Any) -> PipelineOutput:
-        """Generate one picture per label. All arguments are those of `FlowAR.sample`.
+    def __call__(
+        self,
+        class_labels: Tensor | Sequence[int] | int,
+        *schedule: Any,
+        preview: Preview | None = None,
+        **sampling: Any,
+    ) -> PipelineOutput:
+        """Generate one picture per label.
+
+        Args:
+            class_labels, schedule, sampling: those of `FlowAR.sample`.
+            preview: called with (k, pictures) after every scale: its latents, brought to the finest grid and decoded.
 
         Raises:
             ValueError: as `FlowAR.sample`.
         """
+        if preview is not None:
+            from flowar.preview.scales import decoded
+
+            sampling["on_scale"] = decoded(self, preview, sampling.get("on_scale"))
         if self._may_prepack and self._gains_by_prepacking(sampling.get("dtype"), sampling.get("naive", False)):
             self.model.prepack()
         latents = self.model.sample(class_labels, *schedule, **sampling)

@@ -88,6 +88,7 @@ class TestHelp:
                     "image i of a seed is the same",
                     "tf32, bfloat16, float16, fp8 or float64",
                     "--naive [{true,false}]",
+                    "a .gif or .webp",
                     "default: samples.png",
                 ],
             ),

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flowar.preview.terminal import TerminalPicture
 
 DEFAULT_CLASSES = 10
 
@@ -25,6 +31,8 @@ class Options:
             checkpoint on hardware that has it (most GPUs; CPUs with AVX512-BF16 or AMX), otherwise its own.
         device: "auto" is the GPU if there is one.
         naive: run the published algorithm without any saving.
+        preview: show the picture in the terminal while it forms, scale by scale.
+        animate: film from coarse to fine to write as well, a .gif or .webp.
     """
 
     model: str = "flowar-fashion"
@@ -38,6 +46,8 @@ class Options:
     dtype: str = "auto"
     device: str = "auto"
     naive: bool = False
+    preview: bool = False
+    animate: Path | None = None
 
 
 def run(options: Options) -> None:
@@ -47,26 +57,43 @@ def run(options: Options) -> None:
     from flowar.files import write_aside
     from flowar.pipeline import FlowARPipeline, image_grid
     from flowar.precision import default_device, resolve_precision
+    from flowar.preview.watch import Watch
 
     if options.per_class < 1:
         raise ValueError(f"per_class: expected a positive integer, got {options.per_class}")
+    watch = Watch(open_terminal() if options.preview else None, options.animate)
     device = default_device(options.device)
     wanted = resolve_precision(options.dtype, device, torch.float32).name
     # Bfloat16 on a CPU packs weights of its own; loaded as float32 they would be in memory twice.
     dtype = torch.bfloat16 if (wanted, device.type, options.naive) == ("bfloat16", "cpu", False) else torch.float32
     pipeline = FlowARPipeline.from_pretrained(options.model, dtype=dtype).to(device)
     classes = parse_labels(options.classes, pipeline.model.config.num_classes)
-    images = pipeline(
-        torch.tensor(classes).repeat(options.per_class),
-        num_inference_steps=options.num_inference_steps,
-        guidance_scale=options.guidance_scale,
-        guidance_interval=options.guidance_interval,
-        seed=options.seed,
-        dtype=options.dtype,
-        naive=options.naive,
-    ).images
+    with watch:
+        images = pipeline(
+            torch.tensor(classes).repeat(options.per_class),
+            num_inference_steps=options.num_inference_steps,
+            guidance_scale=options.guidance_scale,
+            guidance_interval=options.guidance_interval,
+            seed=options.seed,
+            dtype=options.dtype,
+            naive=options.naive,
+            preview=watch.preview(len(classes)),
+            progress=False if watch.terminal else None,
+        ).images
     write_aside(options.output, lambda aside: image_grid(images, len(classes)).save(aside, "PNG"))
-    print(f"{len(images)} images in {options.output}")
+    watch.write_film()
+    print(f"{len(images)} images in {options.output}" + (f", film in {options.animate}" if options.animate else ""))
+
+
+def open_terminal() -> TerminalPicture | None:
+    """Where to show the picture; None, with a line that says why, if stdout shows none."""
+    from flowar.preview.terminal import TerminalPicture, choose_protocol, obstacle
+
+    reason = obstacle(sys.stdout, os.environ)
+    if reason is not None:
+        print(f"preview: {reason}, so no picture is shown", file=sys.stderr)
+        return None
+    return TerminalPicture(sys.stdout, choose_protocol(os.environ))
 
 
 def parse_labels(classes: list[int] | str | None, num_classes: int) -> list[int]:
