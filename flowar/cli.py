@@ -29,6 +29,7 @@ COMMANDS = {
     "calibrate-tokenizer": "measure the statistics that normalise a tokenizer's latents",
     "convert": "convert the authors' checkpoint to safetensors",
     "plot": "draw the curves of a training run",
+    "classes": "the classes of a model by number and name; those with a word in their names",
     "info": "what is installed, what the machine can do, what a model is made of",
 }
 

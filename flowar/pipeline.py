@@ -10,6 +10,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from flowar.class_names import class_names_of, resolve
 from flowar.cuda_graph import GraphedFunction
 from flowar.hub import locate
 from flowar.model import FlowAR
@@ -91,7 +92,7 @@ class FlowARPipeline:
 
     def __call__(
         self,
-        class_labels: Tensor | Sequence[int] | int,
+        class_labels: Tensor | Sequence[int | str] | int | str,
         *schedule: Any,
         preview: Preview | None = None,
         **sampling: Any,
@@ -99,11 +100,12 @@ class FlowARPipeline:
         """Generate one picture per label.
 
         Args:
-            class_labels, schedule, sampling: those of `FlowAR.sample`.
+            class_labels: [B] labels or class names (see `flowar.class_names.resolve`), or one of them for one image.
+            schedule, sampling: those of `FlowAR.sample`.
             preview: called with (k, pictures) after every scale: its latents, brought to the finest grid and decoded.
 
         Raises:
-            ValueError: as `FlowAR.sample`.
+            ValueError: as `FlowAR.sample`, and for a name of no class or of several, with the closest ones.
         """
         if preview is not None:
             from flowar.preview.scales import decoded
@@ -111,13 +113,20 @@ class FlowARPipeline:
             sampling["on_scale"] = decoded(self, preview, sampling.get("on_scale"))
         if self._may_prepack and self._gains_by_prepacking(sampling.get("dtype"), sampling.get("naive", False)):
             self.model.prepack()
-        latents = self.model.sample(class_labels, *schedule, **sampling)
+        latents = self.model.sample(self._labels(class_labels), *schedule, **sampling)
         return PipelineOutput(self.decode(latents), latents)
 
     def decode(self, latents: Tensor) -> list[Image]:
         """Pictures of normalised latents [B, c, h, w], as many at once as memory allows."""
         parts = latents.to(self.decode_dtype).split(self.tokenizer.images_at_once(latents))
         return [image for part in parts for image in to_pil(self._decode(part))]
+
+    def _labels(self, classes: Tensor | Sequence[int | str] | int | str) -> Tensor | Sequence[int] | int:
+        """`classes` with every name replaced by its label."""
+        given = [classes] if isinstance(classes, str) else classes
+        if isinstance(given, Sequence) and any(isinstance(each, str) for each in given):
+            return resolve(given, class_names_of(self.model.config))
+        return given  # type: ignore[return-value]
 
     def _gains_by_prepacking(self, dtype: torch.dtype | str | None, naive: bool) -> bool:
         parameter = self.model.ar_transformer.input_positions

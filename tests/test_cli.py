@@ -114,6 +114,7 @@ class TestHelp:
             ("calibrate-tokenizer", ["images to measure; the first ones in order", "default: 50000"]),
             ("convert", ["the authors' .pth file", "required"]),
             ("plot", ["folders of the runs, which hold metrics.jsonl"]),
+            ("classes", ["list those with this in their names", "or a data set: imagenet, fashion_mnist"]),
             ("info", ["shipped name, folder, or Hub id to describe as well", "print JSON"]),
         ],
     )
@@ -233,8 +234,8 @@ class TestSample:
             (["--classes", "5"], "class_labels: expected integers from 0 to 4, got 5"),
             (["--classes", "-1"], "class_labels: expected integers from 0 to 4, got -1"),
             (["--classes", "[]"], "class_labels: expected [B] with B >= 1, got shape [0]"),
-            (["--classes", "cat"], "classes: expected integers as in 0,3,7, got 'cat'"),
-            (["--classes", "1.5"], "classes: expected integers as in 0,3,7, got '1.5'"),
+            (["--classes", "cat"], "classes: expected integers as in 0,3,7, as these classes have no names, got 'cat'"),
+            (["--classes", "1.5"], "classes: expected integers as in 0,3,7, as these classes have no names, got '1.5'"),
             (["--per_class", "0"], "per_class: expected a positive integer, got 0"),
             (["--guidance_scale", "-1"], "guidance_scale: expected a finite number >= 0, got -1.0"),
             (

@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from flowar.class_names import read_class_names
 from flowar.errors import DataError
-from flowar.training.data import FASHION_CLASSES, open_images
+from flowar.training.data import open_images
 from flowar.training.data_config import DataConfig
 from flowar.training.transforms import to_unit_range
 
@@ -59,7 +60,7 @@ def test_idx_files(tmp_path: Path, zipped: bool) -> None:
     assert [len(batch) for batch in batches] == [5, 5, 2]
     assert torch.equal(torch.cat(batches), images[:, None])
     assert torch.equal(source.labels, labels.long())
-    assert source.class_names == FASHION_CLASSES
+    assert source.class_names == read_class_names("fashion_mnist")
 
 
 def test_idx_split(tmp_path: Path) -> None:

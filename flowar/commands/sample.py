@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
+
+from flowar.class_names import class_names_of, resolve
 
 if TYPE_CHECKING:
     from flowar.preview.terminal import TerminalPicture
@@ -20,7 +23,8 @@ class Options:
 
     Attributes:
         model: shipped name, folder, or Hub id.
-        classes: labels to draw, as in 0,3,7; all classes (the first ten of a large model) if left out.
+        classes: labels or names to draw, as in 0,3,7 or in "golden retriever" 360; all classes (the first ten of a
+            large model) if left out.
         per_class: images of every class; the grid has a column a class.
         seed: image i of a seed is the same in any batch, on any machine.
         output: the PNG to write.
@@ -36,7 +40,9 @@ class Options:
     """
 
     model: str = "flowar-fashion"
-    classes: list[int] | str | None = None
+    classes: list[int | str] | str | None = None
+    several: ClassVar[str] = "classes"
+
     per_class: int = 8
     seed: int = 0
     output: Path = Path("samples.png")
@@ -67,7 +73,8 @@ def run(options: Options) -> None:
     # Bfloat16 on a CPU packs weights of its own; loaded as float32 they would be in memory twice.
     dtype = torch.bfloat16 if (wanted, device.type, options.naive) == ("bfloat16", "cpu", False) else torch.float32
     pipeline = FlowARPipeline.from_pretrained(options.model, dtype=dtype).to(device)
-    classes = parse_labels(options.classes, pipeline.model.config.num_classes)
+    config = pipeline.model.config
+    classes = parse_labels(options.classes, config.num_classes, class_names_of(config))
     with watch:
         images = pipeline(
             torch.tensor(classes).repeat(options.per_class),
@@ -96,15 +103,14 @@ def open_terminal() -> TerminalPicture | None:
     return TerminalPicture(sys.stdout, choose_protocol(os.environ))
 
 
-def parse_labels(classes: list[int] | str | None, num_classes: int) -> list[int]:
-    """Labels from a list or from words like "0,3,7"; without any, the first ten classes.
+def parse_labels(
+    classes: Sequence[int | str] | str | None, num_classes: int, class_names: Sequence[str] = ()
+) -> list[int]:
+    """Labels from a list, or from words like "0,3,7" or "otter, 3"; without any, the first ten classes.
 
     Raises:
-        ValueError: for words that are not integers.
+        FlowARError: for words that are neither integers nor each the name of one class.
     """
     if classes is None:
         return list(range(min(DEFAULT_CLASSES, num_classes)))
-    try:
-        return [int(label) for label in (classes.split(",") if isinstance(classes, str) else classes)]
-    except ValueError as error:
-        raise ValueError(f"classes: expected integers as in 0,3,7, got {classes!r}") from error
+    return resolve(classes.split(",") if isinstance(classes, str) else classes, class_names)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from flowar.class_names import class_names_of
 from flowar.commands.sample import parse_labels
 from flowar.errors import MissingPackageError
 from flowar.files import write_aside
@@ -24,7 +25,8 @@ class Options:
         kind: scales, path (the ODE of one scale), attention (of the AR transformer), guidance, steps, or neighbours
             (the training images nearest to samples); also as the first word, without the option's name.
         model: shipped name, folder, or Hub id.
-        classes: labels to draw, as in 0,3,7; all classes (the first ten of a large model) if left out.
+        classes: labels or names to draw, as of `flowar sample`; all classes (the first ten of a large model) if left
+            out.
         seed: of the noise.
         output: PNG to write; KIND.png if left out.
         scale: of path and attention, the number of a scale; the last one if left out.
@@ -40,10 +42,11 @@ class Options:
     """
 
     positional: ClassVar[str] = "kind"
+    several: ClassVar[str] = "classes"
 
     kind: Kind
     model: str = "flowar-fashion"
-    classes: list[int] | str | None = None
+    classes: list[int | str] | str | None = None
     seed: int = 0
     output: Path | None = None
     scale: int | None = None
@@ -81,7 +84,8 @@ def picture(options: Options) -> Image:
         raise MissingPackageError("matplotlib draws the pictures: pip install flowar[train]") from error
     pipeline = FlowARPipeline.from_pretrained(options.model).to(default_device(options.device))
     model = pipeline.model
-    labels, seed = model.check_labels(parse_labels(options.classes, model.config.num_classes)), options.seed
+    classes = parse_labels(options.classes, model.config.num_classes, class_names_of(model.config))
+    labels, seed = model.check_labels(classes), options.seed
 
     if options.kind == "scales":
         from flowar.show.scales import scales_picture

@@ -14,23 +14,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from flowar.class_names import read_class_names
 from flowar.errors import DataError, first_line
 from flowar.training.image_source import IMAGE_SUFFIXES, ImageSource
 from flowar.training.transforms import decode
 from flowar.training.webdataset import find_tars, open_tars
-
-FASHION_CLASSES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-)
 
 
 @dataclass
@@ -98,7 +86,7 @@ def open_idx(folder: Path, split: str) -> IdxImages:
     height, width = images.shape[1:]
     if height != width:
         raise DataError(f"{folder}: expected square images, got {height}x{width}")
-    return IdxImages(folder, labels.long(), FASHION_CLASSES, height, 1, images[:, None])
+    return IdxImages(folder, labels.long(), read_class_names("fashion_mnist"), height, 1, images[:, None])
 
 
 def find_idx(folder: Path, name: str) -> Path:

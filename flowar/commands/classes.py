@@ -1,0 +1,50 @@
+"""`flowar classes`: what the classes of a model are called."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass
+class Options:
+    """List the classes of a model by number and name; `flowar classes WORD` those with a word in their names.
+
+    Attributes:
+        model: shipped name, folder, or Hub id; or a data set: imagenet, fashion_mnist.
+        search: list those with this in their names; also as the first words, without the option's name.
+    """
+
+    positional: ClassVar[str] = "search"
+
+    model: str = "flowar-fashion"
+    search: str = ""
+
+
+def run(options: Options) -> None:
+    """Print a class a line.
+
+    Raises:
+        FlowARError: if the model's classes have no names, or none holds the word.
+    """
+    from flowar.class_names import closest, search
+    from flowar.errors import FlowARError
+
+    names = names_of(options.model)
+    if not names:
+        raise FlowARError(f"{options.model}: expected a model whose classes have names, got one without")
+    found = search(options.search, names)
+    if not found:
+        proposals = ", ".join(closest(options.search, names)) or "none"
+        raise FlowARError(f"search: expected a part of a name, got {options.search!r}; closest names: {proposals}")
+    width = len(str(len(names) - 1))
+    print("\n".join(f"{label:>{width}}  {names[label]}" for label in found))
+
+
+def names_of(model: str) -> tuple[str, ...]:
+    """The class names of a model or a data set."""
+    from flowar.checkpoint import read_config
+    from flowar.class_names import DATASETS, class_names_of, read_class_names
+    from flowar.hub import locate
+
+    return read_class_names(model) if model in DATASETS else class_names_of(read_config(locate(model)))
