@@ -1,4 +1,4 @@
-"""`flowar train-tokenizer`: the small convolutional autoencoder, trained on your images."""
+"""`flowar train-tokenizer`: a small autoencoder, trained on your images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ READ_BATCH = 256
 
 @dataclass
 class Options:
-    """Train the small convolutional tokenizer on a folder of images.
+    """Train a small tokenizer on a folder of images.
 
     Attributes:
         data: one subfolder of images a class, Fashion-MNIST's idx files, or WebDataset tars (a folder or a pattern).
@@ -20,6 +20,7 @@ class Options:
         image_size: images are scaled and cropped to a square of this side; those of idx files stay as they are.
         image_channels: 1 for grey, 3 for RGB; idx files are grey.
         split: of idx files.
+        device: "auto" is the GPU if there is one.
         training: see `TokenizerTrainingConfig`.
     """
 
@@ -28,6 +29,7 @@ class Options:
     image_size: int = 32
     image_channels: int = 3
     split: str = "train"
+    device: str = "auto"
     training: TokenizerTrainingConfig = field(default_factory=TokenizerTrainingConfig)
 
 
@@ -35,10 +37,11 @@ def run(options: Options) -> None:
     """Train, write the tokenizer folder and say where it is."""
     import torch
 
+    from flowar.precision import default_device
     from flowar.training.data import open_images
 
     source = open_images(options.data, options.split, options.image_size, options.image_channels)
     images = torch.cat([*source.batches(READ_BATCH)])
-    tokenizer = train_tokenizer(images, options.training)
+    tokenizer = train_tokenizer(images, options.training, default_device(options.device))
     tokenizer.save_pretrained(options.output)
     print(f"tokenizer {tokenizer.record()['weights']} in {options.output}")

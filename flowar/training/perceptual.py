@@ -1,0 +1,47 @@
+"""The perceptual loss: how far apart two images are in the early layers of EfficientNet-Lite0."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from flowar.evaluation.extractors import EfficientNetExtractor, efficientnet_lite0
+
+BLOCKS = (0, 2, 4)  # the last ones at strides 2, 4 and 8
+
+
+class PerceptualLoss:
+    """As LPIPS, without its learned weights.
+
+        mean over blocks and positions of |a / |a| - b / |b||^2
+
+    where a and b are the features of both images at a position. 0 for equal images; at most 4.
+
+    Raises:
+        MissingPackageError: without the extra `eval`.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.network = efficientnet_lite0().eval().requires_grad_(False).to(device)
+        self.mean = torch.tensor(EfficientNetExtractor.mean, device=device)[:, None, None]
+        self.std = torch.tensor(EfficientNetExtractor.std, device=device)[:, None, None]
+
+    def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Of images and targets [B, 1 or 3, H, W] in [-1, 1]; gradients reach the images alone."""
+        with torch.no_grad():
+            expected = self.features(targets)
+        distances = [(a - b).square().sum(1).mean() for a, b in zip(self.features(images), expected, strict=True)]
+        return torch.stack(distances).mean()
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """Maps [B, C, h, w] of unit vectors, a block each."""
+        pixels = (images.expand(-1, 3, -1, -1) / 2 + 0.5 - self.mean) / self.std
+        network = self.network
+        x = network._swish(network._bn0(network._conv_stem(pixels)))
+        found = []
+        for number, block in enumerate(network._blocks[: BLOCKS[-1] + 1]):
+            x = block(x)
+            if number in BLOCKS:
+                found.append(F.normalize(x, dim=1))
+        return found

@@ -1,0 +1,85 @@
+"""New tokenizers to train, small enough for images of a few dozen pixels. Those of diffusers need it installed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+from flowar.autoencoder_tokenizer import AutoencoderTokenizer, autoencoder_class
+from flowar.config import is_count, require
+from flowar.conv_autoencoder import NORM_GROUPS
+from flowar.tokenizer import ConvTokenizer, Tokenizer
+
+DEFAULT_WIDTHS = {"conv": (16, 48, 96), "AutoencoderKL": (16, 32, 64), "AutoencoderDC": (16, 32, 64)}
+HEAD_WIDTH = 8  # of the linear attention in AutoencoderDC
+ATTENTION_WINDOW = (5,)  # that its queries, keys and values are averaged over besides, as in the published ones
+
+
+def new_tokenizer(kind: str, image_channels: int, channels: int, widths: Sequence[int]) -> Tokenizer:
+    """A tokenizer with fresh weights, not yet normalised; its stride is 2 ** (len(widths) - 1).
+
+    Args:
+        kind: `conv`, or the class of diffusers.
+        image_channels: 1 for grey, 3 for RGB.
+        channels: of the latents.
+        widths: channels of the autoencoder, one per resolution, finest first; see `check_widths`.
+
+    Raises:
+        MissingPackageError: if it needs diffusers, which is not installed.
+    """
+    makers: dict[str, Callable[[int, int, Sequence[int]], Tokenizer]] = {
+        "conv": ConvTokenizer,
+        "AutoencoderKL": autoencoder_kl,
+        "AutoencoderDC": autoencoder_dc,
+    }
+    return makers[kind](image_channels, channels, widths)
+
+
+def autoencoder_kl(image_channels: int, channels: int, widths: Sequence[int]) -> AutoencoderTokenizer:
+    """Stable Diffusion's: one residual block a resolution (two in the decoder), attention at the coarsest."""
+    vae = autoencoder_class("AutoencoderKL")(
+        in_channels=image_channels,
+        out_channels=image_channels,
+        latent_channels=channels,
+        block_out_channels=tuple(widths),
+        down_block_types=("DownEncoderBlock2D",) * len(widths),
+        up_block_types=("UpDecoderBlock2D",) * len(widths),
+        norm_num_groups=NORM_GROUPS,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+        scaling_factor=1.0,
+    )
+    return AutoencoderTokenizer(vae)
+
+
+def autoencoder_dc(image_channels: int, channels: int, widths: Sequence[int]) -> AutoencoderTokenizer:
+    """DC-AE: one residual block a resolution, linear attention in place of it at the coarsest; no posterior."""
+    finer = len(widths) - 1
+    sides = {
+        "block_types": ("ResBlock",) * finer + ("EfficientViTBlock",),
+        "block_out_channels": tuple(widths),
+        "layers_per_block": (1,) * len(widths),
+        "qkv_multiscales": ((),) * finer + (ATTENTION_WINDOW,),
+    }
+    vae = autoencoder_class("AutoencoderDC")(
+        in_channels=image_channels,
+        latent_channels=channels,
+        attention_head_dim=HEAD_WIDTH,
+        scaling_factor=1.0,
+        **{f"{side}_{name}": value for side in ("encoder", "decoder") for name, value in sides.items()},
+    )
+    return AutoencoderTokenizer(vae)
+
+
+def check_widths(kind: str, channels: int, widths: Sequence[int]) -> None:
+    """Check that a tokenizer of that `kind` can have these `channels` and `widths`.
+
+    Raises:
+        ValueError: naming what was expected and what came.
+    """
+    grouped = bool(widths) and all(is_count(width) and width % NORM_GROUPS == 0 for width in widths)
+    require("widths", f"multiples of {NORM_GROUPS}", widths, grouped)
+    if kind == "AutoencoderDC":  # its shortcuts fold 2 x 2 pixels into channels, and average those to the next width
+        folds = all(4 * fine % coarse == 0 for fine, coarse in pairwise(widths)) and widths[-1] % channels == 0
+        expected = f"each to divide four times the one before, and the last to be a multiple of {channels} channels"
+        require("widths", f"{expected} ({kind})", widths, folds)
