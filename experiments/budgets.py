@@ -19,6 +19,7 @@ class Budget:
         ar_depth, ar_heads, flow_depth, flow_heads: of them.
         samples: that a model is judged by.
         inference_steps: of every scale, where the experiment does not vary them.
+        tokenizer_steps: of the tokenizers that the experiments train.
         guidance_scale: of every sample.
         seeds: of weights, data order and noise; each gives a row.
     """
@@ -34,6 +35,7 @@ class Budget:
     flow_heads: int
     samples: int
     inference_steps: int
+    tokenizer_steps: int
     guidance_scale: float = 2.0
     seeds: tuple[int, ...] = (0, 1, 2)
 
@@ -77,10 +79,19 @@ SMALL = Budget(
     flow_heads=2,
     samples=1000,
     inference_steps=10,
+    tokenizer_steps=500,
 )
 BUDGETS = {
     "small": SMALL,
     "gpu": replace(
-        SMALL, images=60_000, steps=1200, batch_size=256, lr=1e-3, width=128, samples=5000, inference_steps=25
+        SMALL,
+        images=60_000,
+        steps=1200,
+        batch_size=256,
+        lr=1e-3,
+        width=128,
+        samples=5000,
+        inference_steps=25,
+        tokenizer_steps=1500,
     ),
 }

@@ -1,7 +1,8 @@
 """Run the paper's experiments: `python -m experiments.run NAME|all --budget small|gpu --data FOLDER`.
 
 Every variant and seed is a row of results/BUDGET.jsonl. Rows that are there are not computed again; a run that was
-killed begins its last row anew. Weights that several rows share (such as those of the base model) are trained once.
+killed begins its last row anew. Weights that several rows share (such as those of the base model) are trained once, and
+so are the tokenizers that an experiment compares, before all else.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ import json
 import multiprocessing
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -25,6 +27,7 @@ from experiments.catalog import Experiment, Variant, chosen
 from experiments.judging import BATCH, Judge, draw
 from experiments.report import write_report
 from experiments.results import Row, Rows
+from experiments.tokenizers import TRAINED, is_trained
 from experiments.training import Data, Trained, new_model, train
 from flowar.precision import default_device
 from flowar.threads import usable_cpus
@@ -34,19 +37,19 @@ from flowar.weights import open_safetensors, safetensors_metadata, save_tensors
 TIMED_STEPS = 4  # that an estimate takes of a variant
 
 Run = tuple[Variant, int]  # and a seed
+Task = TypeVar("Task")
+Outcome = TypeVar("Outcome")
 
 
 @dataclass
 class Runner:
-    """Runs variants under one budget.
+    """Runs variants under the budget of the data, and leaves their weights in its output folder."""
 
-    Attributes:
-        output: for trained weights and the judge.
-    """
-
-    budget: Budget
     data: Data
-    output: Path
+
+    @property
+    def budget(self) -> Budget:
+        return self.data.budget
 
     def run(self, variant: Variant, seed: int, judge: Judge) -> Row:
         """Train where there are no weights, judge, and say what was measured."""
@@ -81,7 +84,7 @@ class Runner:
 
     def weights_file(self, variant: Variant, seed: int) -> Path:
         recipe = json.dumps(variant.training_recipe(self.budget), sort_keys=True)
-        return self.output / "weights" / f"{hashlib.sha256(recipe.encode()).hexdigest()[:16]}-{seed}.safetensors"
+        return self.data.output / "weights" / f"{hashlib.sha256(recipe.encode()).hexdigest()[:16]}-{seed}.safetensors"
 
     def tasks(self, pending: Sequence[Run]) -> list[list[Run]]:
         """Those that share weights together, so that no two processes train the same."""
@@ -90,9 +93,19 @@ class Runner:
             by_weights.setdefault(self.weights_file(variant, seed), []).append((variant, seed))
         return [*by_weights.values()]
 
+    def missing_tokenizers(self, pending: Sequence[Run]) -> list[str]:
+        """Those that have to be trained before these runs."""
+        names = dict.fromkeys(variant.tokenizer for variant, _ in pending if variant.tokenizer in TRAINED)
+        return [name for name in names if not is_trained(name, self.budget, self.data.output)]
+
     def estimate(self, pending: Sequence[Run]) -> float:
-        """Seconds that these take one after the other, from a few steps and one batch of samples of every variant."""
-        total, measured = 0.0, dict[str, tuple[float, float]]()
+        """Seconds that these take one after the other, from a few steps and one batch of samples of every variant.
+
+        Training of tokenizers that are missing is counted. Encoding of images is not.
+        """
+        steps = self.budget.tokenizer_steps
+        total = sum(self.data.rehearse_tokenizer(name) * steps for name in self.missing_tokenizers(pending))
+        measured = dict[str, tuple[float, float]]()
         for task in self.tasks(pending):
             for number, (variant, seed) in enumerate(task):
                 key = json.dumps(variant.recipe(self.budget))
@@ -140,14 +153,23 @@ def run_task(task: Sequence[Run]) -> list[Row]:
     return [_runner.run(variant, seed, _judge) for variant, seed in task]
 
 
-def run_tasks(tasks: Sequence[Sequence[Run]], jobs: int, setup: tuple[Runner, Path, int]) -> Iterator[list[Row]]:
-    """The rows of every task, as each is done by one of `jobs` processes."""
+def train_tokenizer(name: str) -> str:
+    _runner.data.tokenizer(name)
+    return name
+
+
+def run_tasks(
+    work: Callable[[Task], Outcome], tasks: Sequence[Task], jobs: int, setup: tuple[Runner, Path, int]
+) -> Iterator[Outcome]:
+    """What `work` makes of every task, as each is done by one of `jobs` processes."""
+    if not tasks:
+        return
     if jobs == 1:
         start_process(*setup)
-        yield from map(run_task, tasks)
+        yield from map(work, tasks)
         return
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), start_process, setup) as pool:
-        futures = [pool.submit(run_task, task) for task in tasks]
+        futures = [pool.submit(work, task) for task in tasks]
         try:
             for future in as_completed(futures):
                 yield future.result()
@@ -173,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     threads = max(1, usable_cpus() // jobs)
     torch.set_num_threads(threads)
     rows = Rows(options.report / "results" / f"{options.budget}.jsonl")
-    runner = Runner(budget, Data(options.data, budget.images, device), options.output)
+    runner = Runner(Data(options.data, budget, device, options.output))
     pending = [*pending_runs(experiments, budget, rows)]
     minutes = runner.estimate(pending) / 60 / jobs
     print(f"{len(pending)} rows to run, about {minutes:.0f} minutes in {jobs} processes", flush=True)
@@ -182,8 +204,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if pending:
         classifier = options.classifier or options.output / "judge.safetensors"
         Judge.open(classifier, options.data, device)  # trained once, before several processes look for it
-        fresh = replace(runner, data=Data(options.data, budget.images, device))  # has nothing to pickle yet
-        for row in chain.from_iterable(run_tasks(runner.tasks(pending), jobs, (fresh, classifier, threads))):
+        fresh = Runner(Data(options.data, budget, device, options.output))  # has nothing to pickle, and no stand-ins
+        setup = (fresh, classifier, threads)
+        for name in run_tasks(train_tokenizer, runner.missing_tokenizers(pending), jobs, setup):
+            print(f"tokenizer {name} trained", flush=True)
+        for row in chain.from_iterable(run_tasks(run_task, runner.tasks(pending), jobs, setup)):
             rows.add(row)
             print("{variant}, seed {seed}: {frechet_distance:.4g}, {agreement:.3f}".format(**row), flush=True)
     write_report(options.report, options.budget, budget, rows)

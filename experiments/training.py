@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from experiments.budgets import Budget
 from experiments.catalog import Variant
+from experiments.tokenizers import TRAINED, rehearse, trained_tokenizer
 from experiments.variants.scale_sequence import EncodedScalesFlowAR, encode_scales
 from flowar import FlowAR
 from flowar.progress import step_progress
@@ -38,12 +39,14 @@ class Data:
 
     Attributes:
         folder: of Fashion-MNIST's four idx files.
-        images: of the training split, the first so many.
+        budget: says how many images of the training split to take, the first ones.
+        output: for what is trained.
     """
 
     folder: Path
-    images: int
+    budget: Budget
     device: torch.device
+    output: Path
     _tokenizers: dict[str, Tokenizer] = field(default_factory=dict)
     _stores: dict[object, LatentStore] = field(default_factory=dict)
 
@@ -51,16 +54,25 @@ class Data:
     def source(self) -> IdxImages:
         """The images to train on."""
         whole = open_idx(self.folder, "train")
-        parts = whole.labels[: self.images], whole.images[: self.images]
+        parts = whole.labels[: self.budget.images], whole.images[: self.budget.images]
         return IdxImages(
             whole.root, parts[0], whole.class_names, whole.image_size, whole.channels, parts[1].contiguous()
         )
 
     def tokenizer(self, name: str) -> Tokenizer:
-        """The tokenizer called `name`, on the device."""
+        """The tokenizer called `name`, on the device; trained now if it is one of `TRAINED` and nobody has."""
         if name not in self._tokenizers:
-            self._tokenizers[name] = tokenizer_for_training(name, self.source).to(self.device)
+            if name in TRAINED:
+                tokenizer = trained_tokenizer(name, self.budget, self.output, self.source.images, self.device)
+            else:
+                tokenizer = tokenizer_for_training(name, self.source)
+            self._tokenizers[name] = tokenizer.to(self.device)
         return self._tokenizers[name]
+
+    def rehearse_tokenizer(self, name: str) -> float:
+        """Seconds of a training step of one of `TRAINED`; a hardly trained one stands in for it here from now on."""
+        self._tokenizers[name], seconds = rehearse(name, self.source.images, self.device)
+        return seconds
 
     def store(self, name: str, model: FlowAR) -> LatentStore:
         """What `model` trains on: latents of the tokenizer called `name`, or of every scale by itself."""

@@ -18,6 +18,8 @@ from experiments.budgets import BUDGETS, Budget
 from experiments.catalog import EXPERIMENTS, Experiment, Variant, chosen
 from experiments.report import figure, insert, section
 from experiments.results import Agreement, Result, Rows, results
+from experiments.tokenizers import TRAINED
+from experiments.training import Data
 from experiments.variants import MODELS, engine_serves
 from experiments.variants.flow_model import straight_time
 from experiments.variants.scale_sequence import encode_scales
@@ -30,7 +32,7 @@ from flowar.weights import save_tensors
 
 CONFIG = replace(SMALL, flow_width=32, flow_heads=2, num_inference_steps=2, dropout=0.0)
 POOLED, PER_TOKEN = ("pooled adaLN",), ("per-token flow", "per-token diffusion")
-TINY = Budget(40, 2, 8, 1e-3, 16, 2, 2, 1, 2, samples=20, inference_steps=1, seeds=(0, 1))
+TINY = Budget(40, 2, 8, 1e-3, 16, 2, 2, 1, 2, samples=20, inference_steps=1, tokenizer_steps=1, seeds=(0, 1))
 
 
 def model_of(name: str) -> FlowAR:
@@ -160,6 +162,10 @@ def test_recipes_are_shared_where_only_the_name_differs() -> None:
     assert base.training_recipe(TINY) == steps.training_recipe(TINY)
     assert base.training_recipe(TINY) != Variant("a", model="addition").training_recipe(TINY)
     assert base.training_recipe(TINY) != base.training_recipe(replace(TINY, steps=3))
+    longer = replace(TINY, tokenizer_steps=2)
+    assert base.training_recipe(TINY) == base.training_recipe(longer)
+    trained = Variant("a", tokenizer="AutoencoderDC")
+    assert trained.training_recipe(TINY) != trained.training_recipe(longer)
     with pytest.raises(ValueError, match=r"experiment: expected all or one of sizes, .* got nothing"):
         chosen("nothing")
 
@@ -234,6 +240,38 @@ def arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return ["all", "--device", "cpu", "--jobs", "1", *(f"--{name}={tmp_path / path}" for name, path in paths.items())]
 
 
+@pytest.fixture
+def data(arguments: list[str], tmp_path: Path) -> Data:
+    pytest.importorskip("diffusers", reason="needs the extra [vae]")
+    pytest.importorskip("efficientnet_lite_pytorch", reason="needs the extra [eval]")
+    return Data(tmp_path / "data", TINY, torch.device("cpu"), tmp_path / "output")
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_tokenizers_are_trained_once(data: Data, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    runs = [(Variant("a"), 0), (Variant("b", tokenizer=name), 0), (Variant("b", tokenizer=name), 1)]
+    assert run.Runner(data).missing_tokenizers(runs) == [name]
+    tokenizer = data.tokenizer(name)
+    assert (tokenizer.kind, tokenizer.channels, tokenizer.stride, tokenizer.image_channels) == ("autoencoder", 8, 4, 1)
+    assert tokenizer.encode(torch.zeros(1, 1, 28, 28)).shape == (1, 8, 7, 7)
+    assert run.Runner(data).missing_tokenizers(runs) == []
+    monkeypatch.setattr("experiments.tokenizers.train_tokenizer", None)  # from here on nothing can be trained
+    again = replace(data, _tokenizers={})
+    assert again.tokenizer(name).record() == tokenizer.record()
+    with pytest.raises(TypeError):
+        replace(data, budget=replace(TINY, tokenizer_steps=2), _tokenizers={}).tokenizer(name)
+
+
+def test_rehearsal_leaves_no_tokenizer(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stands in for the tokenizer where it took place, and nowhere else."""
+    monkeypatch.setattr("experiments.tokenizers.BATCH", 2)
+    monkeypatch.setattr("experiments.tokenizers.TIMED_STEPS", 2)
+    data.rehearse_tokenizer("AutoencoderDC")
+    assert data.tokenizer("AutoencoderDC").channels == 8
+    assert run.Runner(data).missing_tokenizers([(Variant("a", tokenizer="AutoencoderDC"), 0)]) == ["AutoencoderDC"]
+    assert not data.output.exists()
+
+
 @pytest.mark.slow
 def test_runs_and_resumes(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -258,3 +296,22 @@ def test_runs_and_resumes(
     assert trained == []
     assert again.rows[3]["frechet_distance"] == pytest.approx(Rows(path).rows[3]["frechet_distance"])
     assert results(chosen("tiny")[0], TINY, again) is not None
+
+
+@pytest.mark.slow
+def test_runs_with_a_tokenizer_of_its_own(
+    arguments: list[str], data: Data, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Trained before all else, by the first run alone."""
+    (experiment,) = chosen("tiny")
+    tiny = replace(experiment, variants=[Variant("one", tokenizer="AutoencoderDC")])
+    monkeypatch.setattr("experiments.catalog.EXPERIMENTS", [tiny])
+    monkeypatch.setattr("experiments.report.EXPERIMENTS", [tiny])
+    run.main(arguments)
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[1] == "tokenizer AutoencoderDC trained"
+    assert [line.split(":")[0] for line in shown[2:]] == ["one, seed 0", "one, seed 1"]
+    (data.output.parent / "results" / "small.jsonl").unlink()
+    monkeypatch.setattr("experiments.tokenizers.train_tokenizer", None)
+    run.main(arguments)
+    assert capsys.readouterr().out.splitlines()[1].startswith("one, seed 0")
