@@ -171,6 +171,10 @@ class TestPerceptualLoss:
         assert targets.grad is None
         assert all(weight.grad is None for weight in loss.network.parameters())
 
+    def test_images_too_small_to_be_seen(self, loss: PerceptualLoss) -> None:
+        with pytest.raises(ValueError, match=r"perceptual loss: expected images of 8x8 or more, got \[7, 8\]"):
+            loss(torch.zeros(1, 1, 7, 8), torch.zeros(1, 1, 7, 8))
+
     def test_is_a_part_of_the_loss(self, loss: PerceptualLoss) -> None:
         decoded, images = torch.rand(2, 2, 1, 8, 8)
         config = TestTokenizerTraining().config()

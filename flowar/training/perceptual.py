@@ -6,9 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from flowar.config import require
 from flowar.evaluation.extractors import EfficientNetExtractor, efficientnet_lite0
 
 BLOCKS = (0, 2, 4)  # the last ones at strides 2, 4 and 8
+SMALLEST = 8  # sides of images that these can see
 
 
 class PerceptualLoss:
@@ -28,7 +30,13 @@ class PerceptualLoss:
         self.std = torch.tensor(EfficientNetExtractor.std, device=device)[:, None, None]
 
     def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
-        """Of images and targets [B, 1 or 3, H, W] in [-1, 1]; gradients reach the images alone."""
+        """Of images and targets [B, 1 or 3, H, W] in [-1, 1]; gradients reach the images alone.
+
+        Raises:
+            ValueError: for images of less than 8 pixels a side.
+        """
+        sides = [*images.shape[2:]]
+        require("perceptual loss", f"images of {SMALLEST}x{SMALLEST} or more", sides, min(sides) >= SMALLEST)
         with torch.no_grad():
             expected = self.features(targets)
         distances = [(a - b).square().sum(1).mean() for a, b in zip(self.features(images), expected, strict=True)]
