@@ -28,6 +28,7 @@ COMMANDS = {
     "train-tokenizer": "train the small convolutional tokenizer on a folder of images",
     "calibrate-tokenizer": "measure the statistics that normalise a tokenizer's latents",
     "convert": "convert the authors' checkpoint to safetensors",
+    "push": "upload a model to the Hugging Face Hub, with a card",
     "plot": "draw the curves of a training run",
     "classes": "the classes of a model by number and name; those with a word in their names",
     "info": "what is installed, what the machine can do, what a model is made of",
@@ -89,11 +90,17 @@ def parse_options(name: str, options: type[Any], arguments: Sequence[str]) -> An
 
 
 def with_positional(options: type[Any], arguments: Sequence[str]) -> Sequence[str]:
-    """The words before the first option as the value of the option that `options.positional` names, if it names one."""
+    """The words before the first option as the value of the option that `options.positional` names, if it names one.
+
+    Of several options that it names, each takes one word.
+    """
     name = getattr(options, "positional", None)
     words = list(itertools.takewhile(lambda word: not word.startswith("-"), arguments))
     if not (name and words):
         return arguments
+    if isinstance(name, tuple):
+        taken = [f"--{each}={word}" for each, word in zip(name, words, strict=False)]
+        return [*taken, *arguments[len(taken) :]]
     takes_list = get_origin(get_type_hints(options)[name]) is list
     return [f"--{name}={json.dumps(words) if takes_list else ' '.join(words)}", *arguments[len(words) :]]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from flowar.class_names import class_names_of, resolve
 from flowar.cuda_graph import GraphedFunction
-from flowar.hub import locate
+from flowar.hub import Repository, locate
 from flowar.model import FlowAR
 from flowar.precision import resolve_precision
 from flowar.tokenizer import Tokenizer
@@ -65,7 +66,8 @@ class FlowARPipeline:
         Its model is for sampling: on a CPU, sampling in the dtype of the parameters prepacks it (`FlowAR.prepack`).
 
         Args:
-            source, revision, cache_dir, dtype: as of `FlowAR.from_pretrained`.
+            source, revision, cache_dir, dtype: as of `FlowAR.from_pretrained`; without a connection, the Hub's models
+                are those in the cache.
 
         Raises:
             FlowARError: if there is none, or its files are unreadable or do not fit together.
@@ -83,6 +85,41 @@ class FlowARPipeline:
         """
         self.model.save_pretrained(folder, dtype)
         self.tokenizer.save_pretrained(folder)
+
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        revision: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+        commit_message: str = "Upload model",
+        dtype: torch.dtype | None = None,
+        **card: Any,
+    ) -> str:
+        """Upload model, tokenizer and a card to the Hub, from where `from_pretrained(repo)` loads them again.
+
+        Args:
+            repo: "user/name".
+            revision, private, token: see `flowar.hub.Repository`.
+            commit_message: the first line of its message.
+            dtype: of the model's stored weights.
+            card: the fields of `flowar.model_card.CardDetails`: license, training_data, datasets, evaluation, samples.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            FlowARError: without a token, for an evaluation of another model, or if the Hub refuses or is out of reach.
+        """
+        from flowar.model_card import CardDetails, write_model_card
+
+        repository, details = Repository(repo, revision, private, token), CardDetails(**card)
+        with TemporaryDirectory() as name:
+            folder = Path(name)
+            self.save_pretrained(folder, dtype)
+            write_model_card(folder, self, repo, details)
+            return repository.upload({path.name: path for path in folder.iterdir()}, commit_message)
 
     def to(self, device: torch.device | str) -> FlowARPipeline:
         """Move both to `device`, in place."""

@@ -113,6 +113,7 @@ class TestHelp:
             ("train-tokenizer", ["folder to write the tokenizer to", "keeps latents near a unit Gaussian"]),
             ("calibrate-tokenizer", ["images to measure; the first ones in order", "default: 50000"]),
             ("convert", ["the authors' .pth file", "required"]),
+            ("push", ["user/name on the Hub", "default: unknown", "make a new repository private"]),
             ("plot", ["folders of the runs, which hold metrics.jsonl"]),
             ("classes", ["list those with this in their names", "or a data set: imagenet, fashion_mnist"]),
             ("info", ["shipped name, folder, or Hub id to describe as well", "print JSON"]),

@@ -44,15 +44,19 @@ def read_card(path: Path) -> dict[str, Any]:
 
 def markdown(card: Mapping[str, Any]) -> str:
     """The card for people: metrics first, then every setting."""
-    lines = ["# Evaluation", "", "| metric | value | 95 % interval | better | interval by |", "|---|---|---|---|---|"]
-    for name, found in card["metrics"].items():
-        interval = "not computed" if found["interval"] is None else "{:.5g} to {:.5g}".format(*found["interval"])
-        lines.append(f"| {name} | {found['value']:.5g} | {interval} | {found['better']} | {found['error_by']} |")
-    lines += [f"| {name} | none: {reason} | | | |" for name, reason in card["unavailable"].items()]
-    lines += ["", *(f"Warning: {warning}" for warning in card["warnings"])]
+    lines = ["# Evaluation", "", *metrics_table(card), "", *(f"Warning: {warning}" for warning in card["warnings"])]
     lines += ["", "## Settings", "", "| setting | value |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in flatten(card["settings"]).items()]
     return "\n".join(lines) + "\n"
+
+
+def metrics_table(card: Mapping[str, Any]) -> list[str]:
+    """The lines of a Markdown table of the metrics."""
+    lines = ["| metric | value | 95 % interval | better | interval by |", "|---|---|---|---|---|"]
+    for name, found in card["metrics"].items():
+        interval = "not computed" if found["interval"] is None else "{:.5g} to {:.5g}".format(*found["interval"])
+        lines.append(f"| {name} | {found['value']:.5g} | {interval} | {found['better']} | {found['error_by']} |")
+    return lines + [f"| {name} | none: {reason} | | | |" for name, reason in card["unavailable"].items()]
 
 
 def code_record() -> dict[str, str]:
