@@ -31,6 +31,7 @@ COMMANDS = {
     "push": "upload a model to the Hugging Face Hub, with a card",
     "plot": "draw the curves of a training run",
     "classes": "the classes of a model by number and name; those with a word in their names",
+    "doctor": "check this machine and this installation: a line each, ok or what to do",
     "info": "what is installed, what the machine can do, what a model is made of",
 }
 
@@ -42,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     if arguments is None:
         take_over_process()
+        if arguments[:1] != ["doctor"]:  # which must start where torch does not
+            take_over_process()
         arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())

@@ -77,6 +77,18 @@ def check_device(precision: Precision, device: torch.device) -> None:
         raise ValueError(f"dtype: {precision.name} expects compute capability {needed} or later, got {found}")
 
 
+def served_precisions(device: torch.device) -> list[str]:
+    """The names of the precisions that `device` computes in."""
+    served = []
+    for precision in PRECISIONS.values():
+        try:
+            check_device(precision, device)
+        except ValueError:
+            continue
+        served.append(precision.name)
+    return served
+
+
 class _MatmulSetting:
     """torch's setting for float32 products on GPUs. The process has one: threads that want the same share it."""
 

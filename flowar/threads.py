@@ -6,13 +6,13 @@ import math
 import os
 from pathlib import Path
 
-import torch
-
 VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # where the user has said how many threads there should be
 
 
 def limit_threads() -> None:
     """Lower PyTorch's threads to `usable_cpus()`, unless an environment variable sets them: more only wait."""
+    import torch  # flowar doctor starts where it cannot be imported
+
     if not thread_variable():
         torch.set_num_threads(min(torch.get_num_threads(), usable_cpus()))
 
@@ -47,20 +47,23 @@ def cpus_by_quota(root: Path = Path("/")) -> float:
     Args:
         root: of the file system, with `proc/self/cgroup` and `sys/fs/cgroup`.
     """
-    return min(map(group_quota, control_groups(root)), default=math.inf)
+    return min(map(group_quota, control_groups(root, "cpu")), default=math.inf)
 
 
-def control_groups(root: Path) -> list[Path]:
+def control_groups(root: Path, controller: str) -> list[Path]:
     """Folders of the groups that limit this process, with those that contain them; some may not exist.
 
     In a container, the paths are those of the host, or start at the container's own group: its mount is the last.
+
+    Args:
+        controller: "cpu" or "memory".
     """
     groups = []
     for line in lines(root / "proc/self/cgroup"):
         _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
+        if controllers and controller not in controllers.split(","):
             continue
-        mount = root / "sys/fs/cgroup" / ("cpu" if controllers else "")  # version 2 has one tree of all controllers
+        mount = root / "sys/fs/cgroup" / (controller if controllers else "")  # version 2 has one tree of all of them
         group = mount / path.lstrip("/")
         groups += [group, *(parent for parent in group.parents if parent.is_relative_to(mount))]
     return groups

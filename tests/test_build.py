@@ -159,8 +159,9 @@ def test_without_extension() -> None:
 
 
 def copy_of_ops(folder: Path) -> Path:
-    """The package's ops without what else is in it."""
+    """The package's ops, and what they need of it."""
     shutil.copytree(Path(flowar.__file__).parent / "ops", folder / "flowar/ops")
+    shutil.copy(Path(flowar.__file__).parent / "installation.py", folder / "flowar")
     (folder / "flowar/__init__.py").touch()
     return folder
 

@@ -116,6 +116,7 @@ class TestHelp:
             ("push", ["user/name on the Hub", "default: unknown", "make a new repository private"]),
             ("plot", ["folders of the runs, which hold metrics.jsonl"]),
             ("classes", ["list those with this in their names", "or a data set: imagenet, fashion_mnist"]),
+            ("doctor", ["whose files are checked and one image drawn", "or a preset (S, B, L, H)"]),
             ("info", ["shipped name, folder, or Hub id to describe as well", "print JSON"]),
         ],
     )
@@ -173,7 +174,7 @@ class TestHelp:
             def new():
                 return sorted(set(sys.modules) - known)
             known = set(sys.modules)
-            import flowar
+            from flowar import FlowARPipeline
             imported = new()
             from flowar.cli import main
             main(["sample", "--model", {str(model_folder)!r}, "--per_class", "1"])

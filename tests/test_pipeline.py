@@ -138,6 +138,6 @@ def test_version_is_that_of_the_package() -> None:
 
 def test_import_is_light() -> None:
     heavy = ("diffusers", "PIL", "huggingface_hub", "jsonargparse", "tensorboard")
-    code = f"import flowar, sys; print([name for name in {heavy} if name in sys.modules])"
+    code = f"from flowar import FlowARPipeline; import sys; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

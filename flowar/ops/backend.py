@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
-REBUILD = "rebuild it in this environment with `pip install -e .` (or reinstall flowar)"
-MINIMUM_TORCH = (2, 11)
-
-
-def _installed_without_libraries() -> bool:
-    """True where flowar was installed under FLOWAR_NO_EXT=1: its wheel then says that it holds Python alone."""
-    try:
-        wheel = metadata.distribution("flowar").read_text("WHEEL")
-    except metadata.PackageNotFoundError:
-        return False
-    return "Root-Is-Purelib: true" in (wheel or "")
+from flowar.installation import INSTALL_TORCH, REBUILD, too_old, without_libraries
 
 
 def _load(name: str) -> None:
@@ -39,11 +27,11 @@ def _load(name: str) -> None:
 
 def _load_libraries() -> bool:
     """Load the libraries of ops. False where the user asked for none; an ImportError where they cannot be loaded."""
-    if os.environ.get("FLOWAR_NO_EXT") == "1" or _installed_without_libraries():
+    if without_libraries():
         warnings.warn("flowar runs without its compiled ops: plain PyTorch serves them, slowly", stacklevel=2)
         return False
-    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < MINIMUM_TORCH:
-        raise ImportError(f"flowar: torch {torch.__version__} is too old; `pip install 'torch>=2.11'`, then {REBUILD}.")
+    if too_old(torch.__version__):
+        raise ImportError(f"flowar: torch {torch.__version__} is too old; `{INSTALL_TORCH}`, then {REBUILD}.")
     _load("_C_cpu")
     if torch.version.cuda and (Path(__file__).parents[1] / "_C_cuda.so").exists():
         _load("_C_cuda")

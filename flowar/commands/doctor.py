@@ -1,0 +1,54 @@
+"""`flowar doctor`: what is wrong with this machine or this installation, and what to do about it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+
+from flowar.doctor.examination import checks, examine
+from flowar.doctor.finding import Finding
+
+EXIT_WRONG = 1
+
+
+@dataclass
+class Options:
+    """Check what sampling needs, a line each: ok, or what to do. The exit code is 1 if something is wrong.
+
+    Attributes:
+        model: shipped name, folder, or Hub id, whose files are checked and one image drawn; or a preset (S, B, L, H)
+            whose size is compared with the free memory, while the files are those of the shipped model.
+        json: print JSON.
+    """
+
+    model: str = "flowar-fashion"
+    json: bool = False
+
+
+def run(options: Options) -> None:
+    """Print the findings; SystemExit if something is wrong."""
+    found = examine(options.model)
+    findings = as_json(found) if options.json else as_lines(found, options.model)
+    if any(finding.status == "wrong" for finding in findings):
+        sys.exit(EXIT_WRONG)
+
+
+def as_lines(found: Iterable[tuple[str, Finding]], model: str) -> list[Finding]:
+    """Print a line for every check as soon as it is done."""
+    width = max(len(check.name) for check in checks(model)) + 2
+    findings = []
+    for name, finding in found:
+        print(f"{name:<{width}}{finding}", flush=True)
+        findings.append(finding)
+    return findings
+
+
+def as_json(found: Iterable[tuple[str, Finding]]) -> list[Finding]:
+    """Print one object of them all."""
+    named = list(found)
+    findings = [finding for _, finding in named]
+    ok = all(finding.status != "wrong" for finding in findings)
+    print(json.dumps({"ok": ok, "checks": [{"name": name, **asdict(finding)} for name, finding in named]}, indent=2))
+    return findings

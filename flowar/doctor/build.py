@@ -1,0 +1,78 @@
+"""The C++ compiler, and the ops that it built."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from typing import TYPE_CHECKING
+
+from flowar.doctor.finding import Finding, ok, warning, wrong
+from flowar.doctor.programs import ProgramError, output
+from flowar.errors import first_line
+from flowar.installation import REBUILD, without_libraries
+
+if TYPE_CHECKING:
+    import torch
+
+COMPILERS = ("c++", "g++", "clang++")
+PROGRAM = "#include <vector>\nint main() { return int(std::vector<int>{}.size()); }\n"
+INSTALL_COMPILER = "install one, as with `apt install g++`, or name it in CXX"
+INSTALL_TOOLKIT = f"install the CUDA toolkit, then {REBUILD}"
+TOLERANCE = 1e-5
+
+
+def compiler() -> Finding:
+    """Whether there is a C++ compiler that works: it builds the ops, and serves torch.compile."""
+    names = [name for name in (os.environ.get("CXX"), *COMPILERS) if name]
+    found = next(filter(None, map(shutil.which, names)), None)
+    if found is None:
+        missing = f"no C++ compiler (none of {', '.join(names)})"
+        if without_libraries():
+            return warning(f"{missing}; without compiled ops only --compile needs one", INSTALL_COMPILER)
+        return wrong(f"{missing}: the ops cannot be built, nor does --compile work", INSTALL_COMPILER)
+    try:
+        output([found, "-xc++", "-fsyntax-only", "-"], PROGRAM)
+        return ok(f"{output([found, '--version']).splitlines()[0]} ({found})")
+    except ProgramError as error:
+        return wrong(f"{found} fails: {error}", INSTALL_COMPILER)
+
+
+def ops() -> Finding:
+    """Whether the compiled ops load with the running torch, and compute what they should."""
+    built_with = f"built with torch {build_info('torch_version')}"
+    try:
+        from flowar import ops
+    except ImportError as error:
+        reason = first_line(error).removeprefix("flowar: ").removesuffix(f"; {REBUILD}.")
+        return wrong(f"{reason}, {built_with}", REBUILD)
+    if ops.reference_active():
+        return warning("none, as FLOWAR_NO_EXT=1 asked for: plain PyTorch serves them, slowly", "install without it")
+    from flowar.precision import default_device
+
+    device = default_device()
+    if not computes_right(device):
+        return wrong(f"other numbers than the definition gives; {built_with}", REBUILD)
+    if device.type == "cuda" and not ops.cuda_kernels():
+        return warning(f"{built_with}, without kernels for GPUs: plain PyTorch serves them there", INSTALL_TOOLKIT)
+    kernels = f", for GPUs {build_info('cuda_architectures')}" if ops.cuda_kernels() else ""
+    return ok(f"{ops.implementation()}, {built_with}{kernels}")
+
+
+def build_info(name: str) -> str:
+    """What the build recorded about itself; "unknown" where the record is missing or made for another Python."""
+    try:
+        from flowar import _build_info
+    except ImportError:
+        return "unknown"
+    return re.sub(r"[; ]+", ", ", getattr(_build_info, name))
+
+
+def computes_right(device: torch.device) -> bool:
+    """Whether one op gives the numbers of its definition on `device`."""
+    import torch
+
+    from flowar import ops
+
+    x = torch.linspace(-3, 3, 4 * 128, device=device).view(4, 128)
+    return torch.allclose(ops.geglu(x), ops.reference.geglu(x), rtol=TOLERANCE, atol=TOLERANCE)

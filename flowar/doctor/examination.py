@@ -1,0 +1,69 @@
+"""The checks in their order, each shielded from what the others find broken."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+from flowar.doctor import build, cuda, environment, memory, model_files, sample, serving
+from flowar.doctor.finding import Finding, skipped, wrong
+from flowar.errors import first_line
+from flowar.installation import REBUILD
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the report.
+
+    Attributes:
+        examine: what looks.
+        needs: earlier checks; where one of them found something wrong, this one has nothing to say.
+        remedy: of an error that `examine` did not expect.
+    """
+
+    name: str
+    examine: Callable[[], Finding]
+    needs: tuple[str, ...] = ()
+    remedy: str = "report it with this line"
+
+
+def checks(model: str) -> list[Check]:
+    """What to look at before sampling from `model`: a shipped name, folder or Hub id, or the name of a preset."""
+    files = model_files.with_files(model)
+    return [
+        Check("python", environment.python),
+        Check("torch", environment.torch_build, remedy=environment.REINSTALL_TORCH),
+        Check("driver", cuda.driver, remedy=cuda.REINSTALL_DRIVER),
+        Check("toolkit", cuda.toolkit, remedy=cuda.REINSTALL_TOOLKIT),
+        Check("cuda", cuda.cuda, ("torch", "driver", "toolkit"), cuda.INSTALL_CUDA_TORCH),
+        Check("compiler", build.compiler, remedy=build.INSTALL_COMPILER),
+        Check("ops", build.ops, ("torch",), REBUILD),
+        Check("attention", serving.attention, ("torch", "ops"), serving.REINSTALL_FLASH),
+        Check("precision", serving.precision, ("torch",), environment.REINSTALL_TORCH),
+        Check("model", partial(model_files.checksums, files), remedy=model_files.CHOOSE_MODEL),
+        Check("memory", partial(memory.memory, model), ("torch", "ops", "model")),
+        Check("sample", partial(sample.sample, files), ("torch", "ops", "model", "memory")),
+    ]
+
+
+def examine(model: str) -> Iterator[tuple[str, Finding]]:
+    """Every check's name with what it found, as soon as it has."""
+    failed: set[str] = set()
+    for check in checks(model):
+        missing = [name for name in check.needs if name in failed]
+        finding = skipped(f"needs {', '.join(missing)}") if missing else shielded(check)
+        if finding.status in ("wrong", "skipped"):
+            failed.add(check.name)
+        yield check.name, finding
+
+
+def shielded(check: Check) -> Finding:
+    """What the check found; an error of whatever kind is a finding too."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what they say is in the findings
+            return check.examine()
+    except Exception as error:
+        return wrong(f"{type(error).__name__}: {first_line(error)}", check.remedy)

@@ -1,0 +1,38 @@
+"""What a check found: a line of the report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Status = Literal["ok", "warning", "wrong", "skipped"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found, and what to do about it; nothing where all is well."""
+
+    status: Status
+    found: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.status:<9}{self.found}" + (f" -> {self.remedy}" if self.remedy else "")
+
+
+def ok(found: str) -> Finding:
+    return Finding("ok", found)
+
+
+def warning(found: str, remedy: str) -> Finding:
+    """Something that works, but not as well as it could."""
+    return Finding("warning", found, remedy)
+
+
+def wrong(found: str, remedy: str) -> Finding:
+    """Something that will fail."""
+    return Finding("wrong", found, remedy)
+
+
+def skipped(found: str) -> Finding:
+    return Finding("skipped", found)

@@ -1,0 +1,109 @@
+"""Whether a model fits into the memory that is free."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flowar.doctor.finding import Finding, ok, warning, wrong
+from flowar.doctor.model_files import is_preset
+from flowar.threads import control_groups, lines
+
+if TYPE_CHECKING:
+    import torch
+
+    from flowar.config import FlowARConfig
+
+GIB = 2**30
+ROOT = Path("/")
+
+# Of a process that draws one image. On a CPU: above all that benchmarks/results/peak_memory-*.json has, by up to a
+# tenth. On a GPU, where nothing was measured: float32 weights, their packed copies in bfloat16, CUDA and its graphs.
+CPU_FACTOR, CPU_BASE = 1.25, 0.35 * GIB
+GPU_FACTOR, GPU_BASE = 1.5, 1.5 * GIB
+
+# A control group's limit, what it uses, and in its statistics what it can give up: version 2, version 1.
+GROUP_FILES = (
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+
+
+def memory(model: str) -> Finding:
+    """Whether one image of `model`, or of the preset of that name, can be drawn in the memory that is free."""
+    from flowar.precision import default_device
+
+    device = default_device()
+    needed, free = needed_bytes(model, device), free_bytes(device)
+    need = f"{model} needs about {needed / GIB:.1f} GiB for one image"
+    if free is None:
+        return warning(f"{need}; how much is free is not known here", "see for yourself that there is more")
+    if needed > free:
+        elsewhere = ", or use --device cpu" if device.type == "cuda" else ""
+        remedy = f"end other programs, raise the limit{elsewhere}, or choose a smaller model"
+        return wrong(f"{need}, but {free / GIB:.1f} GiB are free on {device}", remedy)
+    return ok(f"{need}, {free / GIB:.1f} GiB are free on {device}")
+
+
+def needed_bytes(model: str, device: torch.device) -> float:
+    """An estimate of what a process takes at most that draws one image in the precision "auto"."""
+    import torch
+
+    from flowar.precision import resolve_precision
+
+    if device.type == "cuda":
+        return GPU_FACTOR * weight_bytes(model, torch.float32) + GPU_BASE
+    dtype = resolve_precision("auto", device, torch.float32).dtype
+    return CPU_FACTOR * weight_bytes(model, dtype) + CPU_BASE
+
+
+def weight_bytes(model: str, dtype: torch.dtype) -> int:
+    """Of the transformers in `dtype`, and of the tokenizer as it is stored, where the model has one."""
+    from flowar.checkpoint import read_config
+    from flowar.config import FlowARConfig
+    from flowar.hub import locate
+
+    if is_preset(model):
+        return transformer_bytes(FlowARConfig.preset(model), dtype)
+    path = locate(model)
+    tokenizer = path / "tokenizer.safetensors"
+    stored = tokenizer.stat().st_size if tokenizer.exists() else 0
+    return transformer_bytes(read_config(path), dtype) + stored
+
+
+def transformer_bytes(config: FlowARConfig, dtype: torch.dtype) -> int:
+    """Of all parameters of a model."""
+    from flowar.checkpoint import skeleton
+    from flowar.model import FlowAR
+
+    return sum(parameter.nbytes for parameter in skeleton(FlowAR, config, dtype).parameters())
+
+
+def free_bytes(device: torch.device) -> float | None:
+    """What a process could take on `device`; None where the system does not tell."""
+    import torch
+
+    return float(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else free_on_host(ROOT)
+
+
+def free_on_host(root: Path) -> float | None:
+    """The least of what Linux has available and what the control groups of this process allow.
+
+    Args:
+        root: of the file system, with `proc` and `sys/fs/cgroup`.
+    """
+    available = [line.split()[1] for line in lines(root / "proc/meminfo") if line.startswith("MemAvailable:")]
+    if not available:
+        return None
+    return min(int(available[0]) * 1024, *map(group_free, control_groups(root, "memory")), math.inf)
+
+
+def group_free(group: Path) -> float:
+    """What one control group allows besides what it uses; infinity where it has no limit."""
+    for limit, usage, cache in GROUP_FILES:
+        words = lines(group / limit)
+        if words and words[0] != "max":
+            given_up = [int(line.split()[1]) for line in lines(group / "memory.stat") if line.split()[0] == cache]
+            return int(words[0]) - int(lines(group / usage)[0]) + sum(given_up)
+    return math.inf
