@@ -52,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     name, *rest = arguments
     if name not in COMMANDS:
         fail(f"command: expected one of {', '.join(COMMANDS)}, got {name}")
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("flowar").setLevel(logging.INFO)  # not of all packages: the Hub's client tells every request
     try:
         command: Any = importlib.import_module(f"flowar.commands.{name.replace('-', '_')}")
         command.run(parse_options(name, command.Options, rest))

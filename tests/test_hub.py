@@ -292,4 +292,5 @@ class TestCommand:
             check=True,
         )
         assert done.stdout.splitlines()[1] == "5 images in samples.png"
+        assert "HTTP Request" not in done.stderr
         assert (tmp_path / "home" / "hub" / "models--user--model").is_dir()
