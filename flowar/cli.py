@@ -42,10 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Without `arguments` they are the process's own, and so is the process: `take_over_process` sets it up.
     """
     if arguments is None:
-        take_over_process()
+        arguments = sys.argv[1:]
         if arguments[:1] != ["doctor"]:  # which must start where torch does not
             take_over_process()
-        arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
         return
