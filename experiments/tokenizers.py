@@ -17,6 +17,7 @@ from flowar.tokenizer_loading import load_tokenizer
 from flowar.training.tokenizer_training import TokenizerTrainingConfig, train_tokenizer
 
 TRAINED = ("AutoencoderKL", "AutoencoderDC")
+WIDTHS = (16, 32, 64)
 BATCH = 32
 PERCEPTUAL_WEIGHT = 0.2
 TIMED_STEPS = 4  # that an estimate takes
@@ -27,6 +28,7 @@ def training_config(name: str, steps: int) -> TokenizerTrainingConfig:
     """How the tokenizer called `name` is trained; half as many steps again make its decoder robust."""
     return TokenizerTrainingConfig(
         kind=name,
+        widths=[*WIDTHS],
         steps=steps,
         batch_size=BATCH,
         warmup_steps=max(1, steps // 10),

@@ -16,7 +16,8 @@ from torch.distributions import Normal, kl_divergence
 from training_runs import run_config
 
 from flowar import FlowARPipeline
-from flowar.cli import main
+from flowar.cli import main, parse_options
+from flowar.commands.train_tokenizer import Options
 from flowar.errors import FlowARError, MissingPackageError
 from flowar.tokenizer import ConvTokenizer, PixelTokenizer, Tokenizer
 from flowar.tokenizer_loading import load_tokenizer
@@ -77,9 +78,10 @@ class TestTokenizerTraining:
         assert loaded.record() == tokenizer.record()
         assert error(loaded.decode(loaded.encode(unit)), tokenizer.decode(tokenizer.encode(unit))) < 1e-4
 
-    def test_widths_left_out(self) -> None:
-        assert TokenizerTrainingConfig().widths == [16, 48, 96]
-        assert TokenizerTrainingConfig(kind="AutoencoderDC").widths == [16, 32, 64]
+    @pytest.mark.parametrize(("kind", "widths"), [("conv", [16, 48, 96]), ("AutoencoderDC", [16, 32, 64])])
+    def test_widths_left_out(self, kind: str, widths: list[int]) -> None:
+        arguments = ["--data", "x", "--output", "y", "--training.kind", kind]
+        assert parse_options("train-tokenizer", Options, arguments).training.all_widths == widths
 
     def test_kl_divergence(self) -> None:
         mean, std = torch.randn(2, 3), torch.rand(2, 3) + 0.1

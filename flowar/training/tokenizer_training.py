@@ -71,8 +71,12 @@ class TokenizerTrainingConfig:
         require("robust_steps", "an integer >= 0", self.robust_steps, self.robust_steps >= 0)
         weight = self.perceptual_weight
         require("perceptual_weight", "a number >= 0", weight, is_number(weight) and weight >= 0)
-        self.widths = self.widths or [*DEFAULT_WIDTHS[self.kind]]
-        check_widths(self.kind, self.channels, self.widths)
+        check_widths(self.kind, self.channels, self.all_widths)
+
+    @property
+    def all_widths(self) -> list[int]:
+        """The widths, or those of the kind. Not filled in: a default must not stay when the kind is changed."""
+        return self.widths or [*DEFAULT_WIDTHS[self.kind]]
 
 
 def train_tokenizer(images: Tensor, config: TokenizerTrainingConfig, device: torch.device = CPU) -> Tokenizer:
@@ -83,7 +87,7 @@ def train_tokenizer(images: Tensor, config: TokenizerTrainingConfig, device: tor
         MissingPackageError: if the kind needs diffusers, or the perceptual loss EfficientNet-Lite0.
     """
     torch.manual_seed(config.seed)
-    tokenizer = new_tokenizer(config.kind, images.shape[1], config.channels, config.widths).to(device)
+    tokenizer = new_tokenizer(config.kind, images.shape[1], config.channels, config.all_widths).to(device)
     tokenizer.encode(to_unit_range(images[:1].to(device)))  # which checks their size
     training = TokenizerTraining(tokenizer.train().requires_grad_(True), images, config)
     optimize([*tokenizer.parameters()], config.steps, config.lr, config, training.autoencoding_loss)
