@@ -79,7 +79,7 @@ SMALL = Budget(
     flow_heads=2,
     samples=1000,
     inference_steps=10,
-    tokenizer_steps=500,
+    tokenizer_steps=1000,
 )
 BUDGETS = {
     "small": SMALL,
@@ -92,6 +92,6 @@ BUDGETS = {
         width=128,
         samples=5000,
         inference_steps=25,
-        tokenizer_steps=1500,
+        tokenizer_steps=3000,
     ),
 }
