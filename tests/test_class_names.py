@@ -180,6 +180,17 @@ class TestCommands:
         assert "the name of several: 134" in refused(capsys, *base, "--classes", "crane")
         assert not output.exists()
 
+    def test_evaluate(self, capsys: pytest.CaptureFixture[str]) -> None:
+        line = refused(capsys, "evaluate", "--reference", "x", "--classes", "bag,Shirrt")
+        assert line.endswith("got 'Shirrt'; closest names: Shirt (6), T-shirt (0)")
+
+    def test_show(self, capsys: pytest.CaptureFixture[str], model_folder: Path, tmp_path: Path) -> None:
+        pytest.importorskip("matplotlib")
+        base = ["show", "scales", "--model", str(model_folder), "--output", str(tmp_path / "scales.png")]
+        main([*base, "--classes", "golden retriever", "3"])
+        assert (tmp_path / "scales.png").exists()
+        assert "the name of several: 134" in refused(capsys, *base, "--classes", "crane")
+
     def test_classes(self, capsys: pytest.CaptureFixture[str], model_folder: Path) -> None:
         main(["classes"])
         assert capsys.readouterr().out.splitlines() == [f"{i}  {name}" for i, name in enumerate(FASHION)]

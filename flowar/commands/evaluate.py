@@ -22,7 +22,7 @@ class Options:
         extractor: of the features: inception (FID), efficientnet-lite0 (FD-EffLite0) or fashion (FD-fashion).
         classifier: file that flowar.evaluation.fashion_classifier wrote, for extractor fashion.
         num_images: to draw; image i has the i-th class in turn, and seed + i as its seed.
-        classes: labels to draw, as in 0,3,7; all classes if left out.
+        classes: labels or names to draw, as in 0,3,7 or "otter, 3"; all classes if left out.
         seed: of image 0.
         num_inference_steps: of the ODE of each scale; the model's own preset if left out.
         guidance_scale: 1 is none; the model's own preset if left out.
@@ -46,7 +46,7 @@ class Options:
     extractor: str = "inception"
     classifier: Path | None = None
     num_images: int = 10_000
-    classes: list[int] | str | None = None
+    classes: list[int | str] | str | None = None
     seed: int = 0
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
@@ -71,13 +71,14 @@ def run(options: Options) -> None:
         return
     from flowar.commands.sample import parse_labels
     from flowar.evaluation.card import MARKDOWN_FILE
+    from flowar.commands.classes import names_of
     from flowar.evaluation.evaluate import EvaluationConfig, evaluate
     from flowar.training.ranks import join_ranks
 
     if options.reference is None:
         raise ValueError("reference: expected a file or a folder to compare with, got none")
     values = {name: value for name, value in vars(options).items() if name not in ("compare", "device", "classes")}
-    classes = None if options.classes is None else tuple(parse_labels(options.classes, 0))
+    classes = None if options.classes is None else tuple(parse_labels(options.classes, 0, names_of(options.model)))
     with join_ranks(options.device) as ranks:
         card = evaluate(EvaluationConfig(**values, classes=classes), ranks)
     if card is None:
