@@ -69,9 +69,9 @@ def run(options: Options) -> None:
 
         print("\n".join(compare_cards(*map(read_card, options.compare))))
         return
+    from flowar.commands.classes import names_of
     from flowar.commands.sample import parse_labels
     from flowar.evaluation.card import MARKDOWN_FILE
-    from flowar.commands.classes import names_of
     from flowar.evaluation.evaluate import EvaluationConfig, evaluate
     from flowar.training.ranks import join_ranks
 
