@@ -122,13 +122,13 @@ class Case:
         device: torch.device,
     ) -> None:
         self.setting, self.expected, self.batch, self.options, self.device = setting, expected, batch, options, device
-        _, schedule, dtype = setting
+        model, schedule, dtype = setting
         self.title = f"{name}, batch {batch}, {dtype_name(dtype)}"
         self.values: dict[str, Any] = {
             "model": name,
             "batch": batch,
             "dtype": dtype_name(dtype),
-            "evaluations": len(schedule.times) - 1,
+            "evaluations": schedule.num_evaluations(len(model.config.grids)),
             "guidance_scale": schedule.guidance_scale,
             "matmul_tflops": matmul_rate(device, dtype),
             "variants": {},

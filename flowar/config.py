@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal, get_args
 
-from flowar.schedule import Schedule
+from flowar.schedule import Schedule, check_name
+from flowar.schedule_presets import SCHEDULES
 
 Grid = tuple[int, int]
 FlowBlockKind = Literal["attn_mlp", "attn_cross_mlp"]
@@ -40,6 +41,8 @@ class FlowARConfig:
         dropout: in the AR transformer's attention and projections, while training.
         class_dropout: share of labels replaced by the null class while training.
         num_inference_steps: steps that `sample` takes at every scale unless told otherwise.
+        schedule: the preset (`flowar.schedule_presets`) that `sample` takes, unless told otherwise, instead of
+            `num_inference_steps`.
         guidance_scale: of `sample` unless told otherwise.
         guidance_interval: times at which guidance acts in `sample` unless told otherwise.
         tokenizer: record of the tokenizer the latents came from (`Tokenizer.record()`), or None if unknown.
@@ -65,6 +68,7 @@ class FlowARConfig:
     dropout: float = 0.1
     class_dropout: float = 0.1
     num_inference_steps: int = 25
+    schedule: str | None = None
     guidance_scale: float = 4.3
     guidance_interval: Sequence[float] = (0.0, 0.9)
     tokenizer: Mapping[str, Any] | None = None
@@ -104,6 +108,8 @@ class FlowARConfig:
         numbers = (self.guidance_scale, *self.guidance_interval)
         require("guidance_scale, guidance_interval", "numbers", numbers, all(map(is_number, numbers)))
         Schedule.published(self.num_inference_steps, self.guidance_scale, self.guidance_interval)
+        if self.schedule is not None:
+            check_name("schedule", self.schedule, SCHEDULES)
         channels = dict(self.tokenizer or {}).get("channels", self.latent_channels)
         fits = channels == self.latent_channels
         require("latent_channels", f"{channels}, as the tokenizer has", self.latent_channels, fits)

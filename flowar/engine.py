@@ -154,8 +154,10 @@ class InferencePlan:
         parts = (self.ar, self.flow, self.single_token_flow)
         weights = {key: size for part in parts for key, size in weight_bytes(part).items()}
         own = sum(size for key, size in weights.items() if key not in self._shared)
+        scales = len(self.config.grids)
         with self._lock:
-            programs = [ProgramReport(key.batch, len(key.schedule.times) - 1, each.bytes) for key, each in self._idle]
+            idle = [*self._idle]
+        programs = [ProgramReport(key.batch, key.schedule.num_evaluations(scales), each.bytes) for key, each in idle]
         return PlanReport(self.precision.name, own, programs)
 
     def _key(self, batch: int, schedule: Schedule, noise: Sequence[Tensor] | Tensor) -> ProgramKey:
@@ -211,10 +213,10 @@ class ProgramKey(NamedTuple):
 
 
 class ProgramReport(NamedTuple):
-    """A program that waits for the next call: images at once, steps a scale, bytes of its buffers and graphs."""
+    """A program that waits for the next call: images at once, evaluations, bytes of its buffers and graphs."""
 
     batch: int
-    steps: int
+    evaluations: int
     bytes: int
 
 

@@ -14,21 +14,21 @@ BACKWARD = 2  # times the operations of forward: gradients of both factors of ev
 
 def published_flops(config: FlowARConfig, schedule: Schedule, batch: int) -> int:
     """Of `flowar/naive.py` for `batch` images: everything for both halves, at every step of every scale."""
-    rows, steps = 2 * batch, len(schedule.times) - 1
-    total = 0
+    rows, total = 2 * batch, 0
     for k, n in enumerate(config.scale_lengths):
         total += rows * (ar_modulation(config) + ar_scale(config, k))
         per_step = time_tables(config) + flow_conditions(config, n) + flow_step(config, n)
-        total += rows * steps * per_step
+        total += rows * len(schedule.guidance_weights(k, len(config.grids))) * per_step
     return total
 
 
 def engine_flops(config: FlowARConfig, schedule: Schedule, batch: int) -> int:
     """Of `flowar/engine.py` for `batch` images: with all exact savings."""
-    steps, lengths = len(schedule.times) - 1, config.scale_lengths
+    lengths = config.scale_lengths
     weights = [schedule.guidance_weights(k, len(lengths)) for k in range(len(lengths))]
     rows = batch * (2 if any(weight != 1 for scale in weights for weight in scale) else 1)
-    total = rows * ar_modulation(config) + steps * time_tables(config)
+    times = {tuple(each.time for each in schedule.evaluations(k, len(lengths))) for k in range(len(lengths))}
+    total = rows * ar_modulation(config) + sum(map(len, times)) * time_tables(config)
     for k, n in enumerate(lengths):
         evaluations = batch * sum(1 if weight == 1 else 2 for weight in weights[k])
         total += rows * (ar_scale(config, k) + flow_conditions(config, n)) + evaluations * flow_step(config, n)

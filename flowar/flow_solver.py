@@ -1,31 +1,135 @@
-"""ODE solvers over a given time grid. They know nothing of networks: any `velocity` will do."""
+"""ODE solvers over a given time grid. They know nothing of networks: any `velocity` will do.
+
+A solver is a list of `Evaluation`s, made from the times alone. All of these are linear in the velocities, so one
+function runs them all.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Collection, Sequence
+from itertools import pairwise
+from typing import NamedTuple
 
+import numpy as np
 from torch import Tensor
 
 from flowar import ops
 
+Times = Sequence[float]
 
-def euler(
+
+class Evaluation(NamedTuple):
+    """Ask for the velocity at `time`; then `x += coefficient * v_j` for every (j, coefficient) of `updates`.
+
+    v_j is the velocity of evaluation j, this one or an earlier one.
+    """
+
+    time: float
+    updates: tuple[tuple[int, float], ...]
+
+
+def euler(times: Times, restarts: Collection[float] = ()) -> list[Evaluation]:
+    """First order, one evaluation a step: the published models'."""
+    return [Evaluation(t, ((i, following - t),)) for i, (t, following) in enumerate(pairwise(times))]
+
+
+def midpoint(times: Times, restarts: Collection[float] = ()) -> list[Evaluation]:
+    """Second order, two evaluations a step: the velocity half way leads all the way."""
+    evaluations = []
+    for i, (t, following) in enumerate(pairwise(times)):
+        start, step = 2 * i, following - t
+        half_way = ((start, -step / 2), (start + 1, step))
+        evaluations += [Evaluation(t, ((start, step / 2),)), Evaluation(t + step / 2, half_way)]
+    return evaluations
+
+
+def heun(times: Times, restarts: Collection[float] = ()) -> list[Evaluation]:
+    """Second order, two evaluations a step: the mean of the velocities at both ends."""
+    evaluations = []
+    for i, (t, following) in enumerate(pairwise(times)):
+        start, step = 2 * i, following - t
+        both_ends = ((start, -step / 2), (start + 1, step / 2))
+        evaluations += [Evaluation(t, ((start, step),)), Evaluation(following, both_ends)]
+    return evaluations
+
+
+def adams_bashforth_2(times: Times, restarts: Collection[float] = ()) -> list[Evaluation]:
+    """Second order, one evaluation a step: the velocity's line through this time and the one before goes on.
+
+    Where there is none before, or a velocity of other guidance, the step is Euler's.
+    """
+    evaluations = euler(times)
+    for i in range(1, len(evaluations)):
+        before, t, following = times[i - 1 : i + 2]
+        if t not in restarts:
+            step, bend = following - t, (following - t) ** 2 / (2 * (t - before))
+            evaluations[i] = Evaluation(t, ((i - 1, -bend), (i, step + bend)))
+    return evaluations
+
+
+def dpm_solver_2m(times: Times, restarts: Collection[float] = ()) -> list[Evaluation]:
+    """DPM-Solver++(2M) (Lu et al., arXiv 2211.01095) for the straight paths of flow matching: second order, one
+    evaluation a step.
+
+    Exact in the linear part of the ODE, it lets the data D = x - t v that each velocity points at go on along a line
+    over log((1 - t) / t). That is infinite at both ends: the first two steps and the last one are Euler's, as are those
+    of `restarts`.
+    """
+    evaluations = euler(times)
+    unit = np.eye(len(evaluations))
+    states = np.zeros((len(evaluations) + 1, len(evaluations)))  # row i: x_i - x_0 as a sum over all velocities
+    for i, (t, following) in enumerate(pairwise(times)):
+        states[i + 1] = states[i] + (following - t) * unit[i]
+        if i >= 2 and following > 0 and t not in restarts:
+            before = times[i - 1]
+            bend = log_ratio(t, following) / (2 * log_ratio(before, t))
+            data, data_before = states[i] - t * unit[i], states[i - 1] - before * unit[i - 1]
+            states[i + 1] += (1 - following / t) * bend * (data - data_before)
+        change = states[i + 1] - states[i]
+        evaluations[i] = Evaluation(t, tuple((int(j), float(change[j])) for j in np.flatnonzero(change)))
+    return evaluations
+
+
+def log_ratio(t: float, following: float) -> float:
+    """By how much log((1 - t) / t) grows from t to `following`."""
+    return math.log((1 - following) / following) - math.log((1 - t) / t)
+
+
+SOLVERS: dict[str, Callable[[Times, Collection[float]], list[Evaluation]]] = {
+    "euler": euler,
+    "midpoint": midpoint,
+    "heun": heun,
+    "ab2": adams_bashforth_2,
+    "dpm2m": dpm_solver_2m,
+}
+
+
+def integrate(
     velocity: Callable[[int], Tensor],
     state: Tensor,
-    times: Sequence[float],
+    evaluations: Sequence[Evaluation],
     guidance_weights: Sequence[float] | None = None,
     network_input: Tensor | None = None,
 ) -> Tensor:
-    """Integrate dx/dt = v from `times[0]` to `times[-1]`, in place.
+    """Integrate dx/dt = v over all `evaluations`, in place.
 
     Args:
-        velocity: gives v at step i, [B, n, c], or [2B, n, c] with the unconditional half second.
+        velocity: gives v at evaluation i, [B, n, c], or [2B, n, c] with the unconditional half second; no later call
+            may change it.
         state: x [B, n, c], float32 or float64; updated in place and returned.
-        times: the grid; step i goes from `times[i]` to `times[i + 1]`.
-        guidance_weights: one per step, for steps whose velocity has two halves.
-        network_input: [B or 2B, n, c] of any floating dtype; receives the new state after every step.
+        guidance_weights: one per evaluation, for those whose velocity has two halves.
+        network_input: [B or 2B, n, c] of any floating dtype; receives the new state after every evaluation.
     """
-    weights = guidance_weights or [1.0] * (len(times) - 1)
-    for i, weight in enumerate(weights):
-        ops.velocity_step(state, velocity(i), times[i + 1] - times[i], weight, network_input)
+    weights = guidance_weights or [1.0] * len(evaluations)
+    last_use = {j: i for i, evaluation in enumerate(evaluations) for j, _ in evaluation.updates}
+    known: dict[int, Tensor] = {}
+    for i, evaluation in enumerate(evaluations):
+        known[i] = velocity(i)
+        *others, last = evaluation.updates
+        for j, coefficient in others:
+            ops.velocity_step(state, known[j], coefficient, weights[j])
+        j, coefficient = last
+        ops.velocity_step(state, known[j], coefficient, weights[j], network_input)
+        known = {j: v for j, v in known.items() if last_use[j] > i}
     return state

@@ -7,6 +7,7 @@ noise ──ODE over t: 1 -> 0, velocity = flow transformer(x_t, t, z_k)──> 
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, get_args
@@ -25,6 +26,7 @@ from flowar.precision import Precision, resolve_precision
 from flowar.prepacked import prepack, unpack
 from flowar.progress import step_progress
 from flowar.schedule import Schedule
+from flowar.schedule_presets import named_schedule
 
 Checkpointing = Literal["none", "flow", "all"]
 
@@ -183,7 +185,7 @@ class FlowAR(PretrainedModel):
         guidance_scale: float | None = None,
         guidance_interval: Sequence[float] | None = None,
         *,
-        schedule: Schedule | None = None,
+        schedule: Schedule | str | None = None,
         seed: int | Sequence[int] = 0,
         noise: Sequence[Tensor] | None = None,
         naive: bool = False,
@@ -196,7 +198,7 @@ class FlowAR(PretrainedModel):
         Args:
             class_labels: [B], or one label for one image.
             num_inference_steps, guidance_scale, guidance_interval: the model's own preset if left out.
-            schedule: one object instead of these three.
+            schedule: instead of the model's own; or the name of a preset (`flowar.schedule_presets`), or of a file.
             seed: one for the batch, or one per image.
             noise: list over scales of [B, n_k, c] instead of a seed.
             naive: run the published algorithm without any saving.
@@ -210,11 +212,11 @@ class FlowAR(PretrainedModel):
             ValueError: for labels, schedule, seeds or noise that do not fit, naming what was expected and what came.
         """
         labels = self.check_labels(class_labels)
-        schedule = schedule or self.schedule(num_inference_steps, guidance_scale, guidance_interval)
+        schedule = self.schedule(num_inference_steps, guidance_scale, guidance_interval, schedule)
         precision = resolve_precision(dtype, labels.device, self.ar_transformer.input_positions.dtype)
         scales, state_dtype = len(self.config.grids), torch.promote_types(precision.dtype, torch.float32)
         given = None if noise is None else [part.to(state_dtype) for part in self.check_noise(noise, labels)]
-        with step_progress(scales * (len(schedule.times) - 1), progress) as on_step:
+        with step_progress(schedule.num_evaluations(scales), progress) as on_step:
             if naive:
                 from flowar.naive import sample_naive
 
@@ -230,14 +232,26 @@ class FlowAR(PretrainedModel):
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         guidance_interval: Sequence[float] | None = None,
+        base: Schedule | str | None = None,
     ) -> Schedule:
-        """The model's own sampling preset, with parts replaced."""
-        config = self.config
-        return Schedule.published(
-            config.num_inference_steps if num_inference_steps is None else num_inference_steps,
-            config.guidance_scale if guidance_scale is None else guidance_scale,
-            config.guidance_interval if guidance_interval is None else guidance_interval,
-        )
+        """The model's own sampling preset, or `base`, a schedule or the name of one, with parts replaced.
+
+        Raises:
+            ValueError: for `num_inference_steps` beside a base, or what no schedule of this model can have.
+        """
+        config, scales = self.config, len(self.config.grids)
+        if base is None and num_inference_steps is None:
+            base = config.schedule
+        if base is None:
+            steps = config.num_inference_steps if num_inference_steps is None else num_inference_steps
+            base = Schedule.published(steps, config.guidance_scale, config.guidance_interval)
+        elif num_inference_steps is not None:
+            raise ValueError(f"num_inference_steps: expected none beside a schedule, got {num_inference_steps}")
+        elif isinstance(base, str):
+            base = named_schedule(base, scales, config.guidance_scale, config.guidance_interval)
+        replaced = {"guidance_scale": guidance_scale, "guidance_interval": guidance_interval}
+        replaced = {name: value for name, value in replaced.items() if value is not None}
+        return dataclasses.replace(base, **replaced).check_scales(scales)  # type: ignore[arg-type]
 
     def check_labels(self, class_labels: Tensor | Sequence[int] | int, null_class: bool = False) -> Tensor:
         """Labels as int64 [B] on the model's device.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from flowar import ops
 from flowar.attention_backends import use_attention_backend
-from flowar.flow_solver import euler
+from flowar.flow_solver import integrate
 from flowar.model import FlowAR
 from flowar.precision import Precision, matmul_precision
 from flowar.schedule import Schedule
@@ -50,13 +50,15 @@ def sample_naive(
             z = ar.step(inputs, labels, ar.modulations(labels), cache)
             state = state.clone()
 
-            def velocity(i: int, state: Tensor = state, z: Tensor = z, k: int = k) -> Tensor:
-                on_step()
-                t = state.new_full((len(z), 1), schedule.times[i])
-                return flow(state.repeat(2, 1, 1), t, z, [k])
+            evaluations = schedule.evaluations(k, len(noise))
 
-            weights = schedule.guidance_weights(k, len(noise))
-            tokens = euler(velocity, state, schedule.times, weights)
+            times = [each.time for each in evaluations]
+
+            def velocity(i: int, x: Tensor = state, z: Tensor = z, k: int = k, times: list[float] = times) -> Tensor:
+                on_step()
+                return flow(x.repeat(2, 1, 1), x.new_full((len(z), 1), times[i]), z, [k])
+
+            tokens = integrate(velocity, state, evaluations, schedule.guidance_weights(k, len(noise)))
             if on_scale is not None:
                 on_scale(k, tokens)
     assert tokens is not None

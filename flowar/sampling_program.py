@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from flowar import ops
 from flowar.cuda_graph import StreamOrder, capture
-from flowar.flow_solver import euler
+from flowar.flow_solver import integrate
 from flowar.flow_transformer import BlockContext
 from flowar.schedule import Schedule
 
@@ -41,6 +41,7 @@ class SamplingProgram:
         """`batch` images from given noise of `noise_dtype`, or, where that is None, from seeds."""
         device, config, scales = plan.device, plan.config, len(plan.config.grids)
         self.plan, self.schedule, self.batch = plan, schedule, batch
+        self.evaluations = [schedule.evaluations(k, scales) for k in range(scales)]
         self.weights = [schedule.guidance_weights(k, scales) for k in range(scales)]
         guided = any(weight != 1 for weights in self.weights for weight in weights)
         self.labels = torch.full(((2 if guided else 1) * batch,), config.null_class, device=device)
@@ -50,8 +51,9 @@ class SamplingProgram:
             shapes = [(batch, n, config.latent_channels) for n in config.scale_lengths]
             self.noise = [torch.zeros(shape, dtype=noise_dtype, device=device) for shape in shapes]
         self.cache = plan.ar.new_cache(len(self.labels), plan.dtype)
-        self.times = torch.tensor(schedule.times[:-1], device=device)[:, None, None]  # [T, 1, 1]
-        self.tables = TimeTables(plan, self.times)
+        times = [tuple(each.time for each in evaluations) for evaluations in self.evaluations]
+        tables = {grid: TimeTables(plan, torch.tensor(grid, device=device)[:, None, None]) for grid in {*times}}
+        self.tables = [tables[grid] for grid in times]  # scales with the same times share theirs
         self.modulations: Sequence[Tensor] = ()
         self.tokens = [torch.empty(0)] * scales
         self.on_step: StepCallback = lambda: None
@@ -146,7 +148,7 @@ class SamplingProgram:
         """The ODE of scale k from its noise, for some of the images, in place."""
         weights, batch = self.weights[k], len(state)
         rows = [len(z) if weight != 1 or not self.plan.savings.conditional_half else batch for weight in weights]
-        steering = Steering(self.plan, self.tables, z, k)
+        steering = Steering(self.plan, self.tables[k], z, k)
         steps = steering.steps(rows)
         network_input = state.to(self.plan.dtype).repeat(max(rows) // batch, 1, 1)
 
@@ -156,7 +158,7 @@ class SamplingProgram:
             x = network_input[: rows[i]]
             return steering.flow.run(x, contexts, output_modulation, steering.rotation, steering.lengths)
 
-        euler(velocity, state, self.schedule.times, weights, network_input)
+        integrate(velocity, state, self.evaluations[k], weights, network_input)
 
 
 def every(count: int, callback: StepCallback) -> StepCallback:
@@ -166,9 +168,10 @@ def every(count: int, callback: StepCallback) -> StepCallback:
 
 
 class TimeTables:
-    """τ and the modulations that depend on τ alone, over the time grid."""
+    """τ and the modulations that depend on τ alone, at the times of one scale's evaluations."""
 
     def __init__(self, plan: InferencePlan, times: Tensor) -> None:
+        """times [T, 1, 1]."""
         self.plan, self.times = plan, times
         self.once = self._compute(times) if plan.savings.time_tables else None
 

@@ -232,7 +232,7 @@ class TestSampleSpeed:
         assert [line.split()[3] for line in shown[2:-1]] == ["naive", "engine", "one"] * 2
         assert values["settings"]["batch_sizes"] == [1, 3]
         for result, batch in zip(values["results"], (1, 3), strict=True):
-            assert (result["batch"], result["dtype"], result["evaluations"]) == (batch, dtype, 2)
+            assert (result["batch"], result["dtype"], result["evaluations"]) == (batch, dtype, 2 * 3)
             naive, engine = (result["variants"][variant] for variant in ("naive", "engine"))
             assert len(naive["seconds"]) == len(engine["seconds"]) == 2
             assert engine["speed_up"] == pytest.approx(naive["median"] / engine["median"])

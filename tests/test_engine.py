@@ -149,7 +149,7 @@ def test_programs_are_bounded(graphs: None, monkeypatch: pytest.MonkeyPatch) -> 
         run(plan, [0], schedule=Schedule.published(steps, 2.0))
     assert [len(key.schedule.times) - 1 for key, _ in plan._idle] == list(range(4, 12))
     report = plan.report()
-    assert [program.steps for program in report.programs] == list(range(4, 12))
+    assert [program.evaluations for program in report.programs] == [3 * steps for steps in range(4, 12)]
     assert all(program.bytes > 0 for program in report.programs)
     monkeypatch.setattr(engine, "memory_budget", lambda device: report.programs[0].bytes)
     run(plan, [0], schedule=Schedule.published(5, 2.0))

@@ -45,7 +45,7 @@ def test_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         model = small_model(num_classes=10, tokenizer=tokenizer.record())
         FlowARPipeline(model, tokenizer).save_pretrained("flowar-fashion")
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     names: dict[str, object] = {}
     for block in blocks:
         exec(block, names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from conftest import TINY, error, recorded_model, recording, small_model
 from torch import Tensor
 
 from flowar import FlowAR, Schedule
+from flowar.flow_solver import SOLVERS
 from flowar.noise import scale_noise
 from flowar.precision import PRECISIONS
 
@@ -268,3 +270,42 @@ def test_seeds_of_any_integer_kind() -> None:
     model: FlowAR = small_model()
     expected = model.sample([0, 1], 2, seed=[3, 4])
     assert torch.equal(model.sample([0, 1], 2, seed=torch.tensor([3, 4])), expected)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_solvers_in_the_engine_and_in_the_naive_path(solver: str) -> None:
+    """With another grid and another solver at every scale, and guidance that begins on the way."""
+    model, times = small_model(), [[1, 0.4, 0], [1, 0.7, 0.3, 0], [1, 0.8, 0.5, 0.2, 0]]
+    schedule = Schedule(times, 2.5, (0.0, 0.75), "constant", ["euler", solver, solver])
+    expected = model.sample([0, 3], schedule=schedule, naive=True)
+    assert error(model.sample([0, 3], schedule=schedule), expected) < 1e-5
+
+
+class TestScheduleOfAModel:
+    def test_presets_take_the_guidance_of_the_model_or_of_the_call(self) -> None:
+        model = small_model(guidance_scale=2.2, guidance_interval=(0.0, 0.6))
+        fast = model.schedule(base="fast")
+        assert (fast.guidance_scale, fast.guidance_interval, fast.solver) == (2.2, (0.0, 0.6), "dpm2m")
+        assert model.schedule(base="fast", guidance_scale=3.0).guidance_scale == 3.0
+        assert torch.equal(model.sample([1], schedule="fast"), model.sample([1], schedule=fast))
+
+    def test_a_model_may_name_its_preset(self) -> None:
+        model = small_model(schedule="draft")
+        assert model.schedule() == model.schedule(base="draft")
+        assert model.schedule(4).solver == "euler"  # a number of steps is the published kind of schedule
+        with pytest.raises(ValueError, match=r"schedule: expected one of .*, got quick"):
+            small_model(schedule="quick")
+
+    def test_files(self, tmp_path: Path) -> None:
+        model, schedule = small_model(), Schedule((1, 0.2, 0), 2.0, solver="heun")
+        schedule.save(tmp_path / "own.json")
+        assert model.schedule(base=str(tmp_path / "own.json")) == schedule
+        with pytest.raises(FileNotFoundError):
+            model.schedule(base=str(tmp_path / "other.json"))
+
+    def test_what_does_not_go_together(self) -> None:
+        model = small_model()
+        with pytest.raises(ValueError, match="num_inference_steps: expected none beside a schedule, got 3"):
+            model.sample([0], 3, schedule="fast")
+        with pytest.raises(ValueError, match="times: expected one for all scales or a list of 3, got 2"):
+            model.sample([0], schedule=Schedule([[1, 0], [1, 0]]))

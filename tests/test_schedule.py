@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from flowar import Schedule
+from flowar.schedule_presets import SCHEDULES, named_schedule
 
 
 def test_25_steps_are_the_published_24_evaluations() -> None:
@@ -54,3 +56,84 @@ def test_impossible_schedules(arguments: dict[str, Any]) -> None:
 def test_impossible_numbers_of_steps(steps: Any) -> None:
     with pytest.raises(ValueError, match="num_inference_steps: expected a positive integer, got"):
         Schedule.published(steps, 1.0)
+
+
+def test_growth_of_guidance_over_scales() -> None:
+    weights = {
+        growth: [Schedule((1, 0), 5.0, guidance_growth=growth).guidance_weights(k, 3)[0] for k in range(3)]
+        for growth in ("linear", "constant", "cosine")
+    }
+    assert weights == {"linear": [1, 3, 5], "constant": [5, 5, 5], "cosine": [1, pytest.approx(3), pytest.approx(5)]}
+
+
+def test_a_grid_and_a_solver_per_scale() -> None:
+    schedule = Schedule([[1, 0], [1, 0.5, 0]], 3.0, solver=["heun", "ab2"])
+    assert [len(schedule.evaluations(k, 2)) for k in range(2)] == [2, 2]
+    assert schedule.num_evaluations(2) == 4
+    assert [each.time for each in schedule.evaluations(0, 2)] == [1, 0]
+    assert hash(schedule) == hash(Schedule([[1, 0], [1, 0.5, 0]], 3.0, solver=["heun", "ab2"]))
+    with pytest.raises(ValueError, match="times: expected one for all scales or a list of 3, got 2"):
+        schedule.check_scales(3)
+
+
+def test_guidance_of_every_evaluation() -> None:
+    """Of a midpoint, the weight at its own time; and a solver that looks back begins anew where the weight changes."""
+    schedule = Schedule((1, 0.5, 0), 3.0, (0.0, 0.8), "constant", "midpoint")
+    assert schedule.guidance_weights(0, 1) == [1, 3, 3, 3]
+    looks_back = Schedule((1, 0.75, 0.5, 0.25, 0), 3.0, (0.0, 0.6), "constant", "ab2")
+    assert [len(each.updates) for each in looks_back.evaluations(0, 1)] == [1, 2, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "schedule", [Schedule((1, 0)), Schedule([[1, 0], [1, 0.3, 0]], 2.5, (0.1, 0.7), "cosine", ["heun", "ab2"])]
+)
+def test_files(schedule: Schedule, tmp_path: Path) -> None:
+    schedule.save(tmp_path / "schedule.json")
+    assert Schedule.load(tmp_path / "schedule.json") == schedule
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1, 0]", "schedule: expected times and any of .*; got list"),
+        ('{"steps": 3}', "schedule: expected times and any of guidance_growth.*; got steps"),
+        ('{"times": [1, 0.5]}', "times: expected strictly decreasing values from 1 to 0"),
+        ('{"times": 5}', "schedule: expected numbers and names"),
+        ('{"times": [1, 0], "guidance_scale": "2"}', "schedule: expected numbers and names"),
+        ("{", "Expecting"),
+    ],
+)
+def test_files_that_hold_no_schedule(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "bad.json").write_text(text)
+    with pytest.raises(ValueError, match=f"bad.json: .*{message}"):
+        Schedule.load(tmp_path / "bad.json")
+
+
+def test_a_table_to_read() -> None:
+    table = Schedule([[1, 0], [1, 0.5, 0]], 3.0, (0, 0.9), solver=["heun", "ab2"]).describe(2).splitlines()
+    assert [line.split() for line in table[1:3]] == [["0", "heun", "1", "2", "1"], ["1", "ab2", "2", "2", "3"]]
+    assert table[3] == "guidance where 0 <= t <= 0.9"
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_presets(name: str) -> None:
+    schedule = named_schedule(name, 5, 3.1, (0.0, 0.5)).check_scales(5)
+    own = {"published-s": 4.3, "published-l": 2.4, "published-h": 2.4}
+    assert schedule.guidance_scale == own.get(name, 3.1)
+    published = Schedule.published(25, 1.0).num_evaluations(5)
+    shares = {"published-h": 50 / 24, "paper": 25 / 24, "disa": 20 / 24, "fast": 10 / 24, "draft": 5 / 24}
+    assert schedule.num_evaluations(5) == pytest.approx(published * shares.get(name, 1), abs=1)
+
+
+def test_annealed_steps() -> None:
+    schedule = named_schedule("disa", 5, 1.0, (0.0, 1.0))
+    assert [len(schedule.grid(k)) - 1 for k in range(5)] == [25, 22, 20, 18, 15]
+
+
+def test_names_that_are_none() -> None:
+    with pytest.raises(ValueError, match=r"schedule: expected one of published-s.*, got fats; did you mean fast"):
+        named_schedule("fats", 5, 1.0, (0.0, 1.0))
+    with pytest.raises(ValueError, match=r"solver: expected one of euler.*, got dpm2; did you mean dpm2m"):
+        Schedule((1, 0), solver="dpm2")
+    with pytest.raises(ValueError, match="guidance_growth: expected one of linear"):
+        Schedule((1, 0), guidance_growth="none")

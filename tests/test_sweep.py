@@ -61,10 +61,11 @@ def make(pipeline: FlowARPipeline) -> Callable[..., Sweep]:
 
 class TestGrid:
     def test_combinations(self) -> None:
-        assert grid([1, 2], [0.5], [3, 4]) == [(1, 0.5, 3), (1, 0.5, 4), (2, 0.5, 3), (2, 0.5, 4)]
+        expected = [(1, 0.5, 3, "ab2"), (1, 0.5, 4, "ab2"), (2, 0.5, 3, "ab2"), (2, 0.5, 4, "ab2")]
+        assert grid([1, 2], [0.5], [3, 4], ["ab2"]) == expected
 
     def test_each_once(self) -> None:
-        assert grid([2, 2.0], [0.5, 0.5], [3]) == [(2, 0.5, 3)]
+        assert grid([2, 2.0], [0.5, 0.5], [3]) == [Point(2, 0.5, 3)]
 
     def test_nothing(self) -> None:
         with pytest.raises(ValueError, match="interval_highs: expected one or more numbers, got none"):
@@ -87,7 +88,7 @@ class TestSweep:
     def test_rows(self, make: Callable[..., Sweep], tmp_path: Path) -> None:
         rows = make(Recorder()).run(tmp_path, {})
         assert [*rows[0]] == [*Point._fields, "brightness", "contrast", SECONDS]
-        assert [Point(*list(row.values())[:3]) for row in rows] == POINTS_TRIED
+        assert [Point(*list(row.values())[:4]) for row in rows] == POINTS_TRIED
         assert all(row[SECONDS] > 0 for row in rows)
 
     def test_interrupted(self, make: Callable[..., Sweep], tmp_path: Path) -> None:
@@ -137,6 +138,7 @@ class TestSweep:
             ({"turns": 0}, "turns: expected a positive integer, got 0"),
             ({"points": [Point(-1, 0.9, 2)]}, "guidance_scale: expected a finite number >= 0, got -1"),
             ({"points": [Point(1, 0.05, 2)]}, "guidance_interval: expected 0 <= low <= high <= 1"),
+            ({"points": [Point(1, 0.9, 2, "rk4")]}, "solver: expected one of euler, .*, got rk4"),
             ({"points": [Point(1, 0.9, 0)]}, "num_inference_steps: expected a positive integer, got 0"),
         ],
     )
@@ -147,18 +149,18 @@ class TestSweep:
 
 class TestOutputs:
     ROWS = [  # noqa: RUF012
-        {"guidance_scale": w, "interval_high": high, "steps": steps, "FD": w + 1 / steps, "recall": 0.5, SECONDS: steps}
-        for w, high, steps in grid([1.0, 2.0], [0.5, 0.9], [8, 4])
+        point._asdict() | {"FD": point.guidance_scale + 1 / point.steps, "recall": 0.5, SECONDS: point.steps}
+        for point in grid([1.0, 2.0], [0.5, 0.9], [8, 4])
     ]
 
     def test_tables(self, tmp_path: Path) -> None:
         write_tables(tmp_path, self.ROWS)
         with (tmp_path / "sweep.csv").open() as file:
-            read = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
-        assert read == self.ROWS
+            read = [*csv.DictReader(file)]
+        assert read == [{name: str(value) for name, value in row.items()} for row in self.ROWS]
         lines = (tmp_path / "sweep.md").read_text().splitlines()
-        assert lines[0] == "| guidance scale | interval high | steps | FD | recall | seconds per image |"
-        assert lines[2] == "| 1 | 0.5 | 8 | 1.125 | 0.5 | 8 |"
+        assert lines[0] == "| guidance scale | interval high | steps | solver | FD | recall | seconds per image |"
+        assert lines[2] == "| 1 | 0.5 | 8 | euler | 1.125 | 0.5 | 8 |"
         assert len(lines) == 2 + len(self.ROWS)
         assert markdown(self.ROWS).splitlines() == lines
 
@@ -210,7 +212,7 @@ class TestCommand:
         sweep_module.warn_once.cache_clear()
         main([*arguments, "--guidance_scales", "[1, 3]", "--steps", "[1, 2]"])
         lines = capsys.readouterr().out.splitlines()
-        assert lines[0].startswith("| guidance scale | interval high | steps | FD-fashion |")
+        assert lines[0].startswith("| guidance scale | interval high | steps | solver | FD-fashion |")
         assert " class agreement | seconds per image |" in lines[0]
         assert len(lines) == 2 + 4 + 1
         assert lines[-1] == f"4 points in {tmp_path / 'sweep'}"

@@ -24,6 +24,7 @@ class Options:
         num_images: to draw; image i has the i-th class in turn, and seed + i as its seed.
         classes: labels or names to draw, as in 0,3,7 or "otter, 3"; all classes if left out.
         seed: of image 0.
+        schedule: a preset or a .json file, as of `flowar sample`; the model's own if left out.
         num_inference_steps: of the ODE of each scale; the model's own preset if left out.
         guidance_scale: 1 is none; the model's own preset if left out.
         guidance_interval: [low, high], the times that guidance acts at; the model's own preset if left out.
@@ -48,6 +49,7 @@ class Options:
     num_images: int = 10_000
     classes: list[int | str] | str | None = None
     seed: int = 0
+    schedule: str | None = None
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
     guidance_interval: tuple[float, float] | None = None

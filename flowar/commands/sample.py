@@ -28,6 +28,8 @@ class Options:
         per_class: images of every class; the grid has a column a class.
         seed: image i of a seed is the same in any batch, on any machine.
         output: the PNG to write.
+        schedule: a preset (published-s, published-l, published-h, paper, disa, fast, draft) or a .json file; the
+            model's own if left out.
         num_inference_steps: of the ODE of each scale; the model's own preset if left out.
         guidance_scale: 1 is none; the model's own preset if left out.
         guidance_interval: [low, high], the times that guidance acts at; the model's own preset if left out.
@@ -39,13 +41,14 @@ class Options:
         animate: film from coarse to fine to write as well, a .gif or .webp.
     """
 
-    model: str = "flowar-fashion"
-    classes: list[int | str] | str | None = None
     several: ClassVar[str] = "classes"
 
+    model: str = "flowar-fashion"
+    classes: list[int | str] | str | None = None
     per_class: int = 8
     seed: int = 0
     output: Path = Path("samples.png")
+    schedule: str | None = None
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
     guidance_interval: tuple[float, float] | None = None
@@ -78,6 +81,7 @@ def run(options: Options) -> None:
     with watch:
         images = pipeline(
             torch.tensor(classes).repeat(options.per_class),
+            schedule=options.schedule,
             num_inference_steps=options.num_inference_steps,
             guidance_scale=options.guidance_scale,
             guidance_interval=options.guidance_interval,

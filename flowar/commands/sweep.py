@@ -1,4 +1,4 @@
-"""`flowar sweep`: quality against time per picture over guidance scales, intervals and steps."""
+"""`flowar sweep`: quality against time per picture over guidance scales, intervals, steps and solvers."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ class Options:
         guidance_scales: to try.
         interval_highs: upper ends of the guidance interval to try; the model's own if left out.
         steps: to try, of the ODE of each scale; the model's own preset if left out.
+        solvers: to try, of euler, midpoint, heun, ab2 and dpm2m; midpoint and heun evaluate twice a step.
         num_images: to draw for the quality of every combination; image i has the i-th class in turn, and seed + i as
             its seed.
         batch_size: images drawn at once, for quality and times alike.
@@ -42,6 +43,7 @@ class Options:
     guidance_scales: list[float] = field(default_factory=lambda: [1.0, 2.0, 3.5, 5.0])
     interval_highs: list[float] | None = None
     steps: list[int] | None = None
+    solvers: list[str] = field(default_factory=lambda: ["euler"])
     num_images: int = 1000
     batch_size: int = 50
     seed: int = 0
@@ -72,7 +74,7 @@ def run(options: Options) -> None:
     about_model, config = model_record(options.model, pipeline), pipeline.model.config
     highs = [config.guidance_interval[1]] if options.interval_highs is None else options.interval_highs
     steps = [config.num_inference_steps] if options.steps is None else options.steps
-    points = grid(options.guidance_scales, highs, steps)
+    points = grid(options.guidance_scales, highs, steps, options.solvers)
     extractor = open_extractor(options.extractor, device, options.classifier)
     chunks, batch_size = options.output / "reference_features", options.batch_size
     reference = open_reference(options.reference, extractor, chunks, Ranks(device), batch_size, None, options.split)

@@ -43,6 +43,7 @@ class EvaluationConfig:
     num_images: int = 10_000
     classes: tuple[int, ...] | None = None
     seed: int = 0
+    schedule: str | None = None
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
     guidance_interval: tuple[float, float] | None = None
@@ -116,7 +117,9 @@ def open_images_to_evaluate(
     pipeline = FlowARPipeline.from_pretrained(config.model)
     about_model = model_record(config.model, pipeline)  # before the weights are packed
     pipeline.to(ranks.device)
-    schedule = pipeline.model.schedule(config.num_inference_steps, config.guidance_scale, config.guidance_interval)
+    schedule = pipeline.model.schedule(
+        config.num_inference_steps, config.guidance_scale, config.guidance_interval, config.schedule
+    )
     classes = config.classes or tuple(range(pipeline.model.config.num_classes))
     pipeline.model.check_labels(classes)
     folder = config.output / "images" if config.save_images else None
@@ -137,11 +140,8 @@ def model_record(source: str, pipeline: FlowARPipeline) -> dict[str, str]:
 
 
 def schedule_record(schedule: Schedule, scales: int) -> dict[str, Any]:
-    """Every time step, and the guidance weight of every step at every scale."""
-    return {
-        "times": schedule.times,
-        "guidance_scale": schedule.guidance_scale,
-        "guidance_interval": schedule.guidance_interval,
+    """All of a schedule, and the guidance weight of every evaluation at every scale."""
+    return schedule.to_dict() | {
         "guidance_weights": {f"scale_{k}": schedule.guidance_weights(k, scales) for k in range(scales)},
     }
 

@@ -11,7 +11,7 @@ import logging
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,7 +35,7 @@ SECONDS = "seconds_per_image"
 
 Batches = Iterable[tuple[Tensor, Tensor]]  # images uint8 [n, C, H, W] and their labels [n]
 Quality = Callable[[Batches], Mapping[str, float]]  # metrics by name
-Row = dict[str, float]
+Row = dict[str, Any]  # numbers, and names of solvers
 
 
 class Point(NamedTuple):
@@ -44,18 +44,26 @@ class Point(NamedTuple):
     guidance_scale: float
     interval_high: float
     steps: int
+    solver: str = "euler"
 
 
-def grid(guidance_scales: Sequence[float], interval_highs: Sequence[float], steps: Sequence[int]) -> list[Point]:
+def grid(
+    guidance_scales: Sequence[float],
+    interval_highs: Sequence[float],
+    steps: Sequence[int],
+    solvers: Sequence[str] = ("euler",),
+) -> list[Point]:
     """All combinations, each once.
 
     Raises:
         ValueError: for a list that is empty, naming it.
     """
-    for name, values in (("guidance_scales", guidance_scales), ("interval_highs", interval_highs), ("steps", steps)):
+    lists = {"guidance_scales": guidance_scales, "interval_highs": interval_highs, "steps": steps, "solvers": solvers}
+    for name, values in lists.items():
         if not values:
-            raise ValueError(f"{name}: expected one or more numbers, got none")
-    return [Point(*values) for values in dict.fromkeys(itertools.product(guidance_scales, interval_highs, steps))]
+            raise ValueError(f"{name}: expected one or more {'names' if name == 'solvers' else 'numbers'}, got none")
+    combinations = itertools.product(guidance_scales, interval_highs, steps, solvers)
+    return [Point(*values) for values in dict.fromkeys(combinations)]
 
 
 @dataclass(frozen=True)
@@ -174,6 +182,7 @@ class Sweep:
         model = self.pipeline.model
         low, _ = model.config.guidance_interval
         schedule = model.schedule(point.steps, point.guidance_scale, (low, point.interval_high))
+        schedule = replace(schedule, solver=point.solver)
         classes = tuple(range(model.config.num_classes))
         return GeneratedImages(self.pipeline, self.num_images, classes, schedule, self.seed, self.dtype)
 
@@ -191,5 +200,9 @@ def write_tables(folder: Path, rows: Sequence[Row]) -> None:
 def markdown(rows: Sequence[Row]) -> str:
     """A table of four digits."""
     names = [name.replace("_", " ") for name in rows[0]]
-    lines = [names, ["---"] * len(names), *([f"{value:.4g}" for value in row.values()] for row in rows)]
+    lines = [
+        names,
+        ["---"] * len(names),
+        *([value if isinstance(value, str) else f"{value:.4g}" for value in row.values()] for row in rows),
+    ]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)

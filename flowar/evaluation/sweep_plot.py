@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -12,12 +13,13 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from flowar.evaluation.sweep import SECONDS, Point, Row
 
 LINE_STYLES = ("-", "--", "-.", ":")
+MARKERS = ("o", "s", "^", "D", "v")
 PANELS_ACROSS = 4
 NUMBERED = (1.0, 2.0, 5.0)  # of every power of ten on the axis of times
 
 
 def sweep_plot(rows: Sequence[Row]) -> Figure:
-    """Every metric over the time of a picture: colours for guidance scales, lines over the numbers of steps."""
+    """Every metric over the time of a picture: colours for guidance scales, markers for solvers, lines over steps."""
     metrics = [name for name in rows[0] if name not in (*Point._fields, SECONDS)]
     down = -(-len(metrics) // PANELS_ACROSS)
     across = min(len(metrics), PANELS_ACROSS)
@@ -34,19 +36,27 @@ def sweep_plot(rows: Sequence[Row]) -> Figure:
 
 
 def draw_metric(axes: Axes, rows: Sequence[Row], metric: str) -> None:
-    """One panel: a line per guidance scale and interval."""
-    scales, highs = (sorted({row[name] for row in rows}) for name in ("guidance_scale", "interval_high"))
+    """One panel: a line per guidance scale, interval and solver."""
+    names = ("guidance_scale", "interval_high", "solver")
+    scales, highs, solvers = (sorted({row[name] for row in rows}) for name in names)
     colours = mpl.color_sequences["tab10"]
-    for i, scale in enumerate(scales):
-        for j, high in enumerate(highs):
-            line = [row for row in rows if (row["guidance_scale"], row["interval_high"]) == (scale, high)]
-            line.sort(key=lambda row: row["steps"])
-            x, y = [1e3 * row[SECONDS] for row in line], [row[metric] for row in line]
-            style = LINE_STYLES[j % len(LINE_STYLES)]
-            label = f"w = {scale:g}" + (f", t ≤ {high:g}" if len(highs) > 1 else "")
-            axes.plot(x, y, style, marker="o", markersize=4, color=colours[i % len(colours)], label=label)
-            for row, *at in zip(line, x, y, strict=True):
-                axes.annotate(f"{row['steps']:g}", (at[0], at[1]), (4, 3), textcoords="offset points", fontsize="small")
+    for scale, high, solver in product(scales, highs, solvers):
+        line = [row for row in rows if tuple(row[name] for name in names) == (scale, high, solver)]
+        line.sort(key=lambda row: row["steps"])
+        x, y = [1e3 * row[SECONDS] for row in line], [row[metric] for row in line]
+        colour, style, marker = (
+            looks[values.index(value) % len(looks)]
+            for looks, values, value in (
+                (colours, scales, scale),
+                (LINE_STYLES, highs, high),
+                (MARKERS, solvers, solver),
+            )
+        )
+        parts = [f"w = {scale:g}", f"t ≤ {high:g}" * (len(highs) > 1), solver * (len(solvers) > 1)]
+        label = ", ".join(filter(None, parts))
+        axes.plot(x, y, color=colour, linestyle=style, marker=marker, markersize=4, label=label)
+        for row, *at in zip(line, x, y, strict=True):
+            axes.annotate(f"{row['steps']:g}", (at[0], at[1]), (4, 3), textcoords="offset points", fontsize="small")
     axes.set_title(metric)
     axes.set_xscale("log")
     axes.set_xlabel("milliseconds a picture")

@@ -20,7 +20,7 @@ def path_picture(pipeline: FlowARPipeline, labels: Tensor, seed: int, scale: int
         ValueError: for a scale that the model does not have.
     """
     model, scale = pipeline.model, check_scale(pipeline.model, scale)
-    count = len(model.schedule().times)
+    count = len(model.schedule().evaluations(scale, len(model.config.grids))) + 1
     chosen = sorted({round(step) for step in np.linspace(0, count - 1, min(COLUMNS, count))})
     states = ode_states(model, labels, seed, scale, chosen)
     x = zip(*(decode_tokens(pipeline, each.state, scale) for each in states), strict=True)

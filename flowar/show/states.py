@@ -38,23 +38,24 @@ def ar_inputs(model: FlowAR, tokens: Sequence[Tensor]) -> Tensor:
 
 @torch.inference_mode()
 def ode_states(model: FlowAR, labels: Tensor, seed: int, scale: int, steps: Collection[int]) -> list[State]:
-    """The states of `scale` before each of the numbered `steps` of the model's own preset.
+    """The states of `scale` before each of the numbered evaluations of the model's own preset.
 
-    The number of steps itself is the end of the path, where there is no velocity any more.
+    The number of them all is the end of the path, where there is no velocity any more.
     """
     inputs = ar_inputs(model, sample_scales(model, labels, seed))
     lengths, schedule = model.config.scale_lengths, model.schedule()
     both = torch.cat((labels, torch.full_like(labels, model.config.null_class)))
     z = model.ar_transformer(inputs.repeat(2, 1, 1), both).split(lengths, 1)[scale]
     x = scale_noise(seed, len(labels), lengths, model.config.latent_channels, labels.device)[scale]
-    states = []
-    for i, weight in enumerate([*schedule.guidance_weights(scale, len(lengths)), 1.0]):
-        t = schedule.times[i]
-        v = guided_velocity(model, x, t, z, weight) if t > 0 else torch.zeros_like(x)
+    states, known = [], []
+    weights = schedule.guidance_weights(scale, len(lengths))
+    for i, (evaluation, weight) in enumerate(zip(schedule.evaluations(scale, len(lengths)), weights, strict=True)):
+        known.append(guided_velocity(model, x, evaluation.time, z, weight))
         if i in steps:
-            states.append(State(t, x, x - t * v))
-        if t > 0:
-            x = x + (schedule.times[i + 1] - t) * v
+            states.append(State(evaluation.time, x, x - evaluation.time * known[i]))
+        x = x + sum(coefficient * known[j] for j, coefficient in evaluation.updates)
+    if len(known) in steps:
+        states.append(State(0.0, x, x))
     return states
 
 
