@@ -22,6 +22,7 @@ COMMANDS = {
     "show": "draw what a model does: scales, ODE path, attention, guidance, steps, nearest training images",
     "evaluate": "images against a reference: FID and its like, with intervals, on a card; or compare two cards",
     "reference": "compute the features that images are evaluated against, once",
+    "tune": "find the steps per scale that lose least quality in a given time, on this machine",
     "sweep": "quality against time per picture over guidance scales, intervals, steps and solvers",
     "train": "train a model on a folder of images, or resume a run",
     "encode": "encode images once, into a store of latents to train on",

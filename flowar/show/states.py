@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from PIL.Image import Image
 from torch import Tensor
 
+from flowar.class_names import class_names_of
 from flowar.model import FlowAR
 from flowar.noise import scale_noise
 from flowar.pipeline import FlowARPipeline
@@ -76,7 +77,8 @@ def decode_tokens(pipeline: FlowARPipeline, tokens: Tensor, scale: int) -> list[
 
 def class_name(model: FlowAR, label: int) -> str:
     """What the model calls a class."""
-    return model.config.class_names[label] if model.config.class_names else f"class {label}"
+    names = class_names_of(model.config)
+    return names[label] if names else f"class {label}"
 
 
 def check_scale(model: FlowAR, scale: int | None) -> int:

@@ -1,0 +1,52 @@
+"""`flowar tune`: the steps per scale that lose least quality in a given time, on this machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass
+class Options:
+    """Measure what evaluations cost and gain at every scale, print time against error, and save a schedule.
+
+    The schedule is for `flowar sample --schedule FILE`, or `schedule=` in Python.
+
+    Attributes:
+        target_ms: milliseconds that one call for `batch_size` images may take, without decoding.
+        model: shipped name, folder, or Hub id.
+        batch_size: images of a call.
+        output: the JSON file to write.
+        dtype: of the networks, as of `flowar sample`.
+        device: "auto" is the GPU if there is one.
+    """
+
+    target_ms: float
+    model: str = "flowar-fashion"
+    batch_size: int = 10
+    output: Path = Path("schedule.json")
+    dtype: str = "auto"
+    device: str = "auto"
+
+
+def run(options: Options) -> None:
+    """Measure, print the frontier and the schedule, and say where it is."""
+    from flowar import tuning
+    from flowar.pipeline import FlowARPipeline
+    from flowar.precision import default_device
+    from flowar.progress import step_progress
+
+    for name in ("batch_size", "target_ms"):
+        if getattr(options, name) <= 0:
+            raise ValueError(f"{name}: expected a positive number, got {getattr(options, name)}")
+    model = FlowARPipeline.from_pretrained(options.model).to(default_device(options.device)).model
+    scales = len(model.config.grids)
+    with step_progress(tuning.measuring_steps(scales), None, "measuring") as advance:
+        measured = tuning.measure(model, options.batch_size, options.dtype, advance)
+    plans = tuning.frontier(measured)
+    chosen = tuning.choose(plans, options.target_ms / 1e3)
+    schedule = tuning.plan_schedule(model, chosen.counts)
+    schedule.save(options.output)
+    print(tuning.table(plans, chosen))
+    print(schedule.describe(scales))
+    print(f"schedule in {options.output}")

@@ -1,0 +1,71 @@
+"""Steps per scale for a time to spend."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import small_model
+
+from flowar import FlowARPipeline, Schedule
+from flowar.cli import main
+from flowar.errors import FlowARError
+from flowar.tokenizer import PixelTokenizer
+from flowar.tuning import COUNTS, Measurements, choose, frontier, measure, measuring_steps, table
+
+
+def halving(scales: int) -> Measurements:
+    """Errors that fall with the square of the count, largest at the first scale; costs that grow with the scale."""
+    errors = np.array([[1 / (1 + k) / count**2 for count in COUNTS] for k in range(scales)])
+    return Measurements(errors, np.array([0.01 * 2**k for k in range(scales)]), 0.05)
+
+
+def test_the_frontier_has_what_nothing_beats() -> None:
+    measured = halving(3)
+    plans = frontier(measured)
+    assert all(a.seconds < b.seconds and a.error > b.error for a, b in itertools.pairwise(plans))
+    for counts in itertools.product(COUNTS, repeat=3):
+        seconds = 0.05 + float(np.dot(counts, measured.seconds))
+        error = np.sqrt(sum(measured.errors[k, COUNTS.index(count)] ** 2 for k, count in enumerate(counts)))
+        assert any(plan.seconds <= seconds + 1e-12 and plan.error <= error + 1e-12 for plan in plans)
+    cheap = next(plan for plan in plans if plan.seconds > 0.3)
+    assert cheap.counts[0] > cheap.counts[-1]  # cheap evaluations that gain much
+
+
+def test_the_choice_is_the_best_that_fits() -> None:
+    plans = frontier(halving(2))
+    chosen = choose(plans, 0.3)
+    assert chosen.seconds <= 0.3
+    assert all(plan.error >= chosen.error for plan in plans if plan.seconds <= 0.3)
+    assert choose(plans, 100.0).counts == (16, 16)
+    with pytest.raises(FlowARError, match=r"target_ms: expected at least 110, which 2\+2 evaluations take, got 50"):
+        choose(plans, 0.05)
+    rows = table(plans, chosen).splitlines()
+    assert [row for row in rows if row.endswith("<")] == [row for row in rows if f"{1e3 * chosen.seconds:8.1f}" in row]
+
+
+def test_measurements_of_a_model() -> None:
+    """A clock that ticks at every look: all scales cost nothing, and the rest is what was counted."""
+    ticks, steps = itertools.count(), []
+    measured = measure(small_model(), 2, "float32", lambda: steps.append(1), lambda: float(next(ticks)))
+    assert len(steps) == measuring_steps(3)
+    assert measured.errors.shape == (3, len(COUNTS))
+    assert (measured.errors[:, 0] > measured.errors[:, -1]).all()
+    assert (measured.seconds == 0).all()
+    assert measured.rest == 4  # the start, three scales, the end
+
+
+def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tokenizer = PixelTokenizer(1, 2)
+    FlowARPipeline(small_model(tokenizer=tokenizer.record()), tokenizer).save_pretrained(tmp_path / "model")
+    output = tmp_path / "schedule.json"
+    arguments = ["tune", "--model", str(tmp_path / "model"), "--batch_size", "2", "--output", str(output)]
+    main([*arguments, "--target_ms", "1e6"])
+    assert Schedule.load(output).solver == "dpm2m"
+    assert len(Schedule.load(output).times) == 3
+    assert f"schedule in {output}" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main([*arguments, "--target_ms", "0"])
+    assert "target_ms: expected a positive number, got 0" in capsys.readouterr().err
