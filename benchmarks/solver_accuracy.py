@@ -110,6 +110,7 @@ def draw(model: FlowAR, schedule: Schedule, count: int) -> Tensor:
 def plot(results: list[dict[str, Any]]) -> Any:
     """Distance against evaluations: a colour a solver, dashed on the uniform grid; presets are stars with names."""
     import matplotlib as mpl
+    import matplotlib.ticker
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.5, 5), layout="constrained")
@@ -125,7 +126,10 @@ def plot(results: list[dict[str, Any]]) -> Any:
             axes.plot(*at, "*", color="black", markersize=9)
             axes.annotate(each["preset"], at, (5, 4), textcoords="offset points", fontsize="small")
     axes.set(xscale="log", yscale="log", xlabel="evaluations at the last scale")
-    axes.set_ylabel("root mean square distance to the exact solution, in standard deviations")
+    axes.set_ylabel("distance to the exact solution, in standard deviations")
+    counts = sorted({each["evaluations"] for each in results if not each["preset"]})
+    axes.set_xticks(counts, [str(count) for count in counts])
+    axes.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize="small", ncols=2)
     return figure

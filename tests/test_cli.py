@@ -98,6 +98,7 @@ class TestHelp:
             ),
             ("evaluate", ["inception (FID), efficientnet-lite0 (FD-EffLite0)", "default: 10000", "two cards"]),
             ("reference", ["safetensors file to write", "or one of Inception's statistics"]),
+            ("tune", ["milliseconds that one call for `batch_size` images may take", "default: schedule.json"]),
             (
                 "sweep",
                 ["upper ends of the guidance interval to try", "default: 1000", "default: [1.0, 2.0, 3.5, 5.0]"],
