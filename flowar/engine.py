@@ -33,6 +33,7 @@ from flowar.flow_transformer import FlowTransformer
 from flowar.fp8 import to_fp8
 from flowar.layers import GEGLU
 from flowar.model import FlowAR
+from flowar.pins import Pins
 from flowar.precision import Precision, matmul_precision, resolve_precision
 from flowar.prepacked import PrepackedLinear, prepack
 from flowar.sampling_program import SamplingProgram, ScaleCallback, StepCallback
@@ -124,6 +125,7 @@ class InferencePlan:
         noise: Sequence[Tensor] | Tensor,
         on_step: StepCallback,
         on_scale: ScaleCallback | None = None,
+        pins: Pins | None = None,
     ) -> Tensor:
         """Tokens of the last scale [B, n, c], float32 or wider.
 
@@ -133,12 +135,13 @@ class InferencePlan:
             noise: [B, n_k, c] for every scale, or int64 [B], the seeds of the images (`noise.image_seeds`).
             on_step: called at every step; where scales are CUDA graphs, after each scale as often as it has steps.
             on_scale: called with (k, tokens [B, n_k, c]) after every scale.
+            pins: latents to arrive at, checked.
         """
-        key = self._key(len(class_labels), schedule, noise)
+        key = self._key(len(class_labels), schedule, noise, pins)
         with matmul_precision(self.precision):
             program = self._take(key) or self._build(key)
             try:
-                return program.run(class_labels, noise, on_step, on_scale)
+                return program.run(class_labels, noise, on_step, on_scale, pins)
             finally:
                 self._give_back(key, program)
 
@@ -160,16 +163,17 @@ class InferencePlan:
         programs = [ProgramReport(key.batch, key.schedule.num_evaluations(scales), each.bytes) for key, each in idle]
         return PlanReport(self.precision.name, own, programs)
 
-    def _key(self, batch: int, schedule: Schedule, noise: Sequence[Tensor] | Tensor) -> ProgramKey:
+    def _key(self, batch: int, schedule: Schedule, noise: Sequence[Tensor] | Tensor, pins: Pins | None) -> ProgramKey:
         batch = bucket(batch) if self._uses_graphs() else batch
         noise_dtype = None if isinstance(noise, Tensor) else noise[0].dtype
-        return ProgramKey(batch, schedule, noise_dtype, attention_backend(), ops.reference_active())
+        held = None if pins is None else pins.held
+        return ProgramKey(batch, schedule, noise_dtype, attention_backend(), ops.reference_active(), held)
 
     def _uses_graphs(self) -> bool:
         return self.savings.graphs and cuda_graph.available(self.device)
 
     def _build(self, key: ProgramKey) -> SamplingProgram:
-        program = SamplingProgram(self, key.schedule, key.batch, key.noise_dtype)
+        program = SamplingProgram(self, key.schedule, key.batch, key.noise_dtype, key.held)
         if self._uses_graphs():
             try:
                 program.capture()
@@ -210,6 +214,7 @@ class ProgramKey(NamedTuple):
     noise_dtype: torch.dtype | None  # None: from seeds
     attention_backend: str
     reference_ops: bool
+    held: int | None  # None: without pins
 
 
 class ProgramReport(NamedTuple):

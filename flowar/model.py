@@ -22,6 +22,7 @@ from flowar.flow_transformer import FlowTransformer, over_tokens
 from flowar.initialization import initialize
 from flowar.latent_pyramid import LatentPyramid
 from flowar.noise import image_seeds, scale_noise
+from flowar.pins import Pins, check_pins
 from flowar.precision import Precision, resolve_precision
 from flowar.prepacked import prepack, unpack
 from flowar.progress import step_progress
@@ -192,6 +193,7 @@ class FlowAR(PretrainedModel):
         dtype: torch.dtype | str | None = None,
         progress: bool | None = None,
         on_scale: Callable[[int, Tensor], None] | None = None,
+        pins: Pins | None = None,
     ) -> Tensor:
         """Generate latents [B, c, h, w], float32 (float64 if the networks run in float64).
 
@@ -207,24 +209,28 @@ class FlowAR(PretrainedModel):
                 otherwise the parameters' own.
             progress: show a bar; by default only on a terminal.
             on_scale: called with (k, latents of scale k as tokens [B, n_k, c]) after every scale.
+            pins: latents to arrive at in some places.
 
         Raises:
-            ValueError: for labels, schedule, seeds or noise that do not fit, naming what was expected and what came.
+            ValueError: for labels, schedule, seeds, noise or pins that do not fit, saying what was expected and came.
         """
         labels = self.check_labels(class_labels)
         schedule = self.schedule(num_inference_steps, guidance_scale, guidance_interval, schedule)
         precision = resolve_precision(dtype, labels.device, self.ar_transformer.input_positions.dtype)
         scales, state_dtype = len(self.config.grids), torch.promote_types(precision.dtype, torch.float32)
         given = None if noise is None else [part.to(state_dtype) for part in self.check_noise(noise, labels)]
+        if pins is not None:
+            lengths, channels = self.config.scale_lengths, self.config.latent_channels
+            pins = check_pins(pins, len(labels), lengths, channels).to(labels.device, state_dtype)
         with step_progress(schedule.num_evaluations(scales), progress) as on_step:
             if naive:
                 from flowar.naive import sample_naive
 
                 start = given or self._seeded_noise(seed, labels, state_dtype)
-                tokens = sample_naive(self.unpack(), labels, schedule, start, precision, on_step, on_scale)
+                tokens = sample_naive(self.unpack(), labels, schedule, start, precision, on_step, on_scale, pins)
             else:
                 seeds_or_noise = given or image_seeds(seed, len(labels)).to(labels.device, non_blocking=True)
-                tokens = self._plan(precision).sample(labels, schedule, seeds_or_noise, on_step, on_scale)
+                tokens = self._plan(precision).sample(labels, schedule, seeds_or_noise, on_step, on_scale, pins)
         return self.pyramid.to_grid(tokens, scales - 1).clone(memory_format=torch.contiguous_format)
 
     def schedule(

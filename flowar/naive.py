@@ -8,6 +8,7 @@ run it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from flowar import ops
 from flowar.attention_backends import use_attention_backend
 from flowar.flow_solver import integrate
 from flowar.model import FlowAR
+from flowar.pins import Pins, pin
 from flowar.precision import Precision, matmul_precision
 from flowar.schedule import Schedule
 
@@ -29,6 +31,7 @@ def sample_naive(
     precision: Precision,
     on_step: Callable[[], None],
     on_scale: Callable[[int, Tensor], None] | None,
+    pins: Pins | None = None,
 ) -> Tensor:
     """Tokens of the last scale [B, n, c], of the noise's dtype; arguments as `FlowAR.sample` has checked them.
 
@@ -58,7 +61,9 @@ def sample_naive(
                 on_step()
                 return flow(x.repeat(2, 1, 1), x.new_full((len(z), 1), times[i]), z, [k])
 
-            tokens = integrate(velocity, state, evaluations, schedule.guidance_weights(k, len(noise)))
+            weights = schedule.guidance_weights(k, len(noise))
+            constrain = None if pins is None else partial(pin, state, noise[k], pins.tokens[k], pins.masks[k])
+            tokens = integrate(velocity, state, evaluations, weights, constrain=constrain)
             if on_scale is not None:
                 on_scale(k, tokens)
     assert tokens is not None

@@ -15,6 +15,7 @@ from flowar import ops
 from flowar.cuda_graph import StreamOrder, capture
 from flowar.flow_solver import integrate
 from flowar.flow_transformer import BlockContext
+from flowar.pins import Pins, pin
 from flowar.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -37,8 +38,18 @@ class SamplingProgram:
     Not for two calls at once.
     """
 
-    def __init__(self, plan: InferencePlan, schedule: Schedule, batch: int, noise_dtype: torch.dtype | None) -> None:
-        """`batch` images from given noise of `noise_dtype`, or, where that is None, from seeds."""
+    def __init__(
+        self,
+        plan: InferencePlan,
+        schedule: Schedule,
+        batch: int,
+        noise_dtype: torch.dtype | None,
+        held: int | None = None,
+    ) -> None:
+        """`batch` images from given noise of `noise_dtype`, or, where that is None, from seeds.
+
+        held: of the pins that `run` is given, see `Pins.held`; None if it is given none.
+        """
         device, config, scales = plan.device, plan.config, len(plan.config.grids)
         self.plan, self.schedule, self.batch = plan, schedule, batch
         self.evaluations = [schedule.evaluations(k, scales) for k in range(scales)]
@@ -50,6 +61,15 @@ class SamplingProgram:
         if noise_dtype is not None:
             shapes = [(batch, n, config.latent_channels) for n in config.scale_lengths]
             self.noise = [torch.zeros(shape, dtype=noise_dtype, device=device) for shape in shapes]
+        self.held = held
+        self.pins: Pins | None = None
+        if held is not None:
+            self.pins = Pins(
+                *(
+                    [torch.zeros(batch, n, width, dtype=plan.state_dtype, device=device) for n in config.scale_lengths]
+                    for width in (config.latent_channels, 1)
+                )
+            )
         self.cache = plan.ar.new_cache(len(self.labels), plan.dtype)
         times = [tuple(each.time for each in evaluations) for evaluations in self.evaluations]
         tables = {grid: TimeTables(plan, torch.tensor(grid, device=device)[:, None, None]) for grid in {*times}}
@@ -78,10 +98,12 @@ class SamplingProgram:
         noise: Sequence[Tensor] | Tensor,
         on_step: StepCallback,
         on_scale: ScaleCallback | None,
+        pins: Pins | None = None,
     ) -> Tensor:
-        """Tokens of the last scale [b, n, c] for b <= batch labels, and their noise or seeds [b]."""
+        """Tokens of the last scale [b, n, c] for b <= batch labels, their noise or seeds [b], and their pins."""
         with self.order:
-            return self._run(class_labels, [noise] if isinstance(noise, Tensor) else noise, on_step, on_scale)
+            self._fill(class_labels, [noise] if isinstance(noise, Tensor) else noise, pins)
+            return self._run(len(class_labels), on_step, on_scale)
 
     def close(self) -> None:
         """Wait until the memory of this program may be used for something else, and let go of it."""
@@ -92,13 +114,15 @@ class SamplingProgram:
         """Let go of the memory: works refer to their program, and only a garbage collection would end that circle."""
         self.works, self.tokens = (), []
 
-    def _run(
-        self, class_labels: Tensor, noise: Sequence[Tensor], on_step: StepCallback, on_scale: ScaleCallback | None
-    ) -> Tensor:
-        count = len(class_labels)
-        self.labels[:count].copy_(class_labels, non_blocking=True)
-        for buffer, value in zip(self.noise or [self.seeds], noise, strict=True):
-            buffer[:count].copy_(value, non_blocking=True)
+    def _fill(self, class_labels: Tensor, noise: Sequence[Tensor], pins: Pins | None) -> None:
+        """Put what a call brings where the work reads it."""
+        buffers, values = [self.labels, *(self.noise or [self.seeds])], [class_labels, *noise]
+        if self.pins is not None and pins is not None:
+            buffers, values = [*buffers, *self.pins.tokens, *self.pins.masks], [*values, *pins.tokens, *pins.masks]
+        for buffer, value in zip(buffers, values, strict=True):
+            buffer[: len(class_labels)].copy_(value, non_blocking=True)
+
+    def _run(self, count: int, on_step: StepCallback, on_scale: ScaleCallback | None) -> Tensor:
         self.on_step = (lambda: None) if self.captured else on_step
         for k, work in enumerate(self.works):
             tokens = work()[:count]
@@ -120,22 +144,38 @@ class SamplingProgram:
         if k > 0:
             inputs = plan.pyramid.upsample(self.tokens[k - 1], k).to(plan.dtype).repeat(rows, 1, 1)
         z = plan.ar.step(inputs, self.labels, self.modulations, self.cache)  # [batch or 2 batch, n_k, D]
+        if self.held is not None and k < self.held:
+            self.tokens[k] = self._arrived(k)
+            return self.tokens[k]
         state = self._start(k)
         groups = [*self._groups(state, z)]
         on_step = every(len(groups), self.on_step)
         for part, conditions in groups:
-            self._integrate(k, part, conditions, on_step)
+            self._integrate(k, state[part], conditions, on_step, self._constraint(k, state[part], part))
         self.tokens[k] = state
         return state
 
-    def _groups(self, state: Tensor, z: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Views of noise [b, n, c] and conditions [b or 2b, n, D], of the images that are integrated together."""
+    def _arrived(self, k: int) -> Tensor:
+        """The tokens of a scale that is pinned everywhere."""
+        assert self.pins is not None
+        for _ in self.weights[k]:
+            self.on_step()
+        return self.pins.tokens[k].clone()
+
+    def _constraint(self, k: int, state: Tensor, images: slice) -> Callable[[float], None] | None:
+        """What keeps the state [b, n, c], now noise, of some images on the path to what is pinned."""
+        if self.pins is None:
+            return None
+        return partial(pin, state, state.clone(), self.pins.tokens[k][images], self.pins.masks[k][images])
+
+    def _groups(self, state: Tensor, z: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Which images are integrated together, and views of their conditions [b or 2b, n, D]."""
         halves, size = z.view(-1, *state.shape[:2], z.shape[-1]), len(state)
         if state.device.type == "cpu":
             image_bytes = halves[:, 0, :, 0].numel() * self.plan.flow.widest * z.element_size()
             size = max(1, ACTIVATION_BUDGET // image_bytes)
         for start in range(0, len(state), size):
-            yield state[start : start + size], halves[:, start : start + size].flatten(0, 1)
+            yield slice(start, start + size), halves[:, start : start + size].flatten(0, 1)
 
     def _start(self, k: int) -> Tensor:
         """The noise of scale k, to be changed in place."""
@@ -144,7 +184,9 @@ class SamplingProgram:
         n, channels = self.plan.config.scale_lengths[k], self.plan.config.latent_channels
         return ops.counter_normal(self.seeds, k, n * channels).view(self.batch, n, channels).to(self.plan.state_dtype)
 
-    def _integrate(self, k: int, state: Tensor, z: Tensor, on_step: StepCallback) -> None:
+    def _integrate(
+        self, k: int, state: Tensor, z: Tensor, on_step: StepCallback, constrain: Callable[[float], None] | None
+    ) -> None:
         """The ODE of scale k from its noise, for some of the images, in place."""
         weights, batch = self.weights[k], len(state)
         rows = [len(z) if weight != 1 or not self.plan.savings.conditional_half else batch for weight in weights]
@@ -158,7 +200,7 @@ class SamplingProgram:
             x = network_input[: rows[i]]
             return steering.flow.run(x, contexts, output_modulation, steering.rotation, steering.lengths)
 
-        integrate(velocity, state, self.evaluations[k], weights, network_input)
+        integrate(velocity, state, self.evaluations[k], weights, network_input, constrain)
 
 
 def every(count: int, callback: StepCallback) -> StepCallback:

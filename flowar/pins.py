@@ -1,0 +1,61 @@
+"""Latents that sampling is to arrive at, in some places: what editing is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Pins:
+    """Known latents of every scale, and where they hold.
+
+    At time t of its ODE the state is drawn to `(1 - t) * tokens + t * noise`, the straight path to what is known from
+    the very noise that the state began as; so what is free sees at every step what belongs beside it.
+
+    Attributes:
+        tokens: one a scale, [B, n_k, c].
+        masks: one a scale, [B or 1, n_k, 1] in [0, 1]: 1 pins, 0 leaves free, what lies between mixes.
+    """
+
+    tokens: Sequence[Tensor]
+    masks: Sequence[Tensor]
+
+    @property
+    def held(self) -> int:
+        """How many of the first scales are pinned everywhere: they need no ODE."""
+        return sum(1 for _ in takewhile(lambda mask: bool((mask == 1).all()), self.masks))
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Pins:
+        """The same there; masks of one image stand for all."""
+        tokens = [each.to(device, dtype) for each in self.tokens]
+        masks = [each.to(device, dtype).expand(len(own), -1, -1) for each, own in zip(self.masks, tokens, strict=True)]
+        return Pins(tokens, masks)
+
+
+def check_pins(pins: Pins, batch: int, lengths: Sequence[int], channels: int) -> Pins:
+    """`pins`, if they are for `batch` images of so many tokens a scale.
+
+    Raises:
+        ValueError: for other shapes, or masks outside [0, 1].
+    """
+    shapes, expected = [list(each.shape) for each in pins.tokens], [[batch, n, channels] for n in lengths]
+    if shapes != expected:
+        raise ValueError(f"pins: expected tokens of shapes {expected}, got {shapes}")
+    masks = [list(mask.shape) for mask in pins.masks]
+    fitting = [shape in ([batch, n, 1], [1, n, 1]) for shape, n in zip(masks, lengths, strict=False)]
+    if len(masks) != len(lengths) or not all(fitting):
+        raise ValueError(f"pins: expected masks of shapes {[[batch, n, 1] for n in lengths]}, got {masks}")
+    low, high = (float(edge) for edge in torch.aminmax(torch.cat([mask.flatten().float() for mask in pins.masks])))
+    if not 0 <= low <= high <= 1:
+        raise ValueError(f"pins: expected masks in [0, 1], got values from {low:g} to {high:g}")
+    return pins
+
+
+def pin(state: Tensor, noise: Tensor, tokens: Tensor, mask: Tensor, t: float) -> None:
+    """Draw the state [B, n, c] of time t to what is known, in place; exactly there where the mask is 1."""
+    state.lerp_(torch.lerp(tokens, noise, t), mask)
