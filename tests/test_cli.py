@@ -92,6 +92,7 @@ class TestHelp:
                     "default: samples.png",
                 ],
             ),
+            ("edit", ["inpaint (what is white in", "of interpolate two of them", "default: edited.png"]),
             (
                 "show",
                 ["nearest to samples", "default: [1.0, 2.0, 3.5, 5.0, 8.0]", "KIND.png if left out"],

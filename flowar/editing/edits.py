@@ -1,0 +1,156 @@
+"""The edits. Each takes a pipeline, and pictures of its size; `sampling` is what `FlowAR.sample` takes besides."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from flowar.class_names import class_names_of, resolve
+from flowar.editing.known import pins_of_scales, pins_where
+from flowar.editing.pictures import known_latents, paste, picture_size, to_latents
+from flowar.model import FlowAR
+from flowar.noise import scale_noise
+from flowar.pins import Pins
+from flowar.pipeline import FlowARPipeline
+
+
+def inpaint(
+    pipeline: FlowARPipeline,
+    image: Image.Image,
+    mask: Image.Image,
+    class_label: int | str,
+    count: int = 1,
+    *,
+    keep_pixels: bool = False,
+    **sampling: Any,
+) -> list[Image.Image]:
+    """The image with what is white in the mask drawn anew, `count` times.
+
+    The rest comes back through the tokenizer, up to its own error; with `keep_pixels` it is the original's, exactly.
+
+    Raises:
+        ValueError: for an image or a mask of another size than the pipeline's, or a mask without white.
+    """
+    known, latents = known_latents(pipeline, mask), to_latents(pipeline, image)
+    edited = draw(pipeline, pins_where(pipeline.model, latents, known.to(latents.device)), class_label, count, sampling)
+    return paste(image, edited, mask) if keep_pixels else edited
+
+
+def outpaint(
+    pipeline: FlowARPipeline,
+    image: Image.Image,
+    box: tuple[int, int, int, int],
+    class_label: int | str,
+    count: int = 1,
+    **sampling: Any,
+) -> list[Image.Image]:
+    """Pictures around the image, which is scaled into `box`: left, top, right, bottom in pixels. As `inpaint`.
+
+    Raises:
+        ValueError: for a box that is not inside the picture, or is all of it.
+    """
+    width, height = picture_size(pipeline)
+    left, top, right, bottom = box
+    if not (0 <= left < right <= width and 0 <= top < bottom <= height):
+        raise ValueError(f"box: expected left, top, right, bottom within {width}x{height} pixels, got {box}")
+    canvas, mask = Image.new(image.mode, (width, height)), Image.new("L", (width, height), 255)
+    canvas.paste(image.resize((right - left, bottom - top), Image.Resampling.LANCZOS), (left, top))
+    mask.paste(0, box)
+    return inpaint(pipeline, canvas, mask, class_label, count, **sampling)
+
+
+def vary(
+    pipeline: FlowARPipeline,
+    image: Image.Image,
+    class_label: int | str,
+    keep_scales: int,
+    count: int = 1,
+    **sampling: Any,
+) -> list[Image.Image]:
+    """Other pictures with the same coarse scales: variations under the image's own label, a class swap under another.
+
+    Raises:
+        ValueError: for an image of another size, or `keep_scales` that leave nothing to draw.
+    """
+    pins = pins_of_scales(pipeline.model, to_latents(pipeline, image), keep_scales)
+    return draw(pipeline, pins, class_label, count, sampling)
+
+
+def super_resolve(
+    pipeline: FlowARPipeline, image: Image.Image, class_label: int | str, count: int = 1, **sampling: Any
+) -> list[Image.Image]:
+    """Pictures that a small image may be a smaller version of: it pins the scales that it is fine enough to tell.
+
+    Raises:
+        ValueError: for an image of another aspect than the pipeline's, or too large or too small to tell any scale.
+    """
+    width, height = picture_size(pipeline)
+    if image.width * height != image.height * width:
+        raise ValueError(f"image: expected the aspect of {width}x{height} pixels, got {image.width}x{image.height}")
+    stride = pipeline.tokenizer.stride
+    told = sum(columns * stride <= image.width for _, columns in pipeline.model.config.grids)
+    if told in (0, len(pipeline.model.config.grids)):
+        raise ValueError(f"image: expected {stride} to {width - 1} pixels across, got {image.width}")
+    full = image.resize((width, height), Image.Resampling.BICUBIC)
+    return vary(pipeline, full, class_label, told, count, **sampling)
+
+
+def interpolate(
+    pipeline: FlowARPipeline,
+    class_labels: tuple[int | str, int | str],
+    seeds: tuple[int, int],
+    count: int = 8,
+    **sampling: Any,
+) -> list[Image.Image]:
+    """`count` pictures from one class and seed to another: class embeddings along a line, noise along a circle.
+
+    Raises:
+        ValueError: for labels that the model does not have, or fewer than two pictures.
+    """
+    if count < 2:
+        raise ValueError(f"count: expected at least 2 pictures, got {count}")
+    model = pipeline.model
+    first, last = model.check_labels(resolve(class_labels, class_names_of(model.config))).tolist()
+    shares = torch.linspace(0, 1, count)
+    twin = with_classes(model, mixed_embeddings(model, first, last, shares))
+    labels = model.config.num_classes + torch.arange(count)
+    return pipeline.decode(twin.sample(labels, noise=mixed_noise(model, seeds, shares), **sampling))
+
+
+def draw(
+    pipeline: FlowARPipeline, pins: Pins, class_label: int | str, count: int, sampling: dict[str, Any]
+) -> list[Image.Image]:
+    """`count` pictures of one class under the pins of one."""
+    if count < 1:
+        raise ValueError(f"count: expected a positive integer, got {count}")
+    repeated = Pins([each.expand(count, -1, -1) for each in pins.tokens], pins.masks)
+    return pipeline([class_label] * count, pins=repeated, **sampling).images
+
+
+def mixed_embeddings(model: FlowAR, first: int, last: int, shares: Tensor) -> Tensor:
+    """Class embeddings [count, D] on the line from one class to another."""
+    table = model.ar_transformer.class_embedding.weight.detach()
+    return torch.lerp(table[first], table[last], shares[:, None].to(table))
+
+
+def mixed_noise(model: FlowAR, seeds: tuple[int, int], shares: Tensor) -> list[Tensor]:
+    """Noise [count, n_k, c] of every scale that turns from one seed's to the other's: normal all the way."""
+    config, device = model.config, model.ar_transformer.input_positions.device
+    pairs = scale_noise(list(seeds), 2, config.scale_lengths, config.latent_channels, device)
+    angles = (shares * torch.pi / 2).view(-1, 1, 1).to(device)
+    return [angles.cos() * pair[:1] + angles.sin() * pair[1:] for pair in pairs]
+
+
+def with_classes(model: FlowAR, embeddings: Tensor) -> FlowAR:
+    """The model with more classes, of these embeddings [M, D], after its own; it shares all other parameters."""
+    table = model.ar_transformer.class_embedding.weight.detach()
+    twin = copy.deepcopy(model.unpack(), {id(parameter): parameter for parameter in model.parameters()})
+    rows = torch.cat((table[:-1], embeddings.to(table), table[-1:]))  # the null class is the last one
+    twin.config = replace(model.config, num_classes=model.config.num_classes + len(embeddings), class_names=())
+    twin.ar_transformer.class_embedding = nn.Embedding.from_pretrained(rows)
+    return twin

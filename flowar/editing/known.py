@@ -1,0 +1,42 @@
+"""What is known of a picture, as pins of every scale."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+from flowar.model import FlowAR
+from flowar.pins import Pins
+
+
+def pins_where(model: FlowAR, latents: Tensor, known: Tensor) -> Pins:
+    """Pins of latents [B, c, h, w] where `known` [B or 1, 1, h, w] is 1.
+
+    A token of a coarser scale is the mean of what is known below it, and pinned by the share of it that is: what is to
+    be replaced never shows through, and a token without anything known is free.
+    """
+    known = known.to(latents)
+    kept = torch.where(known == 1, latents, 0.0)
+    tokens, masks = [], []
+    for grid in model.config.grids:
+        share = F.adaptive_avg_pool2d((known == 1).to(latents), grid)
+        mean = F.adaptive_avg_pool2d(kept, grid) / share.clamp(min=torch.finfo(share.dtype).tiny)
+        tokens.append(rearrange(torch.where(share > 0, mean, 0.0), "b c h w -> b (h w) c"))
+        masks.append(rearrange(share, "b c h w -> b (h w) c"))
+    return Pins(tokens, masks)
+
+
+def pins_of_scales(model: FlowAR, latents: Tensor, scales: int) -> Pins:
+    """Pins of the first `scales` of latents [B, c, h, w], everywhere.
+
+    Raises:
+        ValueError: unless that leaves at least one scale to sample.
+    """
+    lengths = model.config.scale_lengths
+    if not 0 <= scales < len(lengths):
+        raise ValueError(f"keep_scales: expected an integer from 0 to {len(lengths) - 1}, got {scales}")
+    targets, _ = model.pyramid(model.check_latents(latents))
+    masks = [torch.full((1, n, 1), float(k < scales), device=latents.device) for k, n in enumerate(lengths)]
+    return Pins(targets.split(list(lengths), 1), masks)
