@@ -51,10 +51,7 @@ def sample_naive(
         for k, state in enumerate(noise):
             inputs = None if tokens is None else model.pyramid.upsample(tokens, k).repeat(2, 1, 1)
             z = ar.step(inputs, labels, ar.modulations(labels), cache)
-            state = state.clone()
-
-            evaluations = schedule.evaluations(k, len(noise))
-
+            state, evaluations = state.clone(), schedule.evaluations(k, len(noise))
             times = [each.time for each in evaluations]
 
             def velocity(i: int, x: Tensor = state, z: Tensor = z, k: int = k, times: list[float] = times) -> Tensor:

@@ -51,25 +51,21 @@ class SamplingProgram:
         held: of the pins that `run` is given, see `Pins.held`; None if it is given none.
         """
         device, config, scales = plan.device, plan.config, len(plan.config.grids)
-        self.plan, self.schedule, self.batch = plan, schedule, batch
+        self.plan, self.batch = plan, batch
         self.evaluations = [schedule.evaluations(k, scales) for k in range(scales)]
         self.weights = [schedule.guidance_weights(k, scales) for k in range(scales)]
         guided = any(weight != 1 for weights in self.weights for weight in weights)
         self.labels = torch.full(((2 if guided else 1) * batch,), config.null_class, device=device)
         self.seeds = torch.zeros(batch, dtype=torch.int64, device=device)
-        self.noise: list[Tensor] | None = None
-        if noise_dtype is not None:
-            shapes = [(batch, n, config.latent_channels) for n in config.scale_lengths]
-            self.noise = [torch.zeros(shape, dtype=noise_dtype, device=device) for shape in shapes]
+
+        def buffers(channels: int, dtype: torch.dtype) -> list[Tensor]:
+            return [torch.zeros(batch, n, channels, dtype=dtype, device=device) for n in config.scale_lengths]
+
+        self.noise = None if noise_dtype is None else buffers(config.latent_channels, noise_dtype)
         self.held = held
         self.pins: Pins | None = None
         if held is not None:
-            self.pins = Pins(
-                *(
-                    [torch.zeros(batch, n, width, dtype=plan.state_dtype, device=device) for n in config.scale_lengths]
-                    for width in (config.latent_channels, 1)
-                )
-            )
+            self.pins = Pins(buffers(config.latent_channels, plan.state_dtype), buffers(1, plan.state_dtype))
         self.cache = plan.ar.new_cache(len(self.labels), plan.dtype)
         times = [tuple(each.time for each in evaluations) for evaluations in self.evaluations]
         tables = {grid: TimeTables(plan, torch.tensor(grid, device=device)[:, None, None]) for grid in {*times}}

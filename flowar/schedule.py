@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from difflib import get_close_matches
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -134,15 +135,14 @@ class Schedule:
                 raise ValueError(f"{name}: expected one for all scales or a list of {num_scales}, got {len(value)}")
         return self
 
-    def evaluations(self, scale: int, num_scales: int) -> list[Evaluation]:
+    def evaluations(self, scale: int, num_scales: int) -> tuple[Evaluation, ...]:
         """Of the ODE at one scale. A solver that looks back starts anew where guidance changes."""
-        times, weight = self.grid(scale), self._weight(scale, num_scales)
-        restarts = {following for t, following in pairwise(times) if weight(t) != weight(following)}
-        return SOLVERS[self.solver_of(scale)](times, restarts)
+        return _evaluations(self, scale, num_scales)
 
     def guidance_weights(self, scale: int, num_scales: int) -> list[float]:
         """The weight of every evaluation at one scale; 1 means that guidance does nothing there."""
-        return [self._weight(scale, num_scales)(each.time) for each in self.evaluations(scale, num_scales)]
+        weight = self._weight(scale, num_scales)
+        return [weight(each.time) for each in self.evaluations(scale, num_scales)]
 
     def num_evaluations(self, num_scales: int) -> int:
         """Velocities asked for in all, those of both halves of guidance counted once."""
@@ -167,6 +167,14 @@ class Schedule:
     def _several(self, name: str) -> bool:
         value = getattr(self, name)
         return not isinstance(value, str) and isinstance(value[0], tuple if name == "times" else str)
+
+
+@lru_cache(maxsize=256)
+def _evaluations(schedule: Schedule, scale: int, num_scales: int) -> tuple[Evaluation, ...]:
+    """Kept, since every call of `sample` asks for them, and a replayed graph should wait for nothing else."""
+    times, weight = schedule.grid(scale), schedule._weight(scale, num_scales)
+    restarts = {following for t, following in pairwise(times) if weight(t) != weight(following)}
+    return tuple(SOLVERS[schedule.solver_of(scale)](times, restarts))
 
 
 def published_times(steps: int) -> list[float]:
