@@ -35,6 +35,7 @@ from flowar.training.encoding import end_with_parent
 from flowar.weights import open_safetensors, safetensors_metadata, save_tensors
 
 TIMED_STEPS = 4  # that an estimate takes of a variant
+TIMED_IMAGES = 512  # that it encodes
 
 Run = tuple[Variant, int]  # and a seed
 Task = TypeVar("Task")
@@ -195,22 +196,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     threads = max(1, usable_cpus() // jobs)
     torch.set_num_threads(threads)
     rows = Rows(options.report / "results" / f"{options.budget}.jsonl")
-    runner = Runner(Data(options.data, budget, device, options.output))
+    images = TIMED_IMAGES if options.estimate else budget.images
+    runner = Runner(Data(options.data, budget, device, options.output, images))
     pending = [*pending_runs(experiments, budget, rows)]
-    minutes = runner.estimate(pending) / 60 / jobs
-    print(f"{len(pending)} rows to run, about {minutes:.0f} minutes in {jobs} processes", flush=True)
     if options.estimate:
+        minutes = runner.estimate(pending) / 60 / jobs
+        print(f"{len(pending)} rows to run, about {minutes:.0f} minutes in {jobs} processes", flush=True)
         return
     if pending:
         classifier = options.classifier or options.output / "judge.safetensors"
         Judge.open(classifier, options.data, device)  # trained once, before several processes look for it
-        fresh = Runner(Data(options.data, budget, device, options.output))  # has nothing to pickle, and no stand-ins
-        setup = (fresh, classifier, threads)
+        setup = (runner, classifier, threads)
         for name in run_tasks(train_tokenizer, runner.missing_tokenizers(pending), jobs, setup):
             print(f"tokenizer {name} trained", flush=True)
-        for row in chain.from_iterable(run_tasks(run_task, runner.tasks(pending), jobs, setup)):
+        started = time.perf_counter()
+        for done, row in enumerate(chain.from_iterable(run_tasks(run_task, runner.tasks(pending), jobs, setup)), 1):
             rows.add(row)
-            print("{variant}, seed {seed}: {frechet_distance:.4g}, {agreement:.3f}".format(**row), flush=True)
+            left = (time.perf_counter() - started) / done * (len(pending) - done) / 60
+            result = "{variant}, seed {seed}: {frechet_distance:.4g}, {agreement:.3f}".format(**row)
+            print(f"{done} of {len(pending)}, {left:.0f} minutes left: {result}", flush=True)
     write_report(options.report, options.budget, budget, rows)
 
 

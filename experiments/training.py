@@ -39,14 +39,16 @@ class Data:
 
     Attributes:
         folder: of Fashion-MNIST's four idx files.
-        budget: says how many images of the training split to take, the first ones.
+        budget: says what is trained.
         output: for what is trained.
+        images: of the training split to take, the first ones.
     """
 
     folder: Path
     budget: Budget
     device: torch.device
     output: Path
+    images: int
     _tokenizers: dict[str, Tokenizer] = field(default_factory=dict)
     _stores: dict[object, LatentStore] = field(default_factory=dict)
 
@@ -54,7 +56,7 @@ class Data:
     def source(self) -> IdxImages:
         """The images to train on."""
         whole = open_idx(self.folder, "train")
-        parts = whole.labels[: self.budget.images], whole.images[: self.budget.images]
+        parts = whole.labels[: self.images], whole.images[: self.images]
         return IdxImages(
             whole.root, parts[0], whole.class_names, whole.image_size, whole.channels, parts[1].contiguous()
         )

@@ -244,7 +244,7 @@ def arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def data(arguments: list[str], tmp_path: Path) -> Data:
     pytest.importorskip("diffusers", reason="needs the extra [vae]")
     pytest.importorskip("efficientnet_lite_pytorch", reason="needs the extra [eval]")
-    return Data(tmp_path / "data", TINY, torch.device("cpu"), tmp_path / "output")
+    return Data(tmp_path / "data", TINY, torch.device("cpu"), tmp_path / "output", TINY.images)
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -289,7 +289,6 @@ def test_runs_and_resumes(
     path.write_text("".join(f"{row}\n" for row in rows[:3]))  # killed before the last one
     trained: list[Any] = []
     monkeypatch.setattr("experiments.run.train", lambda *arguments, **options: trained.append(arguments))
-    monkeypatch.setattr(run.Runner, "estimate", lambda self, pending: 0.0)
     run.main(arguments)
     again = Rows(path)
     assert len(again.rows) == 4
@@ -309,9 +308,9 @@ def test_runs_with_a_tokenizer_of_its_own(
     monkeypatch.setattr("experiments.report.EXPERIMENTS", [tiny])
     run.main(arguments)
     shown = capsys.readouterr().out.splitlines()
-    assert shown[1] == "tokenizer AutoencoderDC trained"
-    assert [line.split(":")[0] for line in shown[2:]] == ["one, seed 0", "one, seed 1"]
+    assert shown[0] == "tokenizer AutoencoderDC trained"
+    assert [line.split(":")[1] for line in shown[1:]] == [" one, seed 0", " one, seed 1"]
     (data.output.parent / "results" / "small.jsonl").unlink()
     monkeypatch.setattr("experiments.tokenizers.train_tokenizer", None)
     run.main(arguments)
-    assert capsys.readouterr().out.splitlines()[1].startswith("one, seed 0")
+    assert capsys.readouterr().out.startswith("1 of 2, ")
