@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch._C._autograd import DeviceType
 
+from flowar.callbacks import Callbacks
+
 LAUNCH = re.compile(r"cu(da)?(Launch|GraphLaunch|Memcpy|Memset)")
 COPIES = ("Memcpy", "Memset")
 
@@ -64,14 +66,12 @@ class StageClock:
         return float(a.elapsed_time(b))
 
 
-def stage_times(
-    run: Callable[[Callable[[], None], Callable[..., None]], object], device: torch.device, repeats: int = 5
-) -> dict[str, list[float]]:
-    """Medians of `run(on_step, on_scale)`, after a call that does not count: {"ar_ms": [K], "ode_ms": [K]}."""
+def stage_times(run: Callable[[Callbacks], object], device: torch.device, repeats: int = 5) -> dict[str, list[float]]:
+    """Medians of `run(callbacks)`, after a call that does not count: {"ar_ms": [K], "ode_ms": [K]}."""
     clocks = []
     for _ in range(repeats + 1):
         clocks.append(StageClock(device))
-        run(clocks[-1].on_step, clocks[-1].on_scale)
+        run(Callbacks(clocks[-1].on_step, clocks[-1].on_scale))
     ar, ode = zip(*(clock.milliseconds() for clock in clocks[1:]), strict=True)
     return {"ar_ms": medians(ar), "ode_ms": medians(ode)}
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from flowar import FlowAR, Schedule
+from flowar.callbacks import Callbacks
 from flowar.engine import InferencePlan, Savings, default_savings
 from flowar.noise import image_seeds
 
@@ -48,7 +49,7 @@ def plan_sampler(model: FlowAR, schedule: Schedule, plan: InferencePlan) -> Samp
 
     def sample(batch: int) -> Tensor:
         labels = labels_of(model, batch).to(plan.device)
-        tokens = plan.sample(labels, schedule, image_seeds(0, batch).to(plan.device), lambda: None)
+        tokens = plan.sample(labels, schedule, image_seeds(0, batch).to(plan.device), Callbacks())
         return model.pyramid.to_grid(tokens, len(model.config.grids) - 1)
 
     return sample

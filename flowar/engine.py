@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from flowar import cuda_graph, ops, packing
 from flowar.ar_transformer import ARTransformer
 from flowar.attention_backends import attention_backend
+from flowar.callbacks import Callbacks
 from flowar.flow_transformer import FlowTransformer
 from flowar.fp8 import to_fp8
 from flowar.layers import GEGLU
@@ -36,7 +37,7 @@ from flowar.model import FlowAR
 from flowar.pins import Pins
 from flowar.precision import Precision, matmul_precision, resolve_precision
 from flowar.prepacked import PrepackedLinear, prepack
-from flowar.sampling_program import SamplingProgram, ScaleCallback, StepCallback
+from flowar.sampling_program import SamplingProgram
 from flowar.schedule import Schedule
 
 # Programs of a plan that wait for the next call, in number and as a share of the GPU's memory.
@@ -123,8 +124,7 @@ class InferencePlan:
         class_labels: Tensor,
         schedule: Schedule,
         noise: Sequence[Tensor] | Tensor,
-        on_step: StepCallback,
-        on_scale: ScaleCallback | None = None,
+        callbacks: Callbacks,
         pins: Pins | None = None,
     ) -> Tensor:
         """Tokens of the last scale [B, n, c], float32 or wider.
@@ -133,15 +133,14 @@ class InferencePlan:
             class_labels: int64 [B], checked.
             schedule: times and guidance.
             noise: [B, n_k, c] for every scale, or int64 [B], the seeds of the images (`noise.image_seeds`).
-            on_step: called at every step; where scales are CUDA graphs, after each scale as often as it has steps.
-            on_scale: called with (k, tokens [B, n_k, c]) after every scale.
+            callbacks: what to call on the way.
             pins: latents to arrive at, checked.
         """
-        key = self._key(len(class_labels), schedule, noise, pins)
+        key = self._key(len(class_labels), schedule, noise, callbacks, pins)
         with matmul_precision(self.precision):
             program = self._take(key) or self._build(key)
             try:
-                return program.run(class_labels, noise, on_step, on_scale, pins)
+                return program.run(class_labels, noise, callbacks, pins)
             finally:
                 self._give_back(key, program)
 
@@ -163,18 +162,26 @@ class InferencePlan:
         programs = [ProgramReport(key.batch, key.schedule.num_evaluations(scales), each.bytes) for key, each in idle]
         return PlanReport(self.precision.name, own, programs)
 
-    def _key(self, batch: int, schedule: Schedule, noise: Sequence[Tensor] | Tensor, pins: Pins | None) -> ProgramKey:
-        batch = bucket(batch) if self._uses_graphs() else batch
+    def _key(
+        self,
+        batch: int,
+        schedule: Schedule,
+        noise: Sequence[Tensor] | Tensor,
+        callbacks: Callbacks,
+        pins: Pins | None,
+    ) -> ProgramKey:
+        graphs = self._uses_graphs() and callbacks.on_evaluation is None
+        batch = bucket(batch) if graphs else batch
         noise_dtype = None if isinstance(noise, Tensor) else noise[0].dtype
         held = None if pins is None else pins.held
-        return ProgramKey(batch, schedule, noise_dtype, attention_backend(), ops.reference_active(), held)
+        return ProgramKey(batch, schedule, noise_dtype, attention_backend(), ops.reference_active(), held, graphs)
 
     def _uses_graphs(self) -> bool:
         return self.savings.graphs and cuda_graph.available(self.device)
 
     def _build(self, key: ProgramKey) -> SamplingProgram:
         program = SamplingProgram(self, key.schedule, key.batch, key.noise_dtype, key.held)
-        if self._uses_graphs():
+        if key.graphs:
             try:
                 program.capture()
             except RuntimeError as error:
@@ -215,6 +222,7 @@ class ProgramKey(NamedTuple):
     attention_backend: str
     reference_ops: bool
     held: int | None  # None: without pins
+    graphs: bool
 
 
 class ProgramReport(NamedTuple):

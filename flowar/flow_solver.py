@@ -112,6 +112,7 @@ def integrate(
     guidance_weights: Sequence[float] | None = None,
     network_input: Tensor | None = None,
     constrain: Callable[[float], None] | None = None,
+    on_evaluation: Callable[[int, Tensor], None] | None = None,
 ) -> Tensor:
     """Integrate dx/dt = v over all `evaluations`, in place.
 
@@ -122,12 +123,17 @@ def integrate(
         guidance_weights: one per evaluation, for those whose velocity has two halves.
         network_input: [B or 2B, n, c] of any floating dtype; receives the new state after every evaluation.
         constrain: called with the time that the state has reached after every evaluation; may change the state.
+        on_evaluation: called with (i, data [B, n, c]) at every evaluation: where its velocity leads in a straight line.
     """
     weights = guidance_weights or [1.0] * len(evaluations)
     last_use = {j: i for i, evaluation in enumerate(evaluations) for j, _ in evaluation.updates}
     known: dict[int, Tensor] = {}
     for i, evaluation in enumerate(evaluations):
         known[i] = velocity(i)
+        if on_evaluation is not None:
+            data = state.clone()
+            ops.velocity_step(data, known[i], -evaluation.time, weights[i])
+            on_evaluation(i, data)
         *others, last = evaluation.updates
         for j, coefficient in others:
             ops.velocity_step(state, known[j], coefficient, weights[j])

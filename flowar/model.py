@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from flowar.ar_transformer import ARTransformer
+from flowar.callbacks import Callbacks, OnEvaluation, OnScale
 from flowar.checkpoint import PretrainedModel
 from flowar.config import FlowARConfig, require
 from flowar.flow_transformer import FlowTransformer, over_tokens
@@ -192,7 +193,8 @@ class FlowAR(PretrainedModel):
         naive: bool = False,
         dtype: torch.dtype | str | None = None,
         progress: bool | None = None,
-        on_scale: Callable[[int, Tensor], None] | None = None,
+        on_scale: OnScale | None = None,
+        on_evaluation: OnEvaluation | None = None,
         pins: Pins | None = None,
     ) -> Tensor:
         """Generate latents [B, c, h, w], float32 (float64 if the networks run in float64).
@@ -209,6 +211,8 @@ class FlowAR(PretrainedModel):
                 otherwise the parameters' own.
             progress: show a bar; by default only on a terminal.
             on_scale: called with (k, latents of scale k as tokens [B, n_k, c]) after every scale.
+            on_evaluation: called with (k, i, tokens [B, n_k, c]) at evaluation i of scale k: the latents that its
+                velocity points at. Sampling then goes without CUDA graphs, and all images at once.
             pins: latents to arrive at in some places.
 
         Raises:
@@ -223,14 +227,15 @@ class FlowAR(PretrainedModel):
             lengths, channels = self.config.scale_lengths, self.config.latent_channels
             pins = check_pins(pins, len(labels), lengths, channels).to(labels.device, state_dtype)
         with step_progress(schedule.num_evaluations(scales), progress) as on_step:
+            callbacks = Callbacks(on_step, on_scale, on_evaluation)
             if naive:
                 from flowar.naive import sample_naive
 
                 start = given or self._seeded_noise(seed, labels, state_dtype)
-                tokens = sample_naive(self.unpack(), labels, schedule, start, precision, on_step, on_scale, pins)
+                tokens = sample_naive(self.unpack(), labels, schedule, start, precision, callbacks, pins)
             else:
                 seeds_or_noise = given or image_seeds(seed, len(labels)).to(labels.device, non_blocking=True)
-                tokens = self._plan(precision).sample(labels, schedule, seeds_or_noise, on_step, on_scale, pins)
+                tokens = self._plan(precision).sample(labels, schedule, seeds_or_noise, callbacks, pins)
         return self.pyramid.to_grid(tokens, scales - 1).clone(memory_format=torch.contiguous_format)
 
     def schedule(

@@ -7,7 +7,7 @@ run it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from flowar import ops
 from flowar.attention_backends import use_attention_backend
+from flowar.callbacks import Callbacks
 from flowar.flow_solver import integrate
 from flowar.model import FlowAR
 from flowar.pins import Pins, pin
@@ -29,8 +30,7 @@ def sample_naive(
     schedule: Schedule,
     noise: Sequence[Tensor],
     precision: Precision,
-    on_step: Callable[[], None],
-    on_scale: Callable[[int, Tensor], None] | None,
+    callbacks: Callbacks,
     pins: Pins | None = None,
 ) -> Tensor:
     """Tokens of the last scale [B, n, c], of the noise's dtype; arguments as `FlowAR.sample` has checked them.
@@ -55,13 +55,14 @@ def sample_naive(
             times = [each.time for each in evaluations]
 
             def velocity(i: int, x: Tensor = state, z: Tensor = z, k: int = k, times: list[float] = times) -> Tensor:
-                on_step()
+                callbacks.on_step()
                 return flow(x.repeat(2, 1, 1), x.new_full((len(z), 1), times[i]), z, [k])
 
             weights = schedule.guidance_weights(k, len(noise))
             constrain = None if pins is None else partial(pin, state, noise[k], pins.tokens[k], pins.masks[k])
-            tokens = integrate(velocity, state, evaluations, weights, constrain=constrain)
-            if on_scale is not None:
-                on_scale(k, tokens)
+            watch = callbacks.on_evaluation and partial(callbacks.on_evaluation, k)
+            tokens = integrate(velocity, state, evaluations, weights, constrain=constrain, on_evaluation=watch)
+            if callbacks.on_scale is not None:
+                callbacks.on_scale(k, tokens)
     assert tokens is not None
     return tokens

@@ -132,6 +132,7 @@ class FlowARPipeline:
         class_labels: Tensor | Sequence[int | str] | int | str,
         *schedule: Any,
         preview: Preview | None = None,
+        preview_steps: bool = False,
         **sampling: Any,
     ) -> PipelineOutput:
         """Generate one picture per label.
@@ -140,14 +141,18 @@ class FlowARPipeline:
             class_labels: [B] labels or class names (see `flowar.class_names.resolve`), or one of them for one image.
             schedule, sampling: those of `FlowAR.sample`.
             preview: called with (k, pictures) after every scale: its latents, brought to the finest grid and decoded.
+            preview_steps: call it at every evaluation too, with what the velocity points at; see `FlowAR.sample`'s
+                `on_evaluation` for what that costs.
 
         Raises:
             ValueError: as `FlowAR.sample`, and for a name of no class or of several, with the closest ones.
         """
         if preview is not None:
-            from flowar.preview.scales import decoded
+            from flowar.preview.scales import after_scales, at_evaluations
 
-            sampling["on_scale"] = decoded(self, preview, sampling.get("on_scale"))
+            sampling["on_scale"] = after_scales(self, preview, sampling.get("on_scale"))
+            if preview_steps:
+                sampling["on_evaluation"] = at_evaluations(self, preview, sampling.get("on_evaluation"))
         if self._may_prepack and self._gains_by_prepacking(sampling.get("dtype"), sampling.get("naive", False)):
             self.model.prepack()
         latents = self.model.sample(self._labels(class_labels), *schedule, **sampling)

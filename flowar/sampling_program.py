@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowar import ops
+from flowar.callbacks import Callbacks, OnStep
 from flowar.cuda_graph import StreamOrder, capture
 from flowar.flow_solver import integrate
 from flowar.flow_transformer import BlockContext
@@ -27,9 +28,6 @@ MODULATION_BUDGET = {"cuda": 256 * 2**20, "cpu": 16 * 2**20}
 # Bytes of the widest activation of one step on a CPU: more images than that are integrated group by group, so that what
 # one layer writes is still in the caches for the next. A GPU takes all at once.
 ACTIVATION_BUDGET = 8 * 2**20
-
-StepCallback = Callable[[], None]
-ScaleCallback = Callable[[int, Tensor], None]
 
 
 class SamplingProgram:
@@ -72,7 +70,7 @@ class SamplingProgram:
         self.tables = [tables[grid] for grid in times]  # scales with the same times share theirs
         self.modulations: Sequence[Tensor] = ()
         self.tokens = [torch.empty(0)] * scales
-        self.on_step: StepCallback = lambda: None
+        self.callbacks = Callbacks()
         self.works: Sequence[Callable[[], Tensor]] = [partial(self._scale, k) for k in range(scales)]
         self.captured, self.bytes = False, 0
         self.order = StreamOrder(device)
@@ -92,14 +90,13 @@ class SamplingProgram:
         self,
         class_labels: Tensor,
         noise: Sequence[Tensor] | Tensor,
-        on_step: StepCallback,
-        on_scale: ScaleCallback | None,
+        callbacks: Callbacks,
         pins: Pins | None = None,
     ) -> Tensor:
         """Tokens of the last scale [b, n, c] for b <= batch labels, their noise or seeds [b], and their pins."""
         with self.order:
             self._fill(class_labels, [noise] if isinstance(noise, Tensor) else noise, pins)
-            return self._run(len(class_labels), on_step, on_scale)
+            return self._run(len(class_labels), callbacks)
 
     def close(self) -> None:
         """Wait until the memory of this program may be used for something else, and let go of it."""
@@ -118,15 +115,15 @@ class SamplingProgram:
         for buffer, value in zip(buffers, values, strict=True):
             buffer[: len(class_labels)].copy_(value, non_blocking=True)
 
-    def _run(self, count: int, on_step: StepCallback, on_scale: ScaleCallback | None) -> Tensor:
-        self.on_step = (lambda: None) if self.captured else on_step
+    def _run(self, count: int, callbacks: Callbacks) -> Tensor:
+        self.callbacks = Callbacks() if self.captured else callbacks
         for k, work in enumerate(self.works):
             tokens = work()[:count]
             if self.captured:
                 for _ in self.weights[k]:
-                    on_step()
-            if on_scale is not None:
-                on_scale(k, tokens.clone())
+                    callbacks.on_step()
+            if callbacks.on_scale is not None:
+                callbacks.on_scale(k, tokens.clone())
         return tokens.clone()
 
     def _scale(self, k: int) -> Tensor:
@@ -145,7 +142,7 @@ class SamplingProgram:
             return self.tokens[k]
         state = self._start(k)
         groups = [*self._groups(state, z)]
-        on_step = every(len(groups), self.on_step)
+        on_step = every(len(groups), self.callbacks.on_step)
         for part, conditions in groups:
             self._integrate(k, state[part], conditions, on_step, self._constraint(k, state[part], part))
         self.tokens[k] = state
@@ -155,7 +152,7 @@ class SamplingProgram:
         """The tokens of a scale that is pinned everywhere."""
         assert self.pins is not None
         for _ in self.weights[k]:
-            self.on_step()
+            self.callbacks.on_step()
         return self.pins.tokens[k].clone()
 
     def _constraint(self, k: int, state: Tensor, images: slice) -> Callable[[float], None] | None:
@@ -167,7 +164,7 @@ class SamplingProgram:
     def _groups(self, state: Tensor, z: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """Which images are integrated together, and views of their conditions [b or 2b, n, D]."""
         halves, size = z.view(-1, *state.shape[:2], z.shape[-1]), len(state)
-        if state.device.type == "cpu":
+        if state.device.type == "cpu" and self.callbacks.on_evaluation is None:
             image_bytes = halves[:, 0, :, 0].numel() * self.plan.flow.widest * z.element_size()
             size = max(1, ACTIVATION_BUDGET // image_bytes)
         for start in range(0, len(state), size):
@@ -181,7 +178,7 @@ class SamplingProgram:
         return ops.counter_normal(self.seeds, k, n * channels).view(self.batch, n, channels).to(self.plan.state_dtype)
 
     def _integrate(
-        self, k: int, state: Tensor, z: Tensor, on_step: StepCallback, constrain: Callable[[float], None] | None
+        self, k: int, state: Tensor, z: Tensor, on_step: OnStep, constrain: Callable[[float], None] | None
     ) -> None:
         """The ODE of scale k from its noise, for some of the images, in place."""
         weights, batch = self.weights[k], len(state)
@@ -196,10 +193,11 @@ class SamplingProgram:
             x = network_input[: rows[i]]
             return steering.flow.run(x, contexts, output_modulation, steering.rotation, steering.lengths)
 
-        integrate(velocity, state, self.evaluations[k], weights, network_input, constrain)
+        watch = self.callbacks.on_evaluation and partial(self.callbacks.on_evaluation, k)
+        integrate(velocity, state, self.evaluations[k], weights, network_input, constrain, watch)
 
 
-def every(count: int, callback: StepCallback) -> StepCallback:
+def every(count: int, callback: OnStep) -> OnStep:
     """A function whose every `count`-th call calls `callback`."""
     calls = itertools.count(1)
     return lambda: None if next(calls) % count else callback()

@@ -37,6 +37,7 @@ from torch._C._autograd import DeviceType
 from torch._dynamo.utils import counters
 
 from flowar import FlowAR, FlowARConfig, ops
+from flowar.callbacks import Callbacks
 from flowar.checkpoint import skeleton
 from flowar.engine import default_savings
 
@@ -298,11 +299,12 @@ class TestSampleSpeed:
 
 
 def test_stages_are_told_by_the_callbacks(ticking: None) -> None:
-    def run(on_step: Callable[[], None], on_scale: Callable[..., None]) -> None:
+    def run(callbacks: Callbacks) -> None:
+        assert callbacks.on_scale is not None
         for scale in range(2):
             for _ in range(3):
-                on_step()
-            on_scale(scale, None)
+                callbacks.on_step()
+            callbacks.on_scale(scale, torch.empty(0))
 
     assert details.stage_times(run, CPU, repeats=2) == {"ar_ms": [1000.0] * 2, "ode_ms": [1000.0] * 2}
 

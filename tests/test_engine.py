@@ -15,6 +15,7 @@ from conftest import error, small_model
 from torch import Tensor
 
 from flowar import FlowAR, Schedule, cuda_graph, engine, sampling_program
+from flowar.callbacks import Callbacks
 from flowar.engine import InferencePlan, Savings, bucket
 from flowar.noise import image_seeds, scale_noise
 from flowar.precision import PRECISIONS
@@ -23,9 +24,11 @@ BLOCKS = ["attn_mlp", "attn_cross_mlp"]
 SCHEDULE = Schedule.published(6, 3.0, (0.0, 0.8))
 
 
-def run(plan: InferencePlan, labels: list[int], seed: int = 0, schedule: Schedule = SCHEDULE, **options: Any) -> Tensor:
+def run(
+    plan: InferencePlan, labels: list[int], seed: int = 0, schedule: Schedule = SCHEDULE, **callbacks: Any
+) -> Tensor:
     seeds = image_seeds(seed, len(labels))
-    return plan.sample(torch.tensor(labels), schedule, seeds, lambda: None, **options)
+    return plan.sample(torch.tensor(labels), schedule, seeds, Callbacks(**callbacks))
 
 
 @pytest.fixture
@@ -76,7 +79,7 @@ def test_images_in_groups(flow_block: Any, budget: int, monkeypatch: pytest.Monk
     together = run(plan, labels)
     monkeypatch.setattr(sampling_program, "ACTIVATION_BUDGET", budget)
     steps: list[int] = []
-    sampled = plan.sample(torch.tensor(labels), SCHEDULE, image_seeds(0, 5), lambda: steps.append(1))
+    sampled = plan.sample(torch.tensor(labels), SCHEDULE, image_seeds(0, 5), Callbacks(lambda: steps.append(1)))
     assert error(sampled, together) < 1e-5
     assert len(steps) == 3 * 6
 
@@ -119,7 +122,7 @@ def test_noise_given_to_graphs() -> None:
     plan, labels = InferencePlan(model, torch.float32, Savings()), torch.tensor([1, 2, 3])
     noise = scale_noise(4, 3, model.config.scale_lengths, 4, torch.device("cpu"))
     for _ in range(2):
-        given = plan.sample(labels, SCHEDULE, noise, lambda: None)
+        given = plan.sample(labels, SCHEDULE, noise, Callbacks())
         assert torch.equal(given, run(plan, [1, 2, 3], 4))
         assert torch.equal(noise[0], scale_noise(4, 3, model.config.scale_lengths, 4, torch.device("cpu"))[0])
 
@@ -139,7 +142,7 @@ def test_steps_are_counted_under_graphs() -> None:
     plan = InferencePlan(small_model(), torch.float32, Savings())
     for _ in range(2):
         steps.clear()
-        plan.sample(torch.tensor([1]), SCHEDULE, image_seeds(0, 1), lambda: steps.append(1))
+        plan.sample(torch.tensor([1]), SCHEDULE, image_seeds(0, 1), Callbacks(lambda: steps.append(1)))
         assert len(steps) == 3 * 6
 
 

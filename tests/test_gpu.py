@@ -17,6 +17,7 @@ from torch import Tensor
 
 from flowar import FlowAR, FlowARPipeline, Schedule, ops
 from flowar.attention_backends import flash_imports, use_attention_backend
+from flowar.callbacks import Callbacks
 from flowar.engine import InferencePlan, Savings
 from flowar.noise import image_seeds
 from flowar.ops import backend
@@ -119,7 +120,7 @@ def test_replay_equals_eager_bit_for_bit(flow_block: Any, dtype: torch.dtype) ->
     model = gpu_model(flow_block=flow_block)
     graphs, eager = InferencePlan(model, dtype), InferencePlan(model, dtype, Savings(graphs=False))
     for labels, seed in (([0, 1, 2, 3], 5), ([9, 9, 0, 4], 6), ([3, 0, 1, 7], 5)):
-        arguments = torch.tensor(labels, device=GPU), SCHEDULE, image_seeds(seed, 4).to(GPU), lambda: None
+        arguments = torch.tensor(labels, device=GPU), SCHEDULE, image_seeds(seed, 4).to(GPU), Callbacks()
         assert torch.equal(graphs.sample(*arguments), eager.sample(*arguments))
     assert [program.batch for program in graphs.report().programs] == [4]
     assert graphs.report().programs[0].bytes > 0
@@ -207,7 +208,7 @@ def test_failed_capture_falls_back() -> None:
         return velocity
 
     plan.flow.run = reads_the_host  # type: ignore[method-assign]
-    arguments = torch.tensor([1, 2], device=GPU), SCHEDULE, image_seeds(0, 2).to(GPU), lambda: None
+    arguments = torch.tensor([1, 2], device=GPU), SCHEDULE, image_seeds(0, 2).to(GPU), Callbacks()
     with pytest.warns(RuntimeWarning, match="CUDA graph capture failed"):
         tokens = plan.sample(*arguments)
     assert torch.equal(model.pyramid.to_grid(tokens, 4), expected)

@@ -10,6 +10,7 @@ from conftest import error, small_model
 from torch import Tensor
 
 from flowar import FlowAR, Schedule, sampling_program
+from flowar.callbacks import Callbacks
 from flowar.engine import InferencePlan
 from flowar.flow_solver import SOLVERS
 from flowar.noise import image_seeds
@@ -67,7 +68,7 @@ def test_first_scales_that_are_pinned_everywhere_need_no_ode() -> None:
     plan.flow.input_proj.register_forward_hook(lambda *_: evaluations.append(1))
     own = pins.to(torch.device("cpu"), torch.float32)
     tokens = plan.sample(
-        torch.tensor(LABELS), model.schedule(4, 2.0), image_seeds(0, 2), lambda: steps.append(1), pins=own
+        torch.tensor(LABELS), model.schedule(4, 2.0), image_seeds(0, 2), Callbacks(lambda: steps.append(1)), own
     )
     assert (len(steps), len(evaluations)) == (3 * 4, 4)
     assert error(model.pyramid.to_grid(tokens, 2), expected) < 1e-5

@@ -77,6 +77,29 @@ class TestDecodedScales:
         (expected,) = pipeline.decode(whole)
         assert first[0].tobytes() == expected.tobytes()
 
+    @pytest.mark.parametrize("naive", [False, True])
+    def test_every_evaluation(self, pipeline: FlowARPipeline, naive: bool) -> None:
+        """Euler's last evaluation points at the end of its scale."""
+        seen: list[tuple[int, list[bytes]]] = []
+
+        def preview(k: int, images: list[Image.Image]) -> None:
+            seen.append((k, [image.tobytes() for image in images]))
+
+        evaluations: list[tuple[int, int]] = []
+        out = pipeline(
+            [0, 3],
+            seed=1,
+            naive=naive,
+            preview=preview,
+            preview_steps=True,
+            on_evaluation=lambda k, i, tokens: evaluations.append((k, i)),
+        )
+        assert [k for k, _ in seen] == [0] * 4 + [1] * 4 + [2] * 4
+        assert all(seen[last - 1] == seen[last] for last in (3, 7, 11))
+        assert seen[8] != seen[11]
+        assert seen[-1][1] == [image.tobytes() for image in out.images]
+        assert evaluations == [(k, i) for k in range(3) for i in range(3)]
+
 
 class TestProtocols:
     @pytest.mark.parametrize(("image", "commands"), [(noise_image(2, 3), 1), (noise_image(70, 60), 5)])
@@ -181,6 +204,11 @@ class TestFilm:
             durations = [(film.seek(k), film.load(), film.info["duration"])[2] for k in range(4)]
         assert durations == [500, 500, 500, 2000]
 
+    def test_many_frames_are_shorter(self, tmp_path: Path) -> None:
+        write_film(tmp_path / "film.gif", [noise_image(6, 5) for _ in range(40)])
+        with Image.open(tmp_path / "film.gif") as film:
+            assert (film.n_frames, film.info["duration"]) == (40, 200)
+
     def test_grey_frames_of_a_gif_are_exact(self, tmp_path: Path) -> None:
         frames = [noise_image(12, 10, 1) for _ in range(3)]
         write_film(tmp_path / "film.gif", frames)
@@ -209,6 +237,18 @@ class TestCommand:
             assert (read.n_frames, read.size) == (3, (24, 16))
             read.seek(2)
             assert read.convert("L").tobytes() == grid.tobytes()
+
+    def test_animate_every_step(self, model_folder: Path, tmp_path: Path) -> None:
+        film = tmp_path / "film.webp"
+        main(self.arguments(model_folder, "--animate", str(film), "--preview_steps"))
+        with Image.open(film) as read:
+            assert read.n_frames > 6
+
+    def test_steps_of_nothing(self, capsys: pytest.CaptureFixture[str], model_folder: Path) -> None:
+        with pytest.raises(SystemExit):
+            main(self.arguments(model_folder, "--preview_steps"))
+        expected = "flowar: preview_steps: expected preview or animate beside it, got neither\n"
+        assert capsys.readouterr().err == expected
 
     def test_preview(
         self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, model_folder: Path, tmp_path: Path

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from flowar import FlowAR, Schedule
 from flowar.flow_solver import SOLVERS
 from flowar.noise import scale_noise
 from flowar.precision import PRECISIONS
+from flowar.show.states import ode_states
 
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "attn_mlp": {},
@@ -135,6 +137,21 @@ def test_guidance(flow_block: Any, scale: float, interval: tuple[float, float]) 
     plain = model.sample([0, 4], 8, 1.0)
     acts = scale != 1 and interval[1] > 0
     assert (error(naive, plain) > 1e-2) == acts
+
+
+@pytest.mark.parametrize("naive", [False, True])
+def test_data_that_velocities_point_at(naive: bool) -> None:
+    """At every evaluation of both parts of guidance, and at a batch that a CPU otherwise divides."""
+    model = small_model(num_inference_steps=4, guidance_scale=3.0, guidance_interval=(0.0, 0.7))
+    labels, seen = torch.tensor([1, 3, 0, 2]), dict[tuple[int, int], Tensor]()
+    with patch("flowar.sampling_program.ACTIVATION_BUDGET", 1):
+        plain = model.sample(labels)
+        got = model.sample(labels, naive=naive, on_evaluation=lambda k, i, data: seen.update({(k, i): data.clone()}))
+    assert error(got, plain) < 1e-5
+    assert [*seen] == [(k, i) for k in range(3) for i in range(4)]
+    for k in range(3):
+        for i, state in enumerate(ode_states(model, labels, 0, k, range(4))):
+            assert error(seen[k, i], state.end) < 1e-4
 
 
 def test_guidance_one_is_the_conditional_model() -> None:

@@ -38,6 +38,7 @@ class Options:
         device: "auto" is the GPU if there is one.
         naive: run the published algorithm without any saving.
         preview: show the picture in the terminal while it forms, scale by scale.
+        preview_steps: let `preview` and `animate` show every evaluation of the ODE, not only the end of every scale.
         animate: film from coarse to fine to write as well, a .gif or .webp.
     """
 
@@ -56,6 +57,7 @@ class Options:
     device: str = "auto"
     naive: bool = False
     preview: bool = False
+    preview_steps: bool = False
     animate: Path | None = None
 
 
@@ -70,6 +72,8 @@ def run(options: Options) -> None:
 
     if options.per_class < 1:
         raise ValueError(f"per_class: expected a positive integer, got {options.per_class}")
+    if options.preview_steps and not options.preview and options.animate is None:
+        raise ValueError("preview_steps: expected preview or animate beside it, got neither")
     watch = Watch(open_terminal() if options.preview else None, options.animate)
     device = default_device(options.device)
     wanted = resolve_precision(options.dtype, device, torch.float32).name
@@ -89,6 +93,7 @@ def run(options: Options) -> None:
             dtype=options.dtype,
             naive=options.naive,
             preview=watch.preview(len(classes)),
+            preview_steps=options.preview_steps,
             progress=False if watch.terminal else None,
         ).images
     write_aside(options.output, lambda aside: image_grid(images, len(classes)).save(aside, "PNG"))

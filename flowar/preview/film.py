@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 FORMATS = {".gif": "GIF", ".webp": "WEBP"}
 FRAME_MS, LAST_FRAME_MS = 500, 2000
+FILM_MS = 8000  # that many frames share, each then shorter than `FRAME_MS`
 
 
 def film_format(path: Path) -> str:
@@ -34,7 +35,7 @@ def write_film(path: Path, frames: Sequence[Image]) -> None:
         OSError: if writing fails; what was at `path` stays as it was.
     """
     form, first, rest = film_format(path), frames[0], frames[1:]
-    durations = [FRAME_MS] * len(rest) + [LAST_FRAME_MS]
+    durations = [min(FRAME_MS, FILM_MS // len(frames))] * len(rest) + [LAST_FRAME_MS]
     write_aside(
         path, lambda aside: first.save(aside, form, save_all=True, append_images=rest, duration=durations, loop=0)
     )
