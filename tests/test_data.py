@@ -89,7 +89,7 @@ def test_class_folders(tmp_path: Path) -> None:
 def test_single_images_are_those_of_batches(tmp_path: Path) -> None:
     images, labels = pictures(3)
     source = open_images(write_idx(tmp_path, images, labels))
-    assert [source.image_size, source.channels, len(source)] == [8, 1, 3]
+    assert [source.image_size, source.channels, len(source)] == [(8, 8), 1, 3]
     assert all(np.array_equal(source.read(index), images[index].numpy()) for index in range(3))
 
 
@@ -168,8 +168,17 @@ def test_damaged_image_file(tmp_path: Path, share: float) -> None:
 
 
 def test_rectangular_idx_images(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="expected square images, got 4x8"):
-        open_images(write_idx(tmp_path, torch.zeros(2, 4, 8), torch.zeros(2)))
+    images = pictures(2)[0][:, :4]
+    source = open_images(write_idx(tmp_path, images, torch.zeros(2)))
+    assert source.image_size == (4, 8)
+    assert torch.equal(next(source.batches(2))[:, 0], images)
+    assert source.read(0).size == (8, 4)
+
+
+def test_rectangles_cut_from_files(tmp_path: Path) -> None:
+    source = open_images(write_class_folders(tmp_path), image_size=(4, 6))
+    assert source.image_size == (4, 6)
+    assert [tuple(batch.shape) for batch in source.batches(3)] == [(3, 3, 4, 6), (1, 3, 4, 6)]
 
 
 @pytest.mark.parametrize(
@@ -177,6 +186,8 @@ def test_rectangular_idx_images(tmp_path: Path) -> None:
     [
         ({}, "data: expected folder or latents, got neither"),
         ({"folder": "photos"}, "tokenizer: expected one for the images of folder, got None"),
+        ({"latents": "store", "image_size": 0}, "image_size: expected a positive side length or a .* pair, got 0"),
+        ({"latents": "store", "image_size": [8, 8, 8]}, r"image_size: expected a positive .*, got \[8, 8, 8\]"),
         ({"latents": "store", "image_channels": 2}, "image_channels: expected 1 or 3, got 2"),
         ({"latents": "store", "crops": -1}, "crops: expected an integer >= 0, got -1"),
         ({"latents": "store", "workers": 0}, "workers: expected a positive integer, got 0"),

@@ -76,7 +76,7 @@ class TestEfficientNet:
 
         photo = Image.open(Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg").convert("RGB")
         extractor = open_extractor("efficientnet-lite0", CPU)
-        found = extractor(to_tensor(center_crop(photo, 256))[None])
+        found = extractor(to_tensor(center_crop(photo, (256, 256)))[None])
         assert [list(part.shape) for part in found] == [[1, 1280], [1, 14 * 14 * 7], [1, 1000]]
         assert found.probabilities.argmax() == 652  # military uniform
         assert found.probabilities.max() > 0.3

@@ -102,6 +102,19 @@ class TestEncoding:
         assert (moments[:, 1] - moments[:, 0].flip(-1)).abs().max() > 0.01
         assert (moments[:, 2] - moments[:, 0]).abs().flatten(1).amax(1)[1] > 0.01  # the second image is larger than 8x8
 
+    def test_rectangles(self, photos: Path, conv_tokenizer: Path, tmp_path: Path) -> None:
+        """Twice as wide as high; the store knows the size, and goes on where it was interrupted."""
+        options = config(photos, tokenizer=str(conv_tokenizer), image_size=[8, 16], crops=1, shard_size=3)
+        store, tokenizer = load_data(options, tmp_path)
+        assert (store.grid, store.key["image_size"]) == ((4, 8), [8, 16])
+        (images,) = open_images(photos, image_size=(8, 16)).batches(4)
+        expected = torch.stack(tokenizer.posterior(to_unit_range(images)), 1)
+        torch.testing.assert_close(torch.cat([shard.moments for shard in store.shards])[:, 0], expected)
+        (tmp_path / "latents" / "store.json").unlink()
+        assert torch.equal(all_latents(load(tmp_path, options)), all_latents(store))
+        with pytest.raises(DataError, match=r"latents of image_size \[16, 8\], got \[8, 16\]; remove them"):
+            load(tmp_path, config(photos, tokenizer=str(conv_tokenizer), image_size=(16, 8), crops=1, shard_size=3))
+
     def test_float16(self, idx_folder: Path, tmp_path: Path) -> None:
         exact, rounded = (load(tmp_path / dtype, config(idx_folder, dtype=dtype)) for dtype in ("float32", "float16"))
         assert exact.nbytes == 2 * rounded.nbytes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +19,8 @@ class Options:
         tokenizer: folder of a tokenizer, "pixel:STRIDE", or a diffusers autoencoder (folder or Hub id).
         data: one subfolder of images a class, Fashion-MNIST's idx files, or WebDataset tars (a folder or a pattern).
         output: folder to write the calibrated tokenizer to.
-        image_size: images are scaled and cropped to a square of this side; those of idx files stay as they are.
+        image_size: images are scaled and cropped to this, a side or [height, width]; those of idx files stay as they
+            are.
         image_channels: 1 for grey, 3 for RGB; idx files are grey.
         split: of idx files.
         max_images: images to measure; the first ones in order.
@@ -28,7 +29,7 @@ class Options:
     tokenizer: str
     data: str
     output: Path
-    image_size: int = 256
+    image_size: int | Sequence[int] = 256
     image_channels: int = 3
     split: str = "train"
     max_images: int = 50_000

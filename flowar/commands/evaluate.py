@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -31,7 +32,8 @@ class Options:
         dtype: of the networks, as of `flowar sample`.
         batch_size: images drawn, and features computed, at once.
         save_images: write the images as PNGs too, in a folder a class.
-        image_size: scale and crop the stored images to a square of this side; if left out they must all be of one size.
+        image_size: scale and crop the stored images to this, a side or [height, width]; if left out they must all
+            be of one size.
         split: of idx files, "train" or "t10k".
         bootstrap: replicates that the intervals come from; 0 leaves them out. Each takes a Fréchet distance anew.
         compare: two cards, instead of an evaluation: do they differ by more than chance, and in which settings?
@@ -56,7 +58,7 @@ class Options:
     dtype: str = "auto"
     batch_size: int = 100
     save_images: bool = False
-    image_size: int | None = None
+    image_size: int | Sequence[int] | None = None
     split: str = "train"
     bootstrap: int = 100
     compare: tuple[Path, Path] | None = None

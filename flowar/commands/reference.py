@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,8 @@ class Options:
         output: safetensors file to write.
         extractor: of the features: inception, efficientnet-lite0 or fashion.
         classifier: file that flowar.evaluation.fashion_classifier wrote, for extractor fashion.
-        image_size: scale and crop the images to a square of this side; if left out they must all be of one size.
+        image_size: scale and crop the images to this, a side or [height, width]; if left out they must all be of one
+            size.
         split: of idx files, "train" or "t10k".
         batch_size: images that features are computed of at once.
         device: "auto" is the GPU if there is one.
@@ -27,7 +29,7 @@ class Options:
     output: Path
     extractor: str = "inception"
     classifier: Path | None = None
-    image_size: int | None = None
+    image_size: int | Sequence[int] | None = None
     split: str = "train"
     batch_size: int = 100
     device: str = "auto"

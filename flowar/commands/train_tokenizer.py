@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +18,8 @@ class Options:
     Attributes:
         data: one subfolder of images a class, Fashion-MNIST's idx files, or WebDataset tars (a folder or a pattern).
         output: folder to write the tokenizer to.
-        image_size: images are scaled and cropped to a square of this side; those of idx files stay as they are.
+        image_size: images are scaled and cropped to this, a side or [height, width]; those of idx files stay as they
+            are.
         image_channels: 1 for grey, 3 for RGB; idx files are grey.
         split: of idx files.
         device: "auto" is the GPU if there is one.
@@ -26,7 +28,7 @@ class Options:
 
     data: str
     output: Path
-    image_size: int = 32
+    image_size: int | Sequence[int] = 32
     image_channels: int = 3
     split: str = "train"
     device: str = "auto"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ class EvaluationConfig:
     batch_size: int = 100
     save_images: bool = False
     classifier: Path | None = None
-    image_size: int | None = None
+    image_size: int | Sequence[int] | None = None
     split: str = "train"
     bootstrap: int = 100
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from flowar.config import as_grid
 from flowar.errors import DataError, first_line
 from flowar.files import write_aside
 from flowar.pipeline import FlowARPipeline
@@ -109,7 +110,7 @@ class StoredImages:
     crop: bool
 
     def __post_init__(self) -> None:
-        self.size = self.source.image_size, self.source.image_size
+        self.size = self.source.image_size
         known = bool((self.source.labels >= 0).all())
         self.labels: Tensor | None = self.source.labels if known else None
         self.num_classes = len(self.source.class_names) or int(self.source.labels.max()) + 1
@@ -118,16 +119,16 @@ class StoredImages:
         return len(self.source)
 
     def read(self, begin: int, end: int) -> Tensor:
-        return torch.stack([to_tensor(self._square(index)) for index in range(begin, end)])
+        return torch.stack([to_tensor(self._cut(index)) for index in range(begin, end)])
 
-    def _square(self, index: int) -> Image.Image:
+    def _cut(self, index: int) -> Image.Image:
         image = self.source.read(index)
         if self.crop:
-            return center_crop(image, self.source.image_size)
-        if image.size != self.size:
-            name, (side, _) = self.source.root / self.source.name(index), self.size
-            got = f"{image.width}x{image.height}"
-            raise DataError(f"{name}: expected {side}x{side}, got {got} (image_size says what to scale and crop to)")
+            return center_crop(image, self.size)
+        height, width = self.size
+        if image.size != (width, height):
+            name, got = self.source.root / self.source.name(index), f"{image.width}x{image.height}"
+            raise DataError(f"{name}: expected {width}x{height}, got {got} (image_size says what to scale and crop to)")
         return image
 
     def fingerprint(self) -> str:
@@ -145,7 +146,7 @@ class StoredImages:
 
 @dataclass
 class ArrayImages(ImageSource):
-    """Images of an npz, all in memory: uint8 [N, side, side, channels]."""
+    """Images of an npz, all in memory: uint8 [N, height, width, channels]."""
 
     images: np.ndarray[Any, np.dtype[np.uint8]]
     flips: ClassVar[bool] = False
@@ -166,34 +167,39 @@ class ArrayImages(ImageSource):
         return f"{super().fingerprint()}-{zlib.crc32(np.ascontiguousarray(self.images).data):08x}"
 
 
-def open_stored(source: str, channels: int, image_size: int | None = None, split: str = "train") -> StoredImages:
+def open_stored(
+    source: str, channels: int, image_size: int | Sequence[int] | None = None, split: str = "train"
+) -> StoredImages:
     """The images of an npz, of a folder (flat, or one subfolder a class), of tars, or of Fashion-MNIST's idx files.
 
     Args:
         channels: that files of images are read in, 1 or 3; an npz and idx files have their own.
-        image_size: to scale and crop to; if left out, all must have the size of the first.
+        image_size: to scale and crop to, a side or (height, width); if left out, all must have the size of the first.
         split: of idx files.
 
     Raises:
         DataError: for a source that is missing, empty or damaged; nothing in an npz is ever unpickled.
     """
+    size = None if image_size is None else as_grid("image_size", image_size)
+    images = open_source(source, channels, split)
+    first = images.read(0)
+    images.image_size = size or (first.height, first.width)
+    return StoredImages(images, source, crop=size is not None)
+
+
+def open_source(source: str, channels: int, split: str) -> ImageSource:
+    """The images of `open_stored`, whose `image_size` is still to be set."""
     if source.endswith(".npz"):
-        return StoredImages(npz_images(Path(source), image_size), source, image_size is not None)
+        return npz_images(Path(source))
     folder = Path(source)
     flat = sorted(path for path in folder.glob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    images: ImageSource
-    if flat:
-        labels = torch.full((len(flat),), -1)
-        images = FolderImages(folder, labels, (), image_size or 0, channels, [path.name for path in flat])
-    else:
-        images = open_images(source, split, image_size or 0, channels)
-    if not images.image_size:
-        images.image_size = images.read(0).height
-    return StoredImages(images, source, image_size is not None)
+    if not flat:
+        return open_images(source, split, channels=channels)
+    return FolderImages(folder, torch.full((len(flat),), -1), (), (0, 0), channels, [path.name for path in flat])
 
 
-def npz_images(path: Path, image_size: int | None) -> ArrayImages:
-    """The images of an npz in the format of ADM: uint8 [N, side, side, 1 or 3], and labels if there are."""
+def npz_images(path: Path) -> ArrayImages:
+    """The images of an npz in the format of ADM: uint8 [N, height, width, 1 or 3], and labels if there are."""
     arrays = read_npz(path, (ADM_IMAGES, ADM_LABELS))
     images = arrays.get(ADM_IMAGES)
     if (
@@ -204,15 +210,14 @@ def npz_images(path: Path, image_size: int | None) -> ArrayImages:
         or not len(images)
     ):
         got = "nothing" if images is None else f"{images.dtype} {list(images.shape)}"
-        raise DataError(f"{path}: expected images uint8 [N, side, side, 1 or 3] as {ADM_IMAGES}, got {got}")
-    if images.shape[1] != images.shape[2]:
-        raise DataError(f"{path}: expected square images, got {images.shape[1]}x{images.shape[2]}")
+        raise DataError(f"{path}: expected images uint8 [N, height, width, 1 or 3] as {ADM_IMAGES}, got {got}")
     labels = torch.full((len(images),), -1)
     if ADM_LABELS in arrays:
         labels = torch.from_numpy(arrays[ADM_LABELS].astype(np.int64))
     if labels.shape != (len(images),):
         raise DataError(f"{path}: expected {len(images)} labels as {ADM_LABELS}, got {list(labels.shape)}")
-    return ArrayImages(path, labels, (), image_size or images.shape[1], images.shape[3], images)
+    _, height, width, channels = images.shape
+    return ArrayImages(path, labels, (), (height, width), channels, images)
 
 
 def read_npz(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray[Any, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -87,7 +88,13 @@ class Reference:
 
 
 def open_reference(
-    source: str, extractor: Extractor, folder: Path, ranks: Ranks, batch_size: int, image_size: int | None, split: str
+    source: str,
+    extractor: Extractor,
+    folder: Path,
+    ranks: Ranks,
+    batch_size: int,
+    image_size: int | Sequence[int] | None,
+    split: str,
 ) -> Reference:
     """The reference that `source` names.
 

@@ -50,9 +50,10 @@ def neighbours_picture(
         raise ValueError(f"neighbours: expected a positive integer, got {count}")
     samples = pipeline(labels, seed=seed).images
     queries = torch.stack([to_tensor(image) for image in samples])
-    if [source.channels, source.image_size, source.image_size] != list(queries.shape[1:]) or len(source) < count:
-        came = f"{len(source)} of {source.channels}x{source.image_size}x{source.image_size}"
-        raise DataError(f"data: expected {count} images of {'x'.join(map(str, queries.shape[1:]))} or more, got {came}")
+    expected, shape = (*queries.shape[1:],), (source.channels, *source.image_size)
+    if shape != expected or len(source) < count:
+        wanted, came = ("x".join(map(str, each)) for each in (expected, shape))
+        raise DataError(f"data: expected {count} images of {wanted} or more, got {len(source)} of {came}")
     found = nearest(queries, source, [*spaces.values()], count)
     columns, rows, captions = ["sample"], [[image] for image in samples], [[""] for _ in samples]
     for name, (distances, images) in zip(spaces, found, strict=True):
@@ -75,8 +76,8 @@ def open_training_images(data: str | None, pipeline: FlowARPipeline) -> ImageSou
     if data is None:
         raise DataError("data: expected the folder or tars of the training images, got none")
     tokenizer = pipeline.tokenizer
-    side = pipeline.model.config.grid[0] * tokenizer.stride
-    return open_images(data, image_size=side, channels=tokenizer.image_channels)
+    size = [side * tokenizer.stride for side in pipeline.model.config.grid]
+    return open_images(data, image_size=size, channels=tokenizer.image_channels)
 
 
 def feature_spaces(extractor: str | None, classifier: Path | None, device: torch.device) -> dict[str, Features]:

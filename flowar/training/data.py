@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from flowar.class_names import read_class_names
+from flowar.config import Grid, as_grid
 from flowar.errors import DataError, first_line
 from flowar.training.image_source import IMAGE_SUFFIXES, ImageSource
 from flowar.training.transforms import decode
@@ -23,7 +24,7 @@ from flowar.training.webdataset import find_tars, open_tars
 
 @dataclass
 class IdxImages(ImageSource):
-    """Images of an idx file pair, all in memory: uint8 [N, 1, side, side]."""
+    """Images of an idx file pair, all in memory: uint8 [N, 1, height, width]."""
 
     images: Tensor
     flips: ClassVar[bool] = False  # digits and shoes have a side
@@ -55,26 +56,29 @@ class FolderImages(ImageSource):
         return decode((self.root / self.names[index]).read_bytes(), self.channels)
 
 
-def open_images(folder: str | Path, split: str = "train", image_size: int = 256, channels: int = 3) -> ImageSource:
+def open_images(
+    folder: str | Path, split: str = "train", image_size: int | Sequence[int] = 256, channels: int = 3
+) -> ImageSource:
     """The labelled images of `folder`.
 
     Args:
         folder: with idx files, tars, or one subfolder a class; a tar; or tars by pattern, as `shards/{0000..0009}.tar`.
         split: of idx files, "train" or "t10k".
-        image_size, channels: of what is read from files of images; idx files have their own.
+        image_size: of what is cut from files of images, a side or (height, width); idx files have their own.
+        channels: of files of images, 1 or 3; idx files are grey.
 
     Raises:
         DataError: for a missing folder or file, and for one that holds none of these or is damaged.
     """
-    tars = find_tars(folder)
+    size, tars = as_grid("image_size", image_size), find_tars(folder)
     if tars:
-        return open_tars(tars, image_size, channels)
+        return open_tars(tars, size, channels)
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"data: expected a folder, got {folder} (does not exist)")
     if any(folder.glob("*-images-idx3-ubyte*")):
         return open_idx(folder, split)
-    return open_class_folders(folder, image_size, channels)
+    return open_class_folders(folder, size, channels)
 
 
 def open_idx(folder: Path, split: str) -> IdxImages:
@@ -84,9 +88,7 @@ def open_idx(folder: Path, split: str) -> IdxImages:
     if len(images) != len(labels) or not len(images):
         raise DataError(f"{folder}: expected images, and as many labels, got {len(images)} and {len(labels)}")
     height, width = images.shape[1:]
-    if height != width:
-        raise DataError(f"{folder}: expected square images, got {height}x{width}")
-    return IdxImages(folder, labels.long(), read_class_names("fashion_mnist"), height, 1, images[:, None])
+    return IdxImages(folder, labels.long(), read_class_names("fashion_mnist"), (height, width), 1, images[:, None])
 
 
 def find_idx(folder: Path, name: str) -> Path:
@@ -112,7 +114,7 @@ def read_idx(path: Path, dimensions: int) -> Tensor:
     return torch.from_numpy(np.frombuffer(content, np.uint8, size, offset=header).reshape(shape).copy())
 
 
-def open_class_folders(folder: Path, image_size: int, channels: int) -> FolderImages:
+def open_class_folders(folder: Path, image_size: Grid, channels: int) -> FolderImages:
     """One subfolder a class, classes in alphabetical order."""
     classes = sorted(path for path in folder.iterdir() if path.is_dir())
     names: list[str] = []

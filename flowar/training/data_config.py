@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from flowar.config import is_count, require
+from flowar.config import as_grid, is_count, require
 
 
 @dataclass
@@ -23,7 +24,8 @@ class DataConfig:
             pattern, as in shards/{0000..0009}.tar.
         tokenizer: folder of a saved tokenizer, "pixel:STRIDE", or a diffusers autoencoder (folder or Hub id).
         split: of idx files, "train" or "t10k".
-        image_size: images are scaled and cropped to a square of this side; those of idx files stay as they are.
+        image_size: images are scaled and cropped to this: the side of a square, or [height, width]; those of idx files
+            stay as they are.
         image_channels: 1 for grey, 3 for RGB; idx files are grey.
         latents: folder of the latent store; `latents` in the run folder if left out.
         flips: whether to store the flipped images too; if left out, unless they come from idx files.
@@ -39,7 +41,7 @@ class DataConfig:
     folder: str | None = None
     tokenizer: str | None = None
     split: str = "train"
-    image_size: int = 256
+    image_size: int | Sequence[int] = 256
     image_channels: int = 3
     latents: str | None = None
     flips: bool | None = None
@@ -54,7 +56,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         require("data", "folder or latents", "neither", bool(self.folder or self.latents))
         require("tokenizer", "one for the images of folder", self.tokenizer, bool(self.tokenizer or not self.folder))
-        for name in ("image_size", "shard_size", "encode_batch", "workers"):
+        as_grid("image_size", self.image_size)
+        for name in ("shard_size", "encode_batch", "workers"):
             require(name, "a positive integer", getattr(self, name), is_count(getattr(self, name)))
         require("image_channels", "1 or 3", self.image_channels, self.image_channels in (1, 3))
         require("crops", "an integer >= 0", self.crops, self.crops >= 0)

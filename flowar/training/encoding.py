@@ -72,10 +72,11 @@ def encode(folder: Path, source: ImageSource, tokenizer: Tokenizer, config: Data
 
 def store_key(source: ImageSource, tokenizer: Tokenizer, config: DataConfig) -> Key:
     """What the latents depend on, as plain data."""
+    height, width = source.image_size
     return {
         "images": len(source),
         "fingerprint": source.fingerprint(),
-        "image_size": source.image_size,
+        "image_size": height if height == width else [height, width],
         "image_channels": source.channels,
         "flips": source.flips if config.flips is None else config.flips,
         "crops": config.crops,
@@ -117,8 +118,8 @@ class Encoder:
     @cached_property
     def noisy(self) -> bool:
         """Whether the tokenizer's posterior has a standard deviation that is worth keeping."""
-        side = self.source.image_size
-        std = self.tokenizer.posterior(torch.zeros(1, self.source.channels, side, side, device=self.device))[1]
+        image = torch.zeros(1, self.source.channels, *self.source.image_size, device=self.device)
+        std = self.tokenizer.posterior(image)[1]
         return bool(std.any())
 
     def finished(self, number: int, tokenizer: Tokenizer) -> bool:
@@ -170,12 +171,12 @@ class Encoder:
     def no_moments(self) -> Tensor:
         """Moments of no image, in the shape [0, variants, 1 or 2, c, h, w] and the dtype of all."""
         count = 1 + self.key["flips"] + self.config.crops
-        side = self.source.image_size // self.tokenizer.stride
-        shape = (0, count, 1 + self.noisy, self.tokenizer.channels, side, side)
+        grid = (side // self.tokenizer.stride for side in self.source.image_size)
+        shape = (0, count, 1 + self.noisy, self.tokenizer.channels, *grid)
         return torch.empty(shape, dtype=parse_dtype(self.config.dtype))
 
     def read(self, indices: Iterable[int], skipped: list[str]) -> dict[int, Tensor]:
-        """Readable images by number, each uint8 [variants, channels, size, size]; of the others, what is wrong."""
+        """Readable images by number, each uint8 [variants, channels, H, W]; of the others, what is wrong."""
         images: dict[int, Tensor] = {}
         for index in indices:
             try:
@@ -190,7 +191,7 @@ class Encoder:
 
     def moments(self, images: Mapping[int, Tensor]) -> Tensor:
         """[B, variants, 1 or 2, c, h, w] of images by number, as they are stored."""
-        pixels = torch.stack([*images.values()])  # [B, variants, channels, size, size]
+        pixels = torch.stack([*images.values()])  # [B, variants, channels, H, W]
         posterior = self.tokenizer.posterior(to_unit_range(pixels.flatten(0, 1).to(self.device)))
         exact = torch.stack(posterior[: 1 + self.noisy], 1).unflatten(0, pixels.shape[:2]).cpu()
         stored = exact.to(parse_dtype(self.config.dtype))

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from flowar.config import Grid
 from flowar.errors import DataError, first_line
 from flowar.training.transforms import center_crop, to_tensor
 
@@ -32,7 +33,7 @@ class ImageSource(ABC):
         root: the folder that names are relative to.
         labels: int64 [N].
         class_names: by label; empty where nothing says them.
-        image_size: side of the squares that `batches` cuts.
+        image_size: height and width of what `batches` cuts.
         channels: 1 for grey, 3 for RGB.
         flips: whether a mirrored image is as good as the image.
     """
@@ -40,7 +41,7 @@ class ImageSource(ABC):
     root: Path
     labels: Tensor
     class_names: tuple[str, ...]
-    image_size: int
+    image_size: Grid
     channels: int
     flips: ClassVar[bool] = True
 

@@ -1,4 +1,4 @@
-"""Photos to squares of 8-bit pixels, with Pillow and numpy alone: decoding, crops, flips."""
+"""Photos to one size of 8-bit pixels, with Pillow and numpy alone: decoding, crops, flips."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-LARGEST_CROP = 1.25  # a random crop is cut from an image whose short side is at most so many times its own
+from flowar.config import Grid
+
+LARGEST_CROP = 1.25  # a random crop is cut from an image scaled so that it is at most so many times as large
 WIDE_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")  # grey of 16 bits, which Pillow keeps in 32 for some formats
 
 
@@ -43,41 +45,46 @@ def from_16_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(((pixels + 128) // 257).astype(np.uint8))
 
 
-def variants(image: Image.Image, size: int, flips: bool, crops: int, index: int) -> Tensor:
-    """What the store keeps of image number `index`: uint8 [V, channels, size, size].
+def variants(image: Image.Image, size: Grid, flips: bool, crops: int, index: int) -> Tensor:
+    """What the store keeps of image number `index`: uint8 [V, channels, height, width].
 
     The centre crop, that flipped, then random crops, each flipped or not; without `flips` nothing is. An image's crops
     are the same at every call.
     """
     centre = center_crop(image, size)
-    squares = [centre, flip(centre)] if flips else [centre]
+    cut = [centre, flip(centre)] if flips else [centre]
     generator = np.random.default_rng(index)
     for _ in range(crops):
         crop = random_crop(image, size, generator)
-        squares.append(flip(crop) if flips and generator.random() < 0.5 else crop)
-    return torch.stack([to_tensor(square) for square in squares])
+        cut.append(flip(crop) if flips and generator.random() < 0.5 else crop)
+    return torch.stack([to_tensor(each) for each in cut])
 
 
-def center_crop(image: Image.Image, size: int) -> Image.Image:
-    """The central square, its side scaled to `size`, as ADM has it."""
-    image = scale_short_side(image, size)
-    width, height = image.size
-    left, top = (width - size) // 2, (height - size) // 2
-    return image.crop((left, top, left + size, top + size))
+def center_crop(image: Image.Image, size: Grid) -> Image.Image:
+    """The central rectangle of the aspect of `size` (height, width), scaled to it; a square is cut as ADM cuts it."""
+    height, width = size
+    image = scale_to_cover(image, size)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
 
 
-def random_crop(image: Image.Image, size: int, generator: np.random.Generator) -> Image.Image:
-    """A square of side `size` anywhere in the image, its short side scaled to `size` at least, 1.25 `size` at most."""
-    image = scale_short_side(image, int(generator.integers(size, int(LARGEST_CROP * size), endpoint=True)))
-    left, top = (int(generator.integers(0, side - size, endpoint=True)) for side in image.size)
-    return image.crop((left, top, left + size, top + size))
+def random_crop(image: Image.Image, size: Grid, generator: np.random.Generator) -> Image.Image:
+    """A rectangle of `size` (height, width) anywhere in the image, which is scaled to cover 1 to 1.25 times that."""
+    height, width = size
+    short = min(size)
+    scaled = int(generator.integers(short, int(LARGEST_CROP * short), endpoint=True))
+    image = scale_to_cover(image, (round(height * scaled / short), round(width * scaled / short)))
+    left = int(generator.integers(0, image.width - width, endpoint=True))
+    top = int(generator.integers(0, image.height - height, endpoint=True))
+    return image.crop((left, top, left + width, top + height))
 
 
-def scale_short_side(image: Image.Image, size: int) -> Image.Image:
-    """Scaled so that the short side is `size`: halved by averaging while that is possible, then bicubic."""
-    while min(image.size) >= 2 * size:
+def scale_to_cover(image: Image.Image, size: Grid) -> Image.Image:
+    """Scaled to the least size that covers `size`: halved by averaging while that is possible, then bicubic."""
+    height, width = size
+    while image.height >= 2 * height and image.width >= 2 * width:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
-    scale = size / min(image.size)
+    scale = max(height / image.height, width / image.width)
     return image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
 
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from PIL import Image
 
+from flowar.config import Grid
 from flowar.errors import DataError, first_line
 from flowar.training.image_source import IMAGE_SUFFIXES, ImageSource
 from flowar.training.transforms import decode
@@ -83,7 +84,7 @@ def matches(pattern: str) -> list[str]:
     return sorted(glob.glob(pattern)) if glob.has_magic(pattern) else [pattern]
 
 
-def open_tars(paths: list[Path], image_size: int, channels: int) -> TarImages:
+def open_tars(paths: list[Path], image_size: Grid, channels: int) -> TarImages:
     """All images of these tars, in their order; each tar is read through once, for where its members are.
 
     Raises:
