@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from flowar.config import FlowARConfig
+from flowar.config import FlowARConfig, grid_names
 from flowar.errors import CheckpointError
 from flowar.files import read_json, write_json
 from flowar.hub import locate
@@ -29,6 +29,7 @@ from flowar.weights import (
 )
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+METADATA = "flowar"  # what the configuration is called in the metadata of the weights
 
 Model = TypeVar("Model", bound="PretrainedModel")
 
@@ -52,7 +53,7 @@ class PretrainedModel(nn.Module):
         """
         folder, config = Path(folder), self.config.to_dict()
         weights = {name: weight.to("cpu", dtype) for name, weight in self.state_dict().items()}
-        save_tensors(folder / WEIGHTS_FILE, weights, {"format": "pt", "flowar": json.dumps(config)})
+        save_tensors(folder / WEIGHTS_FILE, weights, {"format": "pt", METADATA: json.dumps(config)})
         write_json(folder / CONFIG_FILE, config)
 
     @classmethod
@@ -76,6 +77,7 @@ class PretrainedModel(nn.Module):
         path = locate(source, revision, cache_dir)
         config = read_config(path)
         weights = path / WEIGHTS_FILE if path.is_dir() else path
+        check_grids(config, weights)
         found = shapes_of(open_safetensors(weights))
         model = skeleton(cls, config, dtype)
         check_shapes(found, shapes_of(dict(model.named_parameters())))
@@ -141,7 +143,7 @@ def read_config(path: Path) -> FlowARConfig:
     try:
         if path.is_dir():
             return FlowARConfig.from_dict(read_json(path / CONFIG_FILE))
-        metadata = safetensors_metadata(path).get("flowar")
+        metadata = safetensors_metadata(path).get(METADATA)
         if metadata is None:
             raise CheckpointError(f"{path}: expected a FlowAR configuration in the metadata, found none")
         return FlowARConfig.from_dict(json.loads(metadata))
@@ -149,3 +151,18 @@ def read_config(path: Path) -> FlowARConfig:
         raise
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
+
+
+def check_grids(config: FlowARConfig, weights: Path) -> None:
+    """Check that `config` has the grids of the weights, where their file tells: 2x8 has as many tokens as 8x2.
+
+    Raises:
+        CheckpointError: if it has others.
+    """
+    if METADATA not in safetensors_metadata(weights):
+        return
+    trained = read_config(weights).grids
+    if config.grids != trained:
+        expected, got = grid_names(trained), grid_names(config.grids)
+        remedy = "to use another grid, train on with finetune.interpolate_positions true"
+        raise CheckpointError(f"{weights}: expected the grids it was trained on, {expected}, got {got}; {remedy}")

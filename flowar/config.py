@@ -221,6 +221,11 @@ def as_grid(name: str, size: int | Sequence[int]) -> Grid:
     return sides[0], sides[1]
 
 
+def grid_names(grids: Sequence[Grid]) -> str:
+    """As messages show them: 1x1, 2x2, 4x4; height first."""
+    return ", ".join(f"{height}x{width}" for height, width in grids)
+
+
 def as_scales(scales: Sequence[int | Sequence[int]] | None, finest: Grid) -> tuple[Grid, ...]:
     """Grids coarse to fine, checked; halved from the finest one (rounding up) when none are given."""
     if scales is None:
@@ -231,7 +236,6 @@ def as_scales(scales: Sequence[int | Sequence[int]] | None, finest: Grid) -> tup
     grids = tuple(as_grid("scales", scale) for scale in as_tuple("scales", scales))
     growing = all(a[0] <= b[0] and a[1] <= b[1] and a != b for a, b in pairwise(grids))
     expected = f"growing grids from 1x1 to latent_size {finest[0]}x{finest[1]}"
-    shown = ", ".join(f"{height}x{width}" for height, width in grids) or "none"
     # The first scale is the class token alone.
-    require("scales", expected, shown, bool(grids) and growing and grids[0] == (1, 1) and grids[-1] == finest)
+    require("scales", expected, grid_names(grids) or "none", bool(grids) and growing and grids[0] == (1, 1) and grids[-1] == finest)
     return grids

@@ -165,6 +165,10 @@ def damaged_folders() -> dict[str, tuple[Callable[[Path], object], str]]:
         "unknown field": (edit_config(color="red"), "unknown fields color"),
         "impossible field": (edit_config(ar_depth=3), "ar_depth: expected a positive even integer, got 3"),
         "other size": (edit_config(ar_width=64), "tensor .*: expected shape"),
+        "other grid": (
+            edit_config(latent_size=[8, 8], scales=[1, 2, 4, 8]),
+            "expected the grids it was trained on, 1x1, 2x2, 4x4, got 1x1, 2x2, 4x4, 8x8; to use another grid",
+        ),
         "garbage": (lambda f: (f / "model.safetensors").write_bytes(b"junk" * 100), "expected a safetensors file, but"),
         "truncated header": (truncate(0.001), "expected a safetensors file, but"),
         "truncated": (truncate(0.9), "expected a safetensors file, but"),
@@ -189,6 +193,15 @@ def test_damaged_folder(damage: Callable[[Path], object], message: str, tmp_path
     with pytest.raises(CheckpointError, match=message) as raised:
         FlowAR.from_pretrained(tmp_path)
     assert one_line(raised)
+
+
+def test_another_grid_of_as_many_tokens(tmp_path: Path) -> None:
+    """No shape tells rows from columns; the configuration beside the weights does."""
+    small_model(latent_size=(2, 8)).save_pretrained(tmp_path)
+    turned = FlowAR.from_pretrained(tmp_path).config.to_dict() | {"latent_size": [8, 2], "scales": None}
+    (tmp_path / "config.json").write_text(json.dumps(turned))
+    with pytest.raises(CheckpointError, match=r"trained on, 1x1, 1x2, 1x4, 2x8, got 1x1, 2x1, 4x1, 8x2; to use"):
+        FlowAR.from_pretrained(tmp_path)
 
 
 def test_file_without_configuration(tmp_path: Path) -> None:

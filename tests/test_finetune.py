@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import small_model
+from test_data import write_class_folders
 from test_readme import write_published
 from training_runs import MODEL, rows, run_config
 
-from flowar import FlowAR, FlowARConfig
+from flowar import FlowAR, FlowARConfig, FlowARPipeline
 from flowar.training.config import FinetuneConfig
 from flowar.training.finetune import CLASS_EMBEDDING, class_rows, load_start, start_from
+from flowar.training.positions import POSITIONS
 from flowar.training.trainer import train
 
 pytestmark = pytest.mark.usefixtures("without_tensorboard")
@@ -31,7 +34,7 @@ def test_rows_of_classes() -> None:
 
 def test_all_weights_but_the_classes_are_the_old_ones() -> None:
     old = small_model()
-    new = start_from(old, replace(old.config, num_classes=2, dropout=0.3), [3, -1])
+    new = start_from(old, replace(old.config, num_classes=2, dropout=0.3), FinetuneConfig("", [3, -1]))
     before, after, null = old.state_dict(), new.state_dict(), old.config.null_class
     assert torch.equal(after[CLASS_EMBEDDING], before[CLASS_EMBEDDING][[3, null, null]])
     assert all(torch.equal(after[name], before[name]) for name in before if name != CLASS_EMBEDDING)
@@ -41,9 +44,28 @@ def test_all_weights_but_the_classes_are_the_old_ones() -> None:
 def test_another_shape_is_refused() -> None:
     old = small_model()
     with pytest.raises(ValueError, match="finetune: flow_depth: expected 2, as the checkpoint has, got 4"):
-        start_from(old, replace(old.config, flow_depth=4), None)
-    with pytest.raises(ValueError, match=r"finetune: latent_size: expected \(4, 4\), as the checkpoint has"):
-        start_from(old, replace(old.config, latent_size=8, scales=None), None)
+        start_from(old, replace(old.config, flow_depth=4), FinetuneConfig(""))
+
+
+@pytest.mark.parametrize(
+    ("fields", "got"),
+    [
+        ({"latent_size": 8}, "1x1, 2x2, 4x4, 8x8"),
+        ({"latent_size": (4, 8)}, "1x1, 1x2, 2x4, 4x8"),
+        ({"scales": (1, 4)}, "1x1, 4x4"),
+    ],
+)
+def test_another_grid_is_refused_unless_asked_for(fields: dict[str, Any], got: str) -> None:
+    old = small_model()
+    config = replace(old.config, **({"scales": None} | fields))
+    with pytest.raises(ValueError, match="finetune: expected the checkpoint's grids 1x1, 2x2, 4x4, whose") as raised:
+        start_from(old, config, FinetuneConfig(""))
+    assert f"got {got}; finetune.interpolate_positions true interpolates them" in str(raised.value)
+    assert all(name in str(raised.value) for name in POSITIONS)
+    new = start_from(old, config, FinetuneConfig("", interpolate_positions=True))
+    before, after = old.state_dict(), new.state_dict()
+    assert {name for name in before if not torch.equal(after[name], before[name])} == set(POSITIONS)
+    assert new.sample([0, 1], 2).shape == (2, 4, *config.grid)
 
 
 def test_a_run_starts_from_it(idx_folder: Path, tmp_path: Path) -> None:
@@ -68,3 +90,18 @@ def test_the_authors_files(tmp_path: Path) -> None:
     write_published(tmp_path / "FlowAR.pth")
     start = load_start(FinetuneConfig(str(tmp_path / "FlowAR.pth")))
     assert (start.config.num_classes, start.config.latent_channels) == (1000, 16)
+
+
+def test_a_run_on_another_grid(tmp_path: Path) -> None:
+    """Images of 8x16 instead of 8x8: an error by default, and a model of rectangles where it is asked for."""
+    photos = write_class_folders(tmp_path / "photos")
+    start = {"latent_channels": 12, "num_classes": 2}
+    FlowAR(replace(MODEL, **start)).save_pretrained(tmp_path / "old")
+    config = run_config(photos, tmp_path / "run", model=FlowARConfig(), optim={"steps": 1, "batch_size": 4})
+    config.data.image_size = (8, 16)
+    with pytest.raises(ValueError, match=r"got 1x1, 1x2, 2x4, 4x8; finetune\.interpolate_positions"):
+        train(replace(config, finetune=FinetuneConfig(str(tmp_path / "old"))))
+    finetune = FinetuneConfig(str(tmp_path / "old"), interpolate_positions=True)
+    pipeline = FlowARPipeline.from_pretrained(train(replace(config, finetune=finetune)))
+    assert pipeline.model.config.grids == ((1, 1), (1, 2), (2, 4), (4, 8))
+    assert pipeline([0, 1], 2).images[0].size == (16, 8)

@@ -80,10 +80,14 @@ class FinetuneConfig:
         classes: for every class of the new model the class of the old one whose embedding it begins with; -1 for the
             old null class, which is what to begin a class with that the old model does not know. If left out: the
             classes are the same where there are equally many, else all are new.
+        interpolate_positions: when the latents have another grid, or the model other scales, than the checkpoint, begin
+            with its learned positions brought to the new grids (bicubic, scale by scale, each from the old scale that
+            is nearest in size) instead of ending with an error.
     """
 
     checkpoint: str
     classes: list[int] | None = None
+    interpolate_positions: bool = False
 
 
 @dataclass

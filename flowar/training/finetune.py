@@ -6,15 +6,16 @@ from pathlib import Path
 
 import torch
 
-from flowar.config import FlowARConfig, require
+from flowar.config import FlowARConfig, grid_names, require
 from flowar.model import FlowAR
 from flowar.training.config import FinetuneConfig
+from flowar.training.positions import POSITIONS, interpolate_positions
 
 CLASS_EMBEDDING = "ar_transformer.class_embedding.weight"
 
-# Fields of the configuration that weights depend on, the classes apart.
+# Fields of the configuration that weights depend on, the classes and the grids apart.
 SHAPE = (
-    *("latent_channels", "latent_size", "scales", "upsample"),
+    *("latent_channels", "upsample"),
     *("ar_width", "ar_depth", "ar_heads"),
     *("flow_width", "flow_depth", "flow_heads", "flow_block", "qk_norm"),
 )
@@ -30,23 +31,38 @@ def load_start(finetune: FinetuneConfig) -> FlowAR:
     return (FlowAR.from_published if published else FlowAR.from_pretrained)(finetune.checkpoint)
 
 
-def start_from(old: FlowAR, config: FlowARConfig, classes: list[int] | None) -> FlowAR:
-    """A model of `config` with the weights of `old`: all but the class embedding, whose rows `classes` chooses.
+def start_from(old: FlowAR, config: FlowARConfig, finetune: FinetuneConfig) -> FlowAR:
+    """A model of `config` with the weights of `old`.
+
+    `finetune.classes` chooses the rows of the class embedding. Grids must be the same, unless
+    `finetune.interpolate_positions` says what to do where they are not.
 
     Raises:
-        ValueError: if the two have weights of other shapes or another grid, or `classes` names none of the old model's.
+        ValueError: if the two have weights of other shapes, grids that differ without being asked for, or `classes`
+            names none of the old model's.
     """
-    rows = class_rows(old.config.num_classes, config.num_classes, classes)
+    rows = class_rows(old.config.num_classes, config.num_classes, finetune.classes)
     expected, found = old.config.to_dict(), config.to_dict()
     for name in SHAPE:
         require(
             f"finetune: {name}", f"{expected[name]}, as the checkpoint has", found[name], found[name] == expected[name]
         )
+    if config.grids != old.config.grids and not finetune.interpolate_positions:
+        raise other_grids(old.config, config)
     weights = old.state_dict()
+    for name in POSITIONS:
+        weights[name] = interpolate_positions(weights[name], old.config.grids, config.grids)
     weights[CLASS_EMBEDDING] = weights[CLASS_EMBEDDING][torch.tensor(rows)]
     model = FlowAR(config)
     model.load_state_dict(weights)
     return model
+
+
+def other_grids(old: FlowARConfig, new: FlowARConfig) -> ValueError:
+    """The error for grids that are not the checkpoint's."""
+    expected = f"the checkpoint's grids {grid_names(old.grids)}, whose positions it has in {', '.join(POSITIONS)}"
+    remedy = "finetune.interpolate_positions true interpolates them"
+    return ValueError(f"finetune: expected {expected}; got {grid_names(new.grids)}; {remedy}")
 
 
 def class_rows(old: int, new: int, classes: list[int] | None) -> list[int]:

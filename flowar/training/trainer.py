@@ -178,7 +178,7 @@ def new_model(config: TrainConfig, data: LatentStore, tokenizer: Tokenizer) -> F
     if start is None:
         return FlowAR(fitted)
     assert config.finetune is not None
-    return start_from(start, fitted, config.finetune.classes)
+    return start_from(start, fitted, config.finetune)
 
 
 def fitting(config: FlowARConfig, data: LatentStore, tokenizer: Tokenizer) -> FlowARConfig:
