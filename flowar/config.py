@@ -237,5 +237,10 @@ def as_scales(scales: Sequence[int | Sequence[int]] | None, finest: Grid) -> tup
     growing = all(a[0] <= b[0] and a[1] <= b[1] and a != b for a, b in pairwise(grids))
     expected = f"growing grids from 1x1 to latent_size {finest[0]}x{finest[1]}"
     # The first scale is the class token alone.
-    require("scales", expected, grid_names(grids) or "none", bool(grids) and growing and grids[0] == (1, 1) and grids[-1] == finest)
+    require(
+        "scales",
+        expected,
+        grid_names(grids) or "none",
+        bool(grids) and growing and grids[0] == (1, 1) and grids[-1] == finest,
+    )
     return grids
