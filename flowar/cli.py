@@ -20,6 +20,7 @@ EXIT_BAD_INPUT = 2
 COMMANDS = {
     "sample": "class labels to a grid of images, by default from the model that ships with the package",
     "edit": "change a picture: inpaint, outpaint, vary, super-resolve, interpolate",
+    "demo": "a page in the browser: classes to pictures while they form, and edits with a brush",
     "show": "draw what a model does: scales, ODE path, attention, guidance, steps, nearest training images",
     "evaluate": "images against a reference: FID and its like, with intervals, on a card; or compare two cards",
     "reference": "compute the features that images are evaluated against, once",

@@ -93,6 +93,7 @@ class TestHelp:
                 ],
             ),
             ("edit", ["inpaint (what is white in", "of interpolate two of them", "default: edited.png"]),
+            ("demo", ["everybody who can reach this machine", "default: 127.0.0.1", "default: 7860"]),
             (
                 "show",
                 ["nearest to samples", "default: [1.0, 2.0, 3.5, 5.0, 8.0]", "KIND.png if left out"],
@@ -493,7 +494,10 @@ class TestEvaluate:
             (["evaluate"], "reference: expected a file or a folder to compare with, got none"),
             (["evaluate", "--reference", "x", "--num_images", "0"], "num_images: expected at least 10, got 0"),
             (["evaluate", "--reference", "x", "--extractor", "dino"], "extractor: expected one of inception, eff"),
-            (["evaluate", "--reference", "x", "--extractor", "fashion"], "classifier: expected one for extractor"),
+            (
+                ["evaluate", "--reference", "x", "--classifier", "y"],
+                "classifier: expected one for extractor fashion alone",
+            ),
             (["evaluate", "--compare", "a", "b", "c"], "compare: expected tuple"),
             (["evaluate", "--compare", "nowhere", "nowhere"], "nowhere: expected a JSON object, but reading it failed"),
             (

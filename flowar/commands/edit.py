@@ -75,6 +75,7 @@ def edited(pipeline: FlowARPipeline, options: Options) -> list[Image]:
         ValueError: for options that are missing, or not of this kind of edit.
     """
     from flowar.editing import edits
+    from flowar.editing.pictures import open_picture
 
     classes = options.classes.split(",") if isinstance(options.classes, str) else options.classes
     wanted = 2 if options.kind == "interpolate" else 1
@@ -95,22 +96,3 @@ def edited(pipeline: FlowARPipeline, options: Options) -> list[Image]:
     if options.box is None:
         raise ValueError("box: expected left, top, right, bottom for outpaint, got none")
     return edits.outpaint(pipeline, image, options.box, label, **sampling)
-
-
-def open_picture(name: str, path: Path | None) -> Image:
-    """The picture in a file.
-
-    Raises:
-        ValueError: without a file, or for one that is no picture.
-        OSError: if it cannot be read.
-    """
-    from PIL import Image, UnidentifiedImageError
-
-    if path is None:
-        raise ValueError(f"{name}: expected a file, got none")
-    try:
-        with Image.open(path) as picture:
-            picture.load()
-            return picture.copy()
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{name}: expected a picture, got {path}") from error

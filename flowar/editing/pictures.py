@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from flowar.pipeline import FlowARPipeline
 
 Size = tuple[int, int]  # width, height, as PIL has it
+
+
+def open_picture(name: str, path: Path | None) -> Image.Image:
+    """The picture in a file.
+
+    Raises:
+        ValueError: without a file, or for one that is no picture.
+        OSError: if it cannot be read.
+    """
+    if path is None:
+        raise ValueError(f"{name}: expected a file, got none")
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+            return picture.copy()
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{name}: expected a picture, got {path.name}") from error
 
 
 def picture_size(pipeline: FlowARPipeline) -> Size:

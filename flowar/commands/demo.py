@@ -1,0 +1,60 @@
+"""`flowar demo`: a page in the browser that draws and edits."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+
+from flowar.errors import FlowARError, MissingPackageError
+
+LAST_PORT = 65535
+
+
+@dataclass
+class Options:
+    """Serve a page that draws classes, scale by scale, and edits pictures with a brush, until it is interrupted.
+
+    Attributes:
+        model: shipped name, folder, or Hub id.
+        device: "auto" is the GPU if there is one.
+        host: address to serve on; 0.0.0.0 serves everybody who can reach this machine.
+        port: to serve on.
+    """
+
+    model: str = "flowar-fashion"
+    device: str = "auto"
+    host: str = "127.0.0.1"
+    port: int = 7860
+
+
+def run(options: Options) -> None:
+    """Say where the page is, and serve it."""
+    check_address(options.host, options.port)
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # which Gradio reads when it is imported
+    try:
+        from flowar.demo.page import build_page, serve
+    except ImportError as error:
+        raise MissingPackageError('gradio serves the page: pip install "flowar[demo]"') from error
+    from flowar.pipeline import FlowARPipeline
+    from flowar.precision import default_device
+
+    pipeline = FlowARPipeline.from_pretrained(options.model).to(default_device(options.device))
+    page = build_page(pipeline, options.model)
+    serve(page, options.host, options.port)
+    print(f"{options.model} at http://{options.host}:{options.port}, until Ctrl+C", flush=True)
+    page.block_thread()
+
+
+def check_address(host: str, port: int) -> None:
+    """Check that a page can be served there.
+
+    Raises:
+        FlowARError: for a port that is none or in use, or a host that is not this machine.
+    """
+    if not 0 < port <= LAST_PORT:
+        raise FlowARError(f"port: expected an integer from 1 to {LAST_PORT}, got {port}")
+    try:
+        socket.create_server((host, port)).close()
+    except OSError as error:
+        raise FlowARError(f"host and port: expected a free address, got {host}:{port}: {error.strerror}") from error

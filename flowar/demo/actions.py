@@ -1,0 +1,138 @@
+"""What the page does, from the values of its inputs to pictures."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Literal, NamedTuple
+
+from PIL import Image
+
+from flowar.demo.canvas import painted
+from flowar.demo.reports import reports
+from flowar.editing import edits
+from flowar.editing.pictures import check_size, open_picture, picture_size
+from flowar.errors import FlowARError
+from flowar.pipeline import FlowARPipeline
+from flowar.show.states import class_name, scale_name
+
+MOST_IMAGES = 200  # at once, for the sake of memory
+Kind = Literal["inpaint", "vary"]
+
+
+class Settings(NamedTuple):
+    """How to sample, as the page has it: an emptied field is None, and no schedule is the model's own."""
+
+    seed: int | None
+    schedule: str
+    guidance_scale: float | None
+
+    def sampling(self) -> dict[str, Any]:
+        """For `FlowAR.sample`."""
+        return self._asdict() | {"schedule": self.schedule or None, "progress": False}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Pictures while they form: images [B] of every scale drawn so far, after so many seconds."""
+
+    labels: Sequence[int]
+    scales: Sequence[Sequence[Image.Image]]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What to do with a picture: inpaint where `layers` are painted, or vary."""
+
+    kind: Kind
+    layers: Sequence[Image.Image] = ()
+    label: int | None = None
+    count: int = 1
+    keep_scales: int = 0
+    keep_pixels: bool = False
+
+
+def class_choices(pipeline: FlowARPipeline) -> list[tuple[str, int]]:
+    """Names and labels of all classes; where several have a name, it goes with the label."""
+    model = pipeline.model
+    names = [class_name(model, label) for label in range(model.config.num_classes)]
+    several = {name for name, count in Counter(names).items() if count > 1}
+    return [(f"{name} ({label})" if name in several else name, label) for label, name in enumerate(names)]
+
+
+def draw(pipeline: FlowARPipeline, labels: Sequence[int], per_class: int, settings: Settings) -> Iterator[Drawing]:
+    """The drawing after every scale: a row of all labels, `per_class` times.
+
+    Raises:
+        ValueError: for no picture or too many at once, and as `FlowAR.sample`.
+    """
+    all_labels = [*labels] * per_class
+    if not 0 < len(all_labels) <= MOST_IMAGES:
+        raise FlowARError(f"pictures: expected 1 to {MOST_IMAGES} of all classes together, got {len(all_labels)}")
+    scales: list[list[Image.Image]] = []
+
+    def sample(report: Callable[[Drawing], None]) -> None:
+        start = perf_counter()
+
+        def preview(scale: int, images: list[Image.Image]) -> None:
+            scales.append(images)
+            report(Drawing(all_labels, [*scales], perf_counter() - start))
+
+        pipeline(all_labels, preview=preview, **settings.sampling())
+
+    return reports(sample)
+
+
+def summary(pipeline: FlowARPipeline, drawing: Drawing) -> str:
+    """How far the drawing is, or how long it took."""
+    reached = len(drawing.scales)
+    if reached == len(pipeline.model.config.grids):
+        return timing(len(drawing.labels), drawing.seconds)
+    return f"at {scale_name(pipeline.model, reached - 1)} after {drawing.seconds:.2f} s"
+
+
+def timing(count: int, seconds: float) -> str:
+    """In all and for each picture."""
+    return f"{count} image{'s' * (count > 1)} in {seconds:.2f} s, {1000 * seconds / count:.0f} ms each"
+
+
+def coarse_to_fine(pipeline: FlowARPipeline, drawing: Drawing, index: int) -> list[tuple[Image.Image, str]]:
+    """Picture `index` at every scale drawn so far, with the scale's grid."""
+    return [(images[index], scale_name(pipeline.model, k)) for k, images in enumerate(drawing.scales)]
+
+
+def open_image(pipeline: FlowARPipeline, path: str) -> Image.Image:
+    """The picture in a file.
+
+    Raises:
+        ValueError: for a file that is no picture, or one of another size than the pipeline's.
+    """
+    picture = open_picture("image", Path(path))
+    check_size(pipeline, picture, "image")
+    return picture
+
+
+def edit(
+    pipeline: FlowARPipeline, picture: Image.Image | None, wanted: Edit, settings: Settings
+) -> tuple[list[Image.Image], str]:
+    """The edited pictures, and how long they took.
+
+    Raises:
+        ValueError: without a picture or a class, and as `flowar.editing.edits` says.
+    """
+    if picture is None:
+        raise FlowARError("image: expected a picture to edit, got none")
+    if wanted.label is None:
+        raise FlowARError("class: expected one, got none")
+    start, sampling = perf_counter(), settings.sampling()
+    if wanted.kind == "vary":
+        images = edits.vary(pipeline, picture, wanted.label, wanted.keep_scales, wanted.count, **sampling)
+    else:
+        mask = painted(wanted.layers, picture_size(pipeline))
+        sampling["keep_pixels"] = wanted.keep_pixels
+        images = edits.inpaint(pipeline, picture, mask, wanted.label, wanted.count, **sampling)
+    return images, timing(len(images), perf_counter() - start)

@@ -1,0 +1,74 @@
+"""The page: two tabs about one model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from flowar.demo.edit_tab import EditTab
+from flowar.demo.sample_tab import SampleTab
+from flowar.editing.pictures import picture_size
+from flowar.pipeline import FlowARPipeline
+
+# Fonts of the reader's own machine: nothing is fetched from elsewhere.
+THEME = gr.themes.Default(
+    primary_hue="indigo",
+    font=["system-ui", "sans-serif"],
+    font_mono=["ui-monospace", "monospace"],
+    spacing_size="sm",
+    text_size="sm",
+)
+# Pictures of a few pixels are shown as these, with names below; an error is told once, by its message.
+CSS = """
+.pixels img { image-rendering: pixelated; height: auto; }
+.pixels .grid-wrap { min-height: 0 !important; max-height: 70vh !important; }
+.pixels .gallery-container { padding-top: 1.5em; }
+.pixels .grid-container { grid-template-columns: repeat(var(--grid-cols), minmax(0, 1fr)); }
+.pixels .thumbnail-item { height: auto; aspect-ratio: auto; }
+.pixels .caption-label { position: static; max-width: 100%; border: none; padding: 1px; text-align: center; }
+.quiet { align-self: center; flex-grow: 0 !important; }
+[data-testid="status-tracker"]:has(.error) { display: none; }
+"""
+
+
+def build_page(pipeline: FlowARPipeline, name: str) -> gr.Blocks:
+    """The page of a pipeline whose model has this name."""
+    with gr.Blocks(title=f"FlowAR: {name}", analytics_enabled=False, fill_width=True) as page:
+        gr.Markdown(heading(pipeline, name))
+        with gr.Tabs() as tabs:
+            with gr.Tab("Sample", id="sample"):
+                sample = SampleTab(pipeline)
+            with gr.Tab("Edit", id="edit"):
+                edit = EditTab(pipeline)
+        send = sample.send.click(
+            edit.receive,
+            [sample.drawing, sample.chosen],
+            [edit.picture, edit.editor, edit.label],
+            show_progress="hidden",
+        )
+        send.success(lambda: gr.Tabs(selected="edit"), outputs=tabs, show_progress="hidden")
+    return page
+
+
+def heading(pipeline: FlowARPipeline, name: str) -> str:
+    """The model's name, and what it draws, on what."""
+    width, height = picture_size(pipeline)
+    model = pipeline.model
+    device = model.ar_transformer.input_positions.device.type
+    return f"## FlowAR: {name}\n{model.config.num_classes} classes, pictures of {width}x{height}, on {device}"
+
+
+def serve(page: gr.Blocks, host: str, port: int) -> Any:
+    """Serve the page without waiting: on this machine alone, and nothing is told to anybody."""
+    return page.queue(api_open=False).launch(
+        server_name=host,
+        server_port=port,
+        share=False,
+        quiet=True,
+        prevent_thread_lock=True,
+        ssr_mode=False,
+        footer_links=[],
+        theme=THEME,
+        css=CSS,
+    )

@@ -1,0 +1,40 @@
+"""How the page shows pictures and errors, and runs what needs the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import gradio as gr
+
+
+def gallery(label: str, name: str, columns: int = 8) -> gr.Gallery:
+    """Pictures without loss, to look at and to choose from."""
+    return gr.Gallery(
+        label=label,
+        elem_id=name,
+        elem_classes="pixels",
+        columns=columns,
+        height="auto",
+        format="png",
+        object_fit="contain",
+        allow_preview=False,
+        interactive=False,
+        fit_columns=False,
+        buttons=[],
+    )
+
+
+def model_event(event: Callable[..., Any], run: Callable[..., Any], inputs: Any, outputs: Any, progress: Any) -> None:
+    """Let `event` call `run`, one call at a time; `progress` is where it shows that it is under way."""
+    event(run, inputs, outputs, concurrency_limit=1, concurrency_id="model", show_progress_on=progress)
+
+
+@contextmanager
+def shown_errors() -> Iterator[None]:
+    """What bad input raises is a message on the page, which stays as it was."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise gr.Error(" ".join(str(error).split()), print_exception=False) from error
