@@ -11,12 +11,10 @@ from torch import Tensor
 from experiments.variants import engine_serves
 from flowar import FlowAR
 from flowar.evaluation.extractors import Extractor, FashionExtractor
-from flowar.evaluation.fashion_classifier import train as train_classifier
 from flowar.evaluation.metrics.frechet import frechet_distance
 from flowar.evaluation.metrics.statistics import FeatureStatistics
 from flowar.tokenizer import Tokenizer
 from flowar.training.data import open_idx
-from flowar.weights import save_tensors
 
 BATCH = 200  # images drawn, and looked at, at once
 
@@ -29,11 +27,8 @@ class Judge:
     real: FeatureStatistics
 
     @staticmethod
-    def open(classifier: Path, data: Path, device: torch.device) -> Judge:
-        """The judge of the images in `data`; where the file `classifier` is missing, it is trained and written."""
-        if not classifier.exists():
-            source = open_idx(data, "train")
-            save_tensors(classifier, train_classifier(source.images, source.labels).state_dict())
+    def open(classifier: Path | None, data: Path, device: torch.device) -> Judge:
+        """The judge of the images in `data`, by the file of a classifier or the one that ships."""
         extractor = FashionExtractor(device, classifier)
         features = [extractor(part).pooled for part in open_idx(data, "t10k").images.split(BATCH)]
         return Judge(extractor, FeatureStatistics.of(torch.cat(features)))

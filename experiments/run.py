@@ -142,7 +142,7 @@ _runner: Runner  # of a process
 _judge: Judge
 
 
-def start_process(runner: Runner, classifier: Path, threads: int) -> None:
+def start_process(runner: Runner, classifier: Path | None, threads: int) -> None:
     """Make this process ready for `run_task`, and end it with its parent."""
     global _runner, _judge
     threading.Thread(target=end_with_parent, daemon=True).start()
@@ -160,7 +160,7 @@ def train_tokenizer(name: str) -> str:
 
 
 def run_tasks(
-    work: Callable[[Task], Outcome], tasks: Sequence[Task], jobs: int, setup: tuple[Runner, Path, int]
+    work: Callable[[Task], Outcome], tasks: Sequence[Task], jobs: int, setup: tuple[Runner, Path | None, int]
 ) -> Iterator[Outcome]:
     """What `work` makes of every task, as each is done by one of `jobs` processes."""
     if not tasks:
@@ -183,8 +183,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("experiment", help="name, or all")
     parser.add_argument("--budget", choices=BUDGETS, default="small")
     parser.add_argument("--data", type=Path, default=Path("data/fashion-mnist"), help="folder of the four idx files")
-    parser.add_argument("--output", type=Path, default=Path("runs/experiments"), help="for weights and the judge")
-    parser.add_argument("--classifier", type=Path, help="the judge's file; trained into the output folder if left out")
+    parser.add_argument("--output", type=Path, default=Path("runs/experiments"), help="for weights and tokenizers")
+    parser.add_argument("--classifier", type=Path, help="the judge's file; the one that ships if left out")
     parser.add_argument("--report", type=Path, default=Path(__file__).parent, help="folder of README.md and results")
     parser.add_argument("--jobs", type=int, help="processes; if left out, one a CPU, or one for a GPU")
     parser.add_argument("--estimate", action="store_true", help="say how long it will take, and stop")
@@ -204,9 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"{len(pending)} rows to run, about {minutes:.0f} minutes in {jobs} processes", flush=True)
         return
     if pending:
-        classifier = options.classifier or options.output / "judge.safetensors"
-        Judge.open(classifier, options.data, device)  # trained once, before several processes look for it
-        setup = (runner, classifier, threads)
+        setup = (runner, options.classifier, threads)
         for name in run_tasks(train_tokenizer, runner.missing_tokenizers(pending), jobs, setup):
             print(f"tokenizer {name} trained", flush=True)
         started = time.perf_counter()

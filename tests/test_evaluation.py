@@ -7,8 +7,18 @@ from pathlib import Path
 import pytest
 import torch
 
+from flowar import FlowARPipeline
 from flowar.evaluation.fashion_classifier import FashionClassifier, judge, load, train
 from flowar.weights import save_tensors
+
+
+def test_the_one_that_ships_knows_the_shipped_model() -> None:
+    """Two samples a class, in few steps; the judge puts most where they belong."""
+    classes = torch.arange(20) % 10
+    pipeline = FlowARPipeline.from_pretrained("flowar-fashion")
+    latents = pipeline.model.sample(classes, schedule="draft")
+    _, predicted = judge(load(), pipeline.tokenizer.decode(latents))
+    assert (predicted == classes).sum() >= 16
 
 
 @pytest.mark.slow

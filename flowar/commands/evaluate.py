@@ -21,7 +21,8 @@ class Options:
             images as above.
         output: folder for the card, the features and the images.
         extractor: of the features: inception (FID), efficientnet-lite0 (FD-EffLite0) or fashion (FD-fashion).
-        classifier: file that flowar.evaluation.fashion_classifier wrote, for extractor fashion.
+        classifier: for extractor fashion, file that flowar.evaluation.fashion_classifier wrote; if left out, the
+            one that ships.
         num_images: to draw; image i has the i-th class in turn, and seed + i as its seed.
         classes: labels or names to draw, as in 0,3,7 or "otter, 3"; all classes if left out.
         seed: of image 0.

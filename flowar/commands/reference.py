@@ -17,7 +17,8 @@ class Options:
         images: a folder of images, tars, idx files, an npz of images, or one of Inception's statistics.
         output: safetensors file to write.
         extractor: of the features: inception, efficientnet-lite0 or fashion.
-        classifier: file that flowar.evaluation.fashion_classifier wrote, for extractor fashion.
+        classifier: for extractor fashion, file that flowar.evaluation.fashion_classifier wrote; if left out, the
+            one that ships.
         image_size: scale and crop the images to this, a side or [height, width]; if left out they must all be of one
             size.
         split: of idx files, "train" or "t10k".

@@ -37,7 +37,8 @@ class Options:
         neighbours: how many of them beside every sample.
         extractor: of neighbours, whose features to compare besides pixels: inception, efficientnet-lite0 or fashion;
             none if left out, as it sees every training image, which takes long without a GPU.
-        classifier: file that flowar.evaluation.fashion_classifier wrote, for extractor fashion.
+        classifier: for extractor fashion, file that flowar.evaluation.fashion_classifier wrote; if left out, the
+            one that ships.
         device: "auto" is the GPU if there is one.
     """
 

@@ -31,7 +31,8 @@ class Options:
         seed: of image 0.
         turns: times are medians over so many of them; in each, every combination has its turn.
         extractor: of the features: inception (FID), efficientnet-lite0 (FD-EffLite0) or fashion (FD-fashion).
-        classifier: file that flowar.evaluation.fashion_classifier wrote, for extractor fashion.
+        classifier: for extractor fashion, file that flowar.evaluation.fashion_classifier wrote; if left out, the
+            one that ships.
         split: of a reference of idx files, "train" or "t10k".
         dtype: of the networks, as of `flowar sample`.
         device: "auto" is the GPU if there is one.

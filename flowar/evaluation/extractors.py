@@ -162,7 +162,10 @@ def efficientnet_lite0() -> Any:
 
 
 class FashionExtractor(Extractor):
-    """The classifier of `fashion_classifier.py`: 128 features; spatial ones of its last map, 7x7."""
+    """A classifier of `fashion_classifier.py`: 128 features; spatial ones of its last map, 7x7.
+
+    It is the one that ships, unless told otherwise.
+    """
 
     name = "fashion"
     names = MetricNames.of("fashion")
@@ -170,10 +173,10 @@ class FashionExtractor(Extractor):
     channels = 1
     classes = 10
 
-    def __init__(self, device: torch.device, classifier: Path) -> None:
-        from flowar.evaluation.fashion_classifier import load
+    def __init__(self, device: torch.device, classifier: Path | None = None) -> None:
+        from flowar.evaluation.fashion_classifier import SHIPPED, load
 
-        network = load(classifier)
+        network = load(classifier or SHIPPED)
         super().__init__(network, network.trunk[-3], device)
 
     def _forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -189,7 +192,7 @@ EXTRACTORS: dict[str, type[Extractor]] = {
 
 
 def open_extractor(name: str, device: torch.device, classifier: Path | None = None) -> Extractor:
-    """The extractor called `name`; `fashion` needs the file of its `classifier`, the others have their own weights.
+    """The extractor called `name`; `fashion` takes the file of another `classifier` than the one that ships.
 
     Raises:
         FlowARError: for another name, and for a classifier that is missing, unreadable, or not asked for.
@@ -197,9 +200,8 @@ def open_extractor(name: str, device: torch.device, classifier: Path | None = No
     """
     if name not in EXTRACTORS:
         raise FlowARError(f"extractor: expected one of {', '.join(EXTRACTORS)}, got {name}")
-    if (name == "fashion") != (classifier is not None):
-        expected = "one for extractor fashion alone (python -m flowar.evaluation.fashion_classifier trains it)"
-        raise FlowARError(f"classifier: expected {expected}, got {classifier} for {name}")
-    if classifier is not None:
+    if name == "fashion":
         return FashionExtractor(device, classifier)
+    if classifier is not None:
+        raise FlowARError(f"classifier: expected one for extractor fashion alone, got {classifier} for {name}")
     return InceptionExtractor(device) if name == "inception" else EfficientNetExtractor(device)

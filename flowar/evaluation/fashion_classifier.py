@@ -1,4 +1,4 @@
-"""A classifier of 28x28 grey images, independent of the generator: the judge of the shipped model.
+"""A classifier of 28x28 grey images, independent of the generator: the judge of the shipped model, which ships too.
 
 `python -m flowar.evaluation.fashion_classifier --data FOLDER --output FILE` trains it on the training split and prints
 its accuracy on the test split.
@@ -14,11 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flowar.hub import ASSETS
 from flowar.progress import step_progress
 from flowar.training.data import open_idx
 from flowar.training.transforms import to_unit_range
 from flowar.weights import check_shapes, open_safetensors, save_tensors, shapes_of
 
+SHIPPED = ASSETS / "fashion-classifier.safetensors"  # made by this file; right on 93.15 % of the test split
 FEATURES = 128
 BATCH = 128
 
@@ -71,7 +73,7 @@ def judge(model: FashionClassifier, images: Tensor) -> tuple[Tensor, Tensor]:
     return features, model.head(F.relu(features)).argmax(1)
 
 
-def load(path: Path) -> FashionClassifier:
+def load(path: Path = SHIPPED) -> FashionClassifier:
     """The classifier saved at `path`.
 
     Raises:

@@ -1,6 +1,6 @@
 """Quality of inpainting Fashion-MNIST: against pasting a fresh sample of the same class into the hole.
 
-`python -m flowar.evaluation.fashion_editing --data FOLDER --classifier FILE` takes test images one by one, each with
+`python -m flowar.evaluation.fashion_editing --data FOLDER` takes test images one by one, each with
 one of its halves hidden, and prints for both ways the share that the judge puts into the right class, and the error at
 the boundary: how far the step in brightness across it is from the original's, in grey levels.
 """
@@ -19,7 +19,7 @@ from PIL import Image
 
 from flowar.editing.edits import inpaint
 from flowar.editing.pictures import paste
-from flowar.evaluation.fashion_classifier import FashionClassifier, judge, load
+from flowar.evaluation.fashion_classifier import SHIPPED, FashionClassifier, judge, load
 from flowar.files import write_json
 from flowar.pipeline import FlowARPipeline
 from flowar.precision import default_device
@@ -85,7 +85,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Judge inpainting of Fashion-MNIST.")
     parser.add_argument("--model", default="flowar-fashion", help="shipped name, folder, or Hub id")
     parser.add_argument("--data", type=Path, required=True, help="folder of Fashion-MNIST's four idx files")
-    parser.add_argument("--classifier", type=Path, required=True, help="file written by fashion_classifier")
+    parser.add_argument("--classifier", type=Path, default=SHIPPED, help="file written by fashion_classifier")
     parser.add_argument("--count", type=int, default=200, help="test images, the first ones")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, help="JSON file to write")

@@ -1,6 +1,6 @@
 """Quality of a Fashion-MNIST model: agreement of the judge with the labels, and Fréchet distance, over guidance scales.
 
-`python -m flowar.evaluation.fashion_quality --data FOLDER --classifier FILE` prints one line a guidance scale and
+`python -m flowar.evaluation.fashion_quality --data FOLDER` prints one line a guidance scale and
 writes them as JSON. The Fréchet distance of 1,000 samples to the test split, in the judge's features, is shown beside
 that of 1,000 training images.
 """
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowar.evaluation.fashion_classifier import FashionClassifier, judge, load
+from flowar.evaluation.fashion_classifier import SHIPPED, FashionClassifier, judge, load
 from flowar.evaluation.metrics.frechet import frechet_distance
 from flowar.evaluation.metrics.statistics import FeatureStatistics
 from flowar.files import write_json
@@ -59,7 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Judge a Fashion-MNIST model.")
     parser.add_argument("--model", default="flowar-fashion", help="shipped name, folder, or Hub id")
     parser.add_argument("--data", type=Path, required=True, help="folder of Fashion-MNIST's four idx files")
-    parser.add_argument("--classifier", type=Path, required=True, help="file written by fashion_classifier")
+    parser.add_argument("--classifier", type=Path, default=SHIPPED, help="file written by fashion_classifier")
     parser.add_argument("--guidance-scales", type=float, nargs="+", default=[1.0, 1.25, 1.5, 2.0, 3.0])
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
