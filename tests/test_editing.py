@@ -130,7 +130,12 @@ class TestScales:
         assert torch.equal(seen[1], pipeline.model.pyramid(full)[0][:, 1:5])
 
     @pytest.mark.parametrize(
-        ("size", "message"), [((4, 8), "the aspect of 8x8"), ((8, 8), "2 to 7 pixels"), ((1, 1), "2 to 7 pixels")]
+        ("size", "message"),
+        [
+            ((4, 8), "the aspect of 8x8 pixels, got 4x8; crop it to 4x4"),
+            ((8, 8), "2 to 7 pixels"),
+            ((1, 1), "2 to 7 pixels"),
+        ],
     )
     def test_pictures_of_no_use(self, pipeline: FlowARPipeline, size: tuple[int, int], message: str) -> None:
         with pytest.raises(ValueError, match=f"image: expected {message}"):

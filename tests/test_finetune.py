@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import small_model
+from PIL import Image
 from test_data import write_class_folders
 from test_readme import write_published
 from training_runs import MODEL, rows, run_config
 
 from flowar import FlowAR, FlowARConfig, FlowARPipeline
 from flowar.training.config import FinetuneConfig
+from flowar.training.draws import Draws
 from flowar.training.finetune import CLASS_EMBEDDING, class_rows, load_start, start_from
+from flowar.training.load_data import load_data
 from flowar.training.positions import POSITIONS
-from flowar.training.trainer import train
+from flowar.training.trainer import fitting, train
 
 pytestmark = pytest.mark.usefixtures("without_tensorboard")
 
@@ -105,3 +110,41 @@ def test_a_run_on_another_grid(tmp_path: Path) -> None:
     pipeline = FlowARPipeline.from_pretrained(train(replace(config, finetune=finetune)))
     assert pipeline.model.config.grids == ((1, 1), (1, 2), (2, 4), (4, 8))
     assert pipeline([0, 1], 2).images[0].size == (16, 8)
+
+
+def blobs(folder: Path, height: int, width: int) -> Path:
+    """Two hundred pictures of two classes: a spot at upper left, or at lower right, with some play, over the image."""
+    rows, columns = np.mgrid[:height, :width]
+    generator = np.random.default_rng(0)
+    for number in range(200):
+        label = number % 2
+        row, column = np.array([0.25, 0.25] if label == 0 else [0.75, 0.75]) + generator.normal(0, 0.05, 2)
+        distance = ((rows + 0.5) / height - row) ** 2 + ((columns + 0.5) / width - column) ** 2
+        path = folder / str(label) / f"{number:03d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.uint8(255 * np.exp(-distance / 0.02))).save(path)
+    return folder
+
+
+@pytest.mark.slow
+def test_what_was_learned_on_8x8_helps_on_other_grids(tmp_path: Path) -> None:
+    """Before the first step: interpolated positions beat fresh ones, and those beat a fresh model."""
+    model = replace(MODEL, num_classes=2, latent_size=8, scales=None, dropout=0.0)
+    optim = {"steps": 200, "lr": 3e-3, "batch_size": 16, "ema_decays": (0.98,)}
+    config = run_config(blobs(tmp_path / "square", 16, 16), tmp_path / "run", model=model, optim=optim, save_every=200)
+    square = replace(config.data, image_size=16, image_channels=1, tokenizer="pixel:2")
+    old = FlowAR.from_pretrained(train(replace(config, data=square, log_every=100)))
+    for size in ((32, 32), (16, 32), (32, 16)):
+        folder = blobs(tmp_path / str(size), *size)
+        store, tokenizer = load_data(replace(square, folder=str(folder), image_size=size), folder)
+        fitted = fitting(old.config, store, tokenizer)
+        fresh = FlowAR(fitted)
+        interpolated = start_from(old, fitted, FinetuneConfig("", interpolate_positions=True))
+        without = copy.deepcopy(interpolated)
+        without.load_state_dict({name: fresh.state_dict()[name] for name in POSITIONS}, strict=False)
+        latents, labels = store.batch(torch.arange(32), Draws.of(0, 0, torch.arange(32)))
+        noise, times = torch.randn(32, fitted.tokens, 4), torch.rand(len(fitted.grids), 32)
+        with torch.no_grad():
+            models = (interpolated, without, fresh)
+            losses = [float(each.eval().loss(latents, labels, noise, times).loss) for each in models]
+        assert losses[0] < 0.9 * losses[1] < 0.9 * losses[2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from flowar.class_names import class_names_of, resolve
 from flowar.editing.known import pins_of_scales, pins_where
-from flowar.editing.pictures import known_latents, paste, picture_size, to_latents
+from flowar.editing.pictures import Size, known_latents, paste, picture_size, to_latents
 from flowar.model import FlowAR
 from flowar.noise import scale_noise
 from flowar.pins import Pins
@@ -91,13 +92,24 @@ def super_resolve(
     """
     width, height = picture_size(pipeline)
     if image.width * height != image.height * width:
-        raise ValueError(f"image: expected the aspect of {width}x{height} pixels, got {image.width}x{image.height}")
+        raise ValueError(
+            f"image: expected the aspect of {width}x{height} pixels, got {image.width}x{image.height}; "
+            f"crop it to {largest_crop((width, height), image.size)}"
+        )
     stride = pipeline.tokenizer.stride
     told = sum(columns * stride <= image.width for _, columns in pipeline.model.config.grids)
     if told in (0, len(pipeline.model.config.grids)):
         raise ValueError(f"image: expected {stride} to {width - 1} pixels across, got {image.width}")
     full = image.resize((width, height), Image.Resampling.BICUBIC)
     return vary(pipeline, full, class_label, told, count, **sampling)
+
+
+def largest_crop(aspect: Size, size: Size) -> str:
+    """The largest picture within `size` (width, height) that has exactly the aspect of another, as 40x30."""
+    divisor = math.gcd(*aspect)
+    width, height = (side // divisor for side in aspect)
+    factor = max(1, min(size[0] // width, size[1] // height))
+    return f"{factor * width}x{factor * height}"
 
 
 def interpolate(
