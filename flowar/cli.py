@@ -10,7 +10,7 @@ import logging
 import re
 import sys
 from collections.abc import Sequence
-from typing import Any, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from flowar.errors import FlowARError
 from flowar.process import take_over_process
@@ -85,6 +85,7 @@ def parse_options(name: str, options: type[Any], arguments: Sequence[str]) -> An
     parser.add_argument("--config", action="config", help="YAML file with options; those on the command line win")
     parser.add_class_arguments(options, None, as_group=False)
     arguments = with_several(getattr(options, "several", None), with_positional(options, arguments))
+    arguments = with_optional_flags(options, arguments)
     for action in parser._actions:
         if getattr(action, "_typehint", None) is bool:  # `--naive` alone means `--naive true`
             action.nargs, action.const = "?", True
@@ -109,6 +110,15 @@ def with_positional(options: type[Any], arguments: Sequence[str]) -> Sequence[st
         return [*taken, *arguments[len(taken) :]]
     takes_list = get_origin(get_type_hints(options)[name]) is list
     return [f"--{name}={json.dumps(words) if takes_list else ' '.join(words)}", *arguments[len(words) :]]
+
+
+def with_optional_flags(options: type[Any], arguments: Sequence[str]) -> Sequence[str]:
+    """A flag alone becomes `flag=true` where its dataclass may be left out: the parser does not know its fields."""
+    parts = [(name, part) for name, hint in get_type_hints(options).items() for part in get_args(hint)]
+    nested = [(name, get_type_hints(part)) for name, part in parts if dataclasses.is_dataclass(part)]
+    flags = {f"--{name}.{field}" for name, fields in nested for field, hint in fields.items() if hint is bool}
+    pairs = itertools.zip_longest(arguments, arguments[1:], fillvalue="-")
+    return [f"{each}=true" if each in flags and following.startswith("-") else each for each, following in pairs]
 
 
 def with_several(name: str | None, arguments: Sequence[str]) -> Sequence[str]:

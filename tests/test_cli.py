@@ -21,10 +21,11 @@ from safetensors.torch import load_file, save_file
 from test_data import pictures, write_class_folders, write_idx
 
 from flowar import FlowAR, FlowARPipeline
-from flowar.cli import COMMANDS, main
+from flowar.cli import COMMANDS, main, parse_options
 from flowar.threads import describe_limit
 from flowar.tokenizer import PixelTokenizer
 from flowar.training.checkpoints import checkpoints
+from flowar.training.config import FinetuneConfig, TrainConfig
 from flowar.training.step import TrainingStep
 
 TRAINING = (
@@ -643,6 +644,14 @@ class TestTrain:
         base = ["train", "--data.folder", idx_folder, "--output", tmp_path / "run", *TRAINING]
         assert message in refused(capsys, [*base, *arguments])
         assert not [*(tmp_path / "run").rglob("*.part")]
+
+    @pytest.mark.parametrize("words", [["--finetune.checkpoint", "old"], ["--seed", "1"], []])
+    def test_a_flag_of_what_may_be_left_out(self, words: list[str]) -> None:
+        """Alone, before other options and at the end."""
+        arguments = ["--output", "run", "--data.latents", "store", "--finetune.checkpoint", "old"]
+        parsed = parse_options("train", TrainConfig, [*arguments, "--finetune.interpolate_positions", *words])
+        assert parsed.finetune == FinetuneConfig("old", interpolate_positions=True)
+        assert not parse_options("train", TrainConfig, arguments).finetune.interpolate_positions
 
     def test_missing_options(self, capsys: pytest.CaptureFixture[str]) -> None:
         line = refused(capsys, ["train"])
