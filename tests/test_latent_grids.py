@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from conftest import error, small_model
 from PIL import Image
+from test_data import write_class_folders
 from test_flops import counted_flops
 from torch import Tensor
 
@@ -19,9 +20,11 @@ from flowar.cli import main
 from flowar.config import Grid
 from flowar.doctor.memory import transformer_bytes
 from flowar.editing.edits import super_resolve, vary
+from flowar.errors import DataError
 from flowar.flops import published_flops, training_flops
 from flowar.flow_solver import SOLVERS
 from flowar.noise import scale_noise
+from flowar.show.neighbours import neighbours_picture, open_training_images, pixels
 from flowar.tokenizer import PixelTokenizer
 from flowar.training.transforms import to_tensor
 
@@ -173,6 +176,17 @@ def test_pictures_of_a_rectangle(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected the aspect of 12x4 pixels, got 9x5; crop it to 9x3"):
         super_resolve(pipeline, images[0].resize((9, 5)), 0)
     assert super_resolve(pipeline, images[0].resize((6, 2)), 0, num_inference_steps=2)[0].size == (12, 4)
+
+
+def test_training_images_nearest_to_a_rectangle(tmp_path: Path) -> None:
+    tokenizer = PixelTokenizer(image_channels=3, stride=2)
+    pipeline = FlowARPipeline(model_of((2, 6), latent_channels=12, tokenizer=tokenizer.record()), tokenizer)
+    source = open_training_images(str(write_class_folders(tmp_path)), pipeline)
+    assert source.image_size == (4, 12)
+    neighbours_picture(pipeline, torch.tensor([0]), 0, source, {"pixels": pixels}, 2)
+    source.image_size = (12, 4)
+    with pytest.raises(DataError, match="data: expected 2 images of 3x4x12 or more, got 4 of 3x12x4"):
+        neighbours_picture(pipeline, torch.tensor([0]), 0, source, {"pixels": pixels}, 2)
 
 
 def test_flowar_l_at_512() -> None:

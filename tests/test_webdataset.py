@@ -60,6 +60,8 @@ def test_patterns(tmp_path: Path, source: str, labels: list[int]) -> None:
     (batch,) = images.batches(10)
     assert batch[:, 0, 0, 0].tolist() == [10 * label for label in labels]
     assert images.class_names == ()
+    (batch,) = open_images(f"{tmp_path}/{source}", image_size=(4, 6)).batches(10)
+    assert batch.shape[1:] == (3, 4, 6)
 
 
 def test_tars_of_several_folders(tmp_path: Path) -> None:
