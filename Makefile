@@ -3,6 +3,7 @@
 #   make sample   a picture from the model that ships with the package: samples.png
 #   make test     the tests, but for the slow ones, and those of the C++ kernels
 #   make lint     what the code must look like;  make format  mends what can be mended
+#   make docs     the documentation site, in build/site
 #   make bench    naive against optimised sampling on this machine
 #   make clean    removes everything that was built, .venv included
 
@@ -11,7 +12,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 BUILD := build/cmake
-DEVELOPMENT := dev,vae
+DEVELOPMENT := dev,vae,docs
 SOURCES := $(shell find csrc -type f ! -name '*.md') setup.py pyproject.toml
 CPP := $(filter %.h %.inl %.cpp %.cu %.cuh,$(SOURCES))
 
@@ -22,7 +23,7 @@ define install
 	$(BIN)/pip install --disable-pip-version-check --editable ".$(1)"
 endef
 
-.PHONY: sample test lint format bench clean
+.PHONY: sample test lint format docs bench clean
 
 sample: $(VENV)/package.stamp
 	$(BIN)/flowar sample --output samples.png
@@ -43,6 +44,9 @@ format: $(VENV)/development.stamp
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CPP)
+
+docs: $(VENV)/development.stamp
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(VENV)/package.stamp
 	$(BIN)/python benchmarks/sample_speed.py

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import shlex
 from pathlib import Path
 
 import pytest
-import torch
 from conftest import small_model
+from documents import ROOT, check_command, write_published
 
 from flowar import FlowARPipeline
-from flowar.cli import COMMANDS, parse_options
+from flowar.cli import COMMANDS
 from flowar.hub import shipped_models
-from flowar.published import published_names
 from flowar.tokenizer import PixelTokenizer
 
-ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 PAGES = [path for path in ROOT.rglob("*.md") if not any(part.startswith(".") for part in path.relative_to(ROOT).parts)]
 
@@ -25,16 +22,6 @@ PAGES = [path for path in ROOT.rglob("*.md") if not any(part.startswith(".") for
 def commands() -> list[str]:
     """All `flowar` commands of the README, continued lines joined."""
     return re.findall(r"^    (flowar .*)$", README.replace("\\\n", " "), re.MULTILINE)
-
-
-def write_published(path: Path) -> None:
-    """A small checkpoint in the authors' format, with ImageNet's number of classes."""
-    model = small_model(latent_channels=16, num_classes=1000, num_inference_steps=2, ar_width=64, ar_heads=1)
-    state = {}
-    for name, parameter in model.named_parameters():
-        names = published_names(name, model.config)
-        state |= {key: part.clone() for key, part in zip(names, parameter.detach().chunk(len(names)), strict=True)}
-    torch.save({"model_ema": state}, path)
 
 
 def test_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,9 +43,7 @@ def test_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("command", commands())
 def test_commands_have_these_options(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    _, name, *arguments = shlex.split(command)
-    options = importlib.import_module(f"flowar.commands.{name.replace('-', '_')}").Options
-    assert isinstance(parse_options(name, options, arguments), options)
+    check_command(shlex.split(command))
 
 
 def test_every_command_is_listed() -> None:
