@@ -63,7 +63,6 @@ def write_model_card(folder: Path, pipeline: FlowARPipeline, repo: str, details:
 def model_card(pipeline: FlowARPipeline, repo: str, details: CardDetails, metrics: Sequence[str]) -> str:
     """The text; `metrics` are the lines of a table."""
     config = pipeline.model.config
-    low, high = config.guidance_interval
     parts = [
         front_matter(details),
         f"# {repo.split('/')[-1]}",
@@ -77,8 +76,8 @@ def model_card(pipeline: FlowARPipeline, repo: str, details: CardDetails, metric
         "## Training data",
         details.training_data or "Not stated.",
         "## Schedule",
-        f"{config.num_inference_steps} steps at every scale, guidance {config.guidance_scale:g} where"
-        f" {low:g} <= t <= {high:g}, unless a call says otherwise.",
+        f"{f'`{config.schedule}`, u' if config.schedule else 'U'}nless a call says otherwise:",
+        f"```text\n{pipeline.model.schedule().describe(len(config.grids))}\n```",
         *(["## Evaluation", "\n".join(metrics), "All settings: [card.md](card.md)."] if metrics else []),
     ]
     return "\n\n".join(filter(None, parts)) + "\n"

@@ -68,7 +68,8 @@ def test_what_the_model_is(tmp_path: Path) -> None:
     }
     assert "\n# some-model\n" in text
     assert "\n## Training data\n\nFive kinds of noise.\n" in text
-    assert "\n2 steps at every scale, guidance 2.5 where 0.1 <= t <= 0.8, unless a call says otherwise.\n" in text
+    assert "## Schedule\n\nUnless a call says otherwise:\n\n```text\nscale  solver" in text
+    assert "\n2      euler         2            2  2.5\nguidance where 0.1 <= t <= 0.8\n```\n" in text
     assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
 
 
