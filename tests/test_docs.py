@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import shutil
 import subprocess
 import sys
@@ -117,8 +118,9 @@ def test_site(tmp_path: Path) -> None:
     done = subprocess.run(build, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     commands = (tmp_path / "site" / "commands.html").read_text()
-    assert all(f"flowar {name}" in commands for name in COMMANDS)
+    assert all(f'id="flowar-{name}"' in commands for name in COMMANDS)
+    assert all(f"<code>--{name}</code>" in commands for name in ("guidance_interval", "optim.lr", "finetune.classes"))
     for page in (tmp_path / "site").rglob("*.html"):
         text = page.read_text()
-        loaded = [part for part in text.split("<") if part.startswith(("script", "link", "img")) and "//" in part]
+        loaded = [tag for tag in re.findall(r"<(?:script|link|img)[^>]*>", text) if "//" in tag]
         assert loaded == [], page
