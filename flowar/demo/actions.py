@@ -89,10 +89,14 @@ def draw(pipeline: FlowARPipeline, labels: Sequence[int], per_class: int, settin
 
 def summary(pipeline: FlowARPipeline, drawing: Drawing) -> str:
     """How far the drawing is, or how long it took."""
-    reached = len(drawing.scales)
-    if reached == len(pipeline.model.config.grids):
+    if finished(pipeline, drawing):
         return timing(len(drawing.labels), drawing.seconds)
-    return f"at {scale_name(pipeline.model, reached - 1)} after {drawing.seconds:.2f} s"
+    return f"at {scale_name(pipeline.model, len(drawing.scales) - 1)} after {drawing.seconds:.2f} s"
+
+
+def finished(pipeline: FlowARPipeline, drawing: Drawing) -> bool:
+    """Whether all scales are drawn."""
+    return len(drawing.scales) == len(pipeline.model.config.grids)
 
 
 def timing(count: int, seconds: float) -> str:

@@ -30,11 +30,13 @@ CSS = """
 .quiet { align-self: center; flex-grow: 0 !important; }
 [data-testid="status-tracker"]:has(.error) { display: none; }
 """
+DAY = 86400  # seconds, after which pictures that were shown are removed
 
 
 def build_page(pipeline: FlowARPipeline, name: str) -> gr.Blocks:
     """The page of a pipeline whose model has this name."""
-    with gr.Blocks(title=f"FlowAR: {name}", analytics_enabled=False, fill_width=True) as page:
+    title, old = f"FlowAR: {name}", (DAY, DAY)
+    with gr.Blocks(title=title, analytics_enabled=False, fill_width=True, delete_cache=old) as page:
         gr.Markdown(heading(pipeline, name))
         with gr.Tabs() as tabs:
             with gr.Tab("Sample", id="sample"):

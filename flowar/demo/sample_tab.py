@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from flowar.demo.actions import Drawing, Settings, class_choices, coarse_to_fine, draw, summary
+from flowar.demo.actions import Drawing, Settings, class_choices, coarse_to_fine, draw, finished, summary
 from flowar.demo.settings import settings_inputs
 from flowar.demo.shown import gallery, model_event, shown_errors
 from flowar.pipeline import FlowARPipeline
@@ -51,7 +51,9 @@ class SampleTab:
                     (image, class_name(self.pipeline.model, label))
                     for image, label in zip(drawing.scales[-1], drawing.labels, strict=True)
                 ]
-                strip = coarse_to_fine(self.pipeline, drawing, 0)
+                # At the end: sent again with every scale, its files would be written while they are being read.
+                done = finished(self.pipeline, drawing)
+                strip = coarse_to_fine(self.pipeline, drawing, 0) if done else gr.skip()
                 shown = gr.Gallery(named, columns=columns, selected_index=None)
                 yield shown, strip, summary(self.pipeline, drawing), drawing, 0
 
