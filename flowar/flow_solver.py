@@ -111,7 +111,7 @@ def integrate(
     evaluations: Sequence[Evaluation],
     guidance_weights: Sequence[float] | None = None,
     network_input: Tensor | None = None,
-    constrain: Callable[[float], None] | None = None,
+    constrain: Callable[[float, float], None] | None = None,
     on_evaluation: Callable[[int, Tensor], None] | None = None,
 ) -> Tensor:
     """Integrate dx/dt = v over all `evaluations`, in place.
@@ -122,7 +122,8 @@ def integrate(
         state: x [B, n, c], float32 or float64; updated in place and returned.
         guidance_weights: one per evaluation, for those whose velocity has two halves.
         network_input: [B or 2B, n, c] of any floating dtype; receives the new state after every evaluation.
-        constrain: called with the time that the state has reached after every evaluation; may change the state.
+        constrain: called after every evaluation with its time and the one that the state has reached; may change the
+            state.
         on_evaluation: called with (i, data [B, n, c]) at every evaluation: where its velocity leads in a straight line.
     """
     weights = guidance_weights or [1.0] * len(evaluations)
@@ -140,7 +141,7 @@ def integrate(
         j, coefficient = last
         ops.velocity_step(state, known[j], coefficient, weights[j], network_input)
         if constrain is not None:
-            constrain(evaluations[i + 1].time if i + 1 < len(evaluations) else 0.0)
+            constrain(evaluation.time, evaluations[i + 1].time if i + 1 < len(evaluations) else 0.0)
             if network_input is not None:
                 network_input.view(-1, *state.shape).copy_(state)
         known = {j: v for j, v in known.items() if last_use[j] > i}

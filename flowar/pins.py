@@ -19,7 +19,8 @@ class Pins:
 
     Attributes:
         tokens: one a scale, [B, n_k, c].
-        masks: one a scale, [B or 1, n_k, 1] in [0, 1]: 1 pins, 0 leaves free, what lies between mixes.
+        masks: one a scale, [B or 1, n_k, 1] in [0, 1]: 1 pins, 0 leaves free. What lies between mixes: the
+            result is that share of the token, as a part of a picture tells that share of its mean.
     """
 
     tokens: Sequence[Tensor]
@@ -56,6 +57,11 @@ def check_pins(pins: Pins, batch: int, lengths: Sequence[int], channels: int) ->
     return pins
 
 
-def pin(state: Tensor, noise: Tensor, tokens: Tensor, mask: Tensor, t: float) -> None:
-    """Draw the state [B, n, c] of time t to what is known, in place; exactly there where the mask is 1."""
-    state.lerp_(torch.lerp(tokens, noise, t), mask)
+def pin(state: Tensor, noise: Tensor, tokens: Tensor, mask: Tensor, before: float, t: float) -> None:
+    """Draw the state [B, n, c], led from time `before` to t, to what is known, in place, fully where the mask is 1.
+
+    Elsewhere as far as keeps a state that goes straight to something else on the straight path to the mean of both, in
+    however many steps: its share of the known was `mask * (1 - before)`, and is to be `mask * (1 - t)`.
+    """
+    share = mask * (before - t) / ((1 - t) - mask * (1 - before))
+    state.lerp_(torch.lerp(tokens, noise, t), torch.where(mask == 1, mask, share))

@@ -155,7 +155,7 @@ class SamplingProgram:
             self.callbacks.on_step()
         return self.pins.tokens[k].clone()
 
-    def _constraint(self, k: int, state: Tensor, images: slice) -> Callable[[float], None] | None:
+    def _constraint(self, k: int, state: Tensor, images: slice) -> Callable[[float, float], None] | None:
         """What keeps the state [b, n, c], now noise, of some images on the path to what is pinned."""
         if self.pins is None:
             return None
@@ -178,7 +178,7 @@ class SamplingProgram:
         return ops.counter_normal(self.seeds, k, n * channels).view(self.batch, n, channels).to(self.plan.state_dtype)
 
     def _integrate(
-        self, k: int, state: Tensor, z: Tensor, on_step: OnStep, constrain: Callable[[float], None] | None
+        self, k: int, state: Tensor, z: Tensor, on_step: OnStep, constrain: Callable[[float, float], None] | None
     ) -> None:
         """The ODE of scale k from its noise, for some of the images, in place."""
         weights, batch = self.weights[k], len(state)

@@ -89,6 +89,21 @@ class TestInpaint:
         (free,) = edits.inpaint(pipeline, picture, mask, 1, num_inference_steps=2)
         assert (pixels(edited) == pixels(free))[~black].all()
 
+    def test_rounds_begin_from_the_mean_of_the_one_before(
+        self, pipeline: FlowARPipeline, picture: Image.Image, mask: Image.Image
+    ) -> None:
+        means: list[torch.Tensor] = []
+        watch = {"num_inference_steps": 3, "on_scale": lambda k, tokens: means.extend([tokens] if k == 0 else [])}
+        known = known_latents(pipeline, mask)
+        pins = pins_where(pipeline.model, to_latents(pipeline, picture), known)
+        first = pipeline([2], pins=pins, num_inference_steps=3)
+        (once,) = edits.inpaint(pipeline, picture, mask, 2, rounds=1, num_inference_steps=3)
+        assert (pixels(once) == pixels(first.images[0])).all()
+        (twice,) = edits.inpaint(pipeline, picture, mask, 2, rounds=2, **watch)
+        assert (pixels(twice) != pixels(once)).any()
+        assert len(means) == 1  # nobody hears of the first round
+        assert error(means[0][0, 0], first.latents.mean((2, 3))[0]) < 1e-6
+
     def test_outpaint(self, pipeline: FlowARPipeline, picture: Image.Image) -> None:
         (edited,) = edits.outpaint(pipeline, picture, (2, 2, 6, 6), 0, num_inference_steps=2)
         small = pixels(picture.resize((4, 4), Image.Resampling.LANCZOS))
@@ -109,6 +124,8 @@ class TestInpaint:
             edits.inpaint(pipeline, picture, Image.new("L", (SIZE, SIZE)), 0)
         with pytest.raises(ValueError, match="count: expected a positive integer, got 0"):
             edits.inpaint(pipeline, picture, mask, 0, 0)
+        with pytest.raises(ValueError, match="rounds: expected a positive integer, got 0"):
+            edits.inpaint(pipeline, picture, mask, 0, rounds=0)
 
 
 class TestScales:

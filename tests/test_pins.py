@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,9 +13,9 @@ from torch import Tensor
 from flowar import FlowAR, Schedule, sampling_program
 from flowar.callbacks import Callbacks
 from flowar.engine import InferencePlan
-from flowar.flow_solver import SOLVERS
+from flowar.flow_solver import SOLVERS, integrate
 from flowar.noise import image_seeds
-from flowar.pins import Pins
+from flowar.pins import Pins, pin
 
 LABELS = [1, 3]
 
@@ -56,6 +57,18 @@ def test_engine_and_naive_path_agree(shares: list[float]) -> None:
     expected = model.sample(LABELS, pins=pins, naive=True, **calls)
     assert error(model.sample(LABELS, pins=pins, **calls), expected) < 1e-5
     assert error(model.sample(LABELS, **calls), expected) > 1e-2
+
+
+@pytest.mark.parametrize("times", [[1.0, 0.0], [1.0, 0.9, 0.3, 0.2, 0.0], [i / 20 for i in range(20, -1, -1)]])
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_masks_between_mix_by_their_share(solver: str, times: list[float]) -> None:
+    """Whatever the steps are: beside a straight path to something else, the result is the mean of both."""
+    noise, own, token = torch.randn(3, 2, 5, 4).double()
+    mask = torch.tensor([0.0, 0.2, 0.5, 0.99, 1.0])[None, :, None].double()
+    state, evaluations = noise.clone(), SOLVERS[solver](times, ())
+    held = partial(pin, state, noise, token, mask)
+    integrate(lambda i: noise - own, state, evaluations, constrain=held)
+    torch.testing.assert_close(state, torch.lerp(own, token, mask))
 
 
 def test_first_scales_that_are_pinned_everywhere_need_no_ode() -> None:

@@ -12,12 +12,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 from flowar.class_names import class_names_of, resolve
-from flowar.editing.known import pins_of_scales, pins_where
+from flowar.editing.known import pins_of_scales, pins_where, with_mean
 from flowar.editing.pictures import Size, known_latents, paste, picture_size, to_latents
 from flowar.model import FlowAR
 from flowar.noise import scale_noise
 from flowar.pins import Pins
-from flowar.pipeline import FlowARPipeline
+from flowar.pipeline import FlowARPipeline, PipelineOutput
+
+ROUNDS = 3  # of inpainting; see docs/flowar-fashion for what each is good for
+WATCHERS = ("preview", "preview_steps", "on_scale", "on_evaluation")  # arguments that change no picture
 
 
 def inpaint(
@@ -28,17 +31,25 @@ def inpaint(
     count: int = 1,
     *,
     keep_pixels: bool = False,
+    rounds: int = ROUNDS,
     **sampling: Any,
 ) -> list[Image.Image]:
     """The image with what is white in the mask drawn anew, `count` times.
 
     The rest comes back through the tokenizer, up to its own error; with `keep_pixels` it is the original's, exactly.
+    Every round draws it from the same noise; what the first token, the mean of the whole picture, is to be follows from
+    the round before: the image's known part tells the first round but a share of it. So the parts come to agree.
 
     Raises:
-        ValueError: for an image or a mask of another size than the pipeline's, or a mask without white.
+        ValueError: for an image or a mask of another size than the pipeline's, a mask without white, or no round.
     """
+    if rounds < 1:
+        raise ValueError(f"rounds: expected a positive integer, got {rounds}")
     known, latents = known_latents(pipeline, mask), to_latents(pipeline, image)
-    edited = draw(pipeline, pins_where(pipeline.model, latents, known.to(latents.device)), class_label, count, sampling)
+    pins = pins_where(pipeline.model, latents, known.to(latents.device))
+    for _ in range(rounds - 1):
+        pins = with_mean(pins, draft(pipeline, pins, class_label, count, sampling))
+    edited = draw(pipeline, pins, class_label, count, sampling)
     return paste(image, edited, mask) if keep_pixels else edited
 
 
@@ -137,11 +148,24 @@ def interpolate(
 def draw(
     pipeline: FlowARPipeline, pins: Pins, class_label: int | str, count: int, sampling: dict[str, Any]
 ) -> list[Image.Image]:
-    """`count` pictures of one class under the pins of one."""
+    """`count` pictures of one class under their pins, or under those of one picture."""
+    return sample(pipeline, pins, class_label, count, sampling).images
+
+
+def draft(pipeline: FlowARPipeline, pins: Pins, class_label: int | str, count: int, sampling: dict[str, Any]) -> Tensor:
+    """Latents [count, c, h, w] of what `draw` would draw; nobody is told of the way there."""
+    quiet = {name: value for name, value in sampling.items() if name not in WATCHERS}
+    return sample(pipeline, pins, class_label, count, quiet).latents
+
+
+def sample(
+    pipeline: FlowARPipeline, pins: Pins, class_label: int | str, count: int, sampling: dict[str, Any]
+) -> PipelineOutput:
+    """Pictures and latents of one class under their pins."""
     if count < 1:
         raise ValueError(f"count: expected a positive integer, got {count}")
     repeated = Pins([each.expand(count, -1, -1) for each in pins.tokens], pins.masks)
-    return pipeline([class_label] * count, pins=repeated, **sampling).images
+    return pipeline([class_label] * count, pins=repeated, **sampling)
 
 
 def mixed_embeddings(model: FlowAR, first: int, last: int, shares: Tensor) -> Tensor:

@@ -28,6 +28,16 @@ def pins_where(model: FlowAR, latents: Tensor, known: Tensor) -> Pins:
     return Pins(tokens, masks)
 
 
+def with_mean(pins: Pins, latents: Tensor) -> Pins:
+    """The pins with the coarsest scale, which is one token, held at the mean of latents [B, c, h, w].
+
+    A part of a picture is known to have another mean than the whole, and all finer scales follow from that token.
+    """
+    mean = latents.mean((2, 3))[:, None].to(pins.tokens[0])
+    tokens = [each.expand(len(mean), -1, -1) for each in pins.tokens[1:]]
+    return Pins([mean, *tokens], [torch.ones_like(pins.masks[0]), *pins.masks[1:]])
+
+
 def pins_of_scales(model: FlowAR, latents: Tensor, scales: int) -> Pins:
     """Pins of the first `scales` of latents [B, c, h, w], everywhere.
 
