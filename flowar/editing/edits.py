@@ -12,14 +12,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from flowar.class_names import class_names_of, resolve
-from flowar.editing.known import pins_of_scales, pins_where, with_mean
+from flowar.editing.known import pins_of_known, pins_of_scales, pins_where, with_mean
 from flowar.editing.pictures import Size, known_latents, paste, picture_size, to_latents
 from flowar.model import FlowAR
 from flowar.noise import scale_noise
 from flowar.pins import Pins
 from flowar.pipeline import FlowARPipeline, PipelineOutput
 
-ROUNDS = 3  # of inpainting; see docs/flowar-fashion for what each is good for
+ROUNDS = 3  # of inpainting
 WATCHERS = ("preview", "preview_steps", "on_scale", "on_evaluation")  # arguments that change no picture
 
 
@@ -37,8 +37,9 @@ def inpaint(
     """The image with what is white in the mask drawn anew, `count` times.
 
     The rest comes back through the tokenizer, up to its own error; with `keep_pixels` it is the original's, exactly.
-    Every round draws it from the same noise; what the first token, the mean of the whole picture, is to be follows from
-    the round before: the image's known part tells the first round but a share of it. So the parts come to agree.
+    Every round draws it from the same noise. A part of the image tells only a share of coarse tokens, as of the mean of
+    the whole: all rounds but the last leave these free, and each round holds the coarsest at the mean of what the round
+    before drew. So the parts come to agree.
 
     Raises:
         ValueError: for an image or a mask of another size than the pipeline's, a mask without white, or no round.
@@ -47,8 +48,10 @@ def inpaint(
         raise ValueError(f"rounds: expected a positive integer, got {rounds}")
     known, latents = known_latents(pipeline, mask), to_latents(pipeline, image)
     pins = pins_where(pipeline.model, latents, known.to(latents.device))
+    certain = pins_of_known(pins)
     for _ in range(rounds - 1):
-        pins = with_mean(pins, draft(pipeline, pins, class_label, count, sampling))
+        drawn = draft(pipeline, certain, class_label, count, sampling)
+        certain, pins = with_mean(certain, drawn), with_mean(pins, drawn)
     edited = draw(pipeline, pins, class_label, count, sampling)
     return paste(image, edited, mask) if keep_pixels else edited
 

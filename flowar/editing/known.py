@@ -28,6 +28,11 @@ def pins_where(model: FlowAR, latents: Tensor, known: Tensor) -> Pins:
     return Pins(tokens, masks)
 
 
+def pins_of_known(pins: Pins) -> Pins:
+    """The pins that hold, without those that only draw a token to the mean of a part of it."""
+    return Pins(pins.tokens, [(mask == 1).to(mask) for mask in pins.masks])
+
+
 def with_mean(pins: Pins, latents: Tensor) -> Pins:
     """The pins with the coarsest scale, which is one token, held at the mean of latents [B, c, h, w].
 
