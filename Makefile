@@ -12,7 +12,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 BUILD := build/cmake
-DEVELOPMENT := dev,vae,docs
+DEVELOPMENT := dev,vae,eval,docs
 SOURCES := $(shell find csrc -type f ! -name '*.md') setup.py pyproject.toml
 CPP := $(filter %.h %.inl %.cpp %.cu %.cuh,$(SOURCES))
 
