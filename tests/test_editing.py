@@ -83,7 +83,7 @@ class TestInpaint:
         assert (pixels(first) != pixels(second))[~known].any()
 
     def test_exactly_where_asked(self, pipeline: FlowARPipeline, picture: Image.Image, mask: Image.Image) -> None:
-        (edited,) = edits.inpaint(pipeline, picture, mask, 1, keep_pixels=True, num_inference_steps=2)
+        (edited,) = edits.inpaint(pipeline, picture, mask, 1, paste=True, num_inference_steps=2)
         black = pixels(mask) == 0
         assert (pixels(edited) == pixels(picture))[black].all()
         (free,) = edits.inpaint(pipeline, picture, mask, 1, num_inference_steps=2)
@@ -193,7 +193,7 @@ class TestCommand:
     @pytest.mark.parametrize(
         "arguments",
         [
-            ["inpaint", "--classes", "dog", "--mask", "mask.png", "--keep_pixels"],
+            ["inpaint", "--classes", "dog", "--mask", "mask.png", "--paste"],
             ["outpaint", "--classes", "1", "--box", "[2, 2, 6, 6]"],
             ["vary", "--classes", "frog", "--keep_scales", "1"],
             ["interpolate", "--classes", "cat", "dog"],

@@ -28,7 +28,7 @@ class Options:
         box: of outpaint, [left, top, right, bottom] in pixels.
         keep_scales: of vary, how many of the coarse scales stay.
         rounds: of inpaint and outpaint, in which the new part and the old one come to agree; each takes its time.
-        keep_pixels: of inpaint and outpaint, exactly the picture's own pixels where it was not drawn anew.
+        paste: of inpaint and outpaint, exactly the picture's own pixels where it was not drawn anew.
         count: pictures to draw.
         seeds: of the noise; picture i has the first plus i, but interpolate goes from the first to the second.
         model: shipped name, folder, or Hub id.
@@ -48,7 +48,7 @@ class Options:
     box: tuple[int, int, int, int] | None = None
     keep_scales: int = 2
     rounds: int = 3
-    keep_pixels: bool = False
+    paste: bool = False
     count: int = 4
     seeds: tuple[int, int] = (0, 1)
     model: str = "flowar-fashion"
@@ -92,7 +92,7 @@ def edited(pipeline: FlowARPipeline, options: Options) -> list[Image]:
         return edits.vary(pipeline, image, label, options.keep_scales, **sampling)
     if options.kind == "super-resolve":
         return edits.super_resolve(pipeline, image, label, **sampling)
-    sampling |= {"keep_pixels": options.keep_pixels, "rounds": options.rounds}
+    sampling |= {"paste": options.paste, "rounds": options.rounds}
     if options.kind == "inpaint":
         return edits.inpaint(pipeline, image, open_picture("mask", options.mask), label, **sampling)
     if options.box is None:

@@ -53,7 +53,7 @@ class Edit:
     label: int | None = None
     count: int = 1
     keep_scales: int = 0
-    keep_pixels: bool = False
+    paste: bool = False
 
 
 def class_choices(pipeline: FlowARPipeline) -> list[tuple[str, int]]:
@@ -137,6 +137,6 @@ def edit(
         images = edits.vary(pipeline, picture, wanted.label, wanted.keep_scales, wanted.count, **sampling)
     else:
         mask = painted(wanted.layers, picture_size(pipeline))
-        sampling["keep_pixels"] = wanted.keep_pixels
+        sampling["paste"] = wanted.paste
         images = edits.inpaint(pipeline, picture, mask, wanted.label, wanted.count, **sampling)
     return images, timing(len(images), perf_counter() - start)

@@ -32,7 +32,7 @@ class EditTab:
             with gr.Column(scale=1, min_width=280):
                 kind = gr.Radio(KINDS, value="inpaint", label="Operation", elem_id="kind")
                 self.label = gr.Dropdown(class_choices(pipeline), value=None, label="Class", elem_id="edit-class")
-                keep_pixels = gr.Checkbox(True, label="Keep the other pixels exactly", elem_id="keep-pixels")
+                paste = gr.Checkbox(True, label="Keep the other pixels exactly", elem_id="paste")
                 keep_scales = gr.Slider(
                     0, last, min(2, last), step=1, label="Scales to keep", buttons=[], visible=False
                 )
@@ -51,8 +51,8 @@ class EditTab:
         self.editor.clear(
             lambda picture: picture and enlarged(picture), self.picture, self.editor, show_progress="hidden"
         )
-        kind.change(of_kind, kind, [keep_pixels, keep_scales], show_progress="hidden")
-        inputs = [self.picture, self.editor, kind, self.label, count, keep_scales, keep_pixels, *settings]
+        kind.change(of_kind, kind, [paste, keep_scales], show_progress="hidden")
+        inputs = [self.picture, self.editor, kind, self.label, count, keep_scales, paste, *settings]
         model_event(apply.click, self.apply, inputs, [edited, time], edited)
 
     def open(self, path: str) -> tuple[Image.Image, Image.Image]:
@@ -77,12 +77,12 @@ class EditTab:
         label: int | None,
         count: int,
         keep_scales: int,
-        keep_pixels: bool,
+        paste: bool,
         *settings: Any,
     ) -> tuple[list[Image.Image], str]:
         """The edited pictures, and how long they took."""
         layers = painting["layers"] if painting else []
-        wanted = Edit(kind, layers, label, count, keep_scales, keep_pixels)
+        wanted = Edit(kind, layers, label, count, keep_scales, paste)
         with shown_errors():
             return edit(self.pipeline, picture, wanted, Settings(*settings))
 

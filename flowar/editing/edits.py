@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from flowar.class_names import class_names_of, resolve
 from flowar.editing.known import pins_of_known, pins_of_scales, pins_where, with_mean
-from flowar.editing.pictures import Size, known_latents, paste, picture_size, to_latents
+from flowar.editing.pictures import Size, known_latents, paste_known, picture_size, to_latents
 from flowar.model import FlowAR
 from flowar.noise import scale_noise
 from flowar.pins import Pins
@@ -30,13 +30,13 @@ def inpaint(
     class_label: int | str,
     count: int = 1,
     *,
-    keep_pixels: bool = False,
+    paste: bool = False,
     rounds: int = ROUNDS,
     **sampling: Any,
 ) -> list[Image.Image]:
     """The image with what is white in the mask drawn anew, `count` times.
 
-    The rest comes back through the tokenizer, up to its own error; with `keep_pixels` it is the original's, exactly.
+    The rest comes back through the tokenizer, up to its own error; with `paste` it is the original's, exactly.
     Every round draws it from the same noise. A part of the image tells only a share of coarse tokens, as of the mean of
     the whole: all rounds but the last leave these free, and each round holds the coarsest at the mean of what the round
     before drew. So the parts come to agree.
@@ -53,7 +53,7 @@ def inpaint(
         drawn = draft(pipeline, certain, class_label, count, sampling)
         certain, pins = with_mean(certain, drawn), with_mean(pins, drawn)
     edited = draw(pipeline, pins, class_label, count, sampling)
-    return paste(image, edited, mask) if keep_pixels else edited
+    return paste_known(image, edited, mask) if paste else edited
 
 
 def outpaint(

@@ -70,7 +70,7 @@ def known_latents(pipeline: FlowARPipeline, mask: Image.Image) -> Tensor:
     return (torch.nn.functional.max_pool2d(replaced, pipeline.tokenizer.stride) == 0).float()
 
 
-def paste(picture: Image.Image, edited: list[Image.Image], mask: Image.Image) -> list[Image.Image]:
+def paste_known(picture: Image.Image, edited: list[Image.Image], mask: Image.Image) -> list[Image.Image]:
     """The edited pictures with the pixels of the original where the mask is black."""
     where = mask.convert("L").point(lambda value: 255 if value else 0)
     return [Image.composite(each, picture.convert(each.mode), where) for each in edited]

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from flowar.editing.edits import inpaint
-from flowar.editing.pictures import paste
+from flowar.editing.pictures import paste_known
 from flowar.evaluation.fashion_classifier import SHIPPED, FashionClassifier, judge, load
 from flowar.files import write_json
 from flowar.pipeline import FlowARPipeline
@@ -62,8 +62,8 @@ def compare(
             mask = half_mask(HALVES[index % len(HALVES)], pixels.shape[0])
             picture, hole = Image.fromarray(pixels), Image.fromarray(mask)
             own: dict[str, Any] = {"seed": seed + index, "progress": False}
-            (inpainted,) = inpaint(pipeline, picture, hole, label, keep_pixels=True, **own)
-            (pasted,) = paste(picture, pipeline([label], **own).images, hole)
+            (inpainted,) = inpaint(pipeline, picture, hole, label, paste=True, **own)
+            (pasted,) = paste_known(picture, pipeline([label], **own).images, hole)
             for name, edited in (("inpainted", inpainted), ("pasted", pasted)):
                 made[name].append(np.array(edited))
                 errors[name].append(boundary_error(made[name][-1], pixels, mask))

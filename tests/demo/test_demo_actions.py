@@ -163,10 +163,10 @@ class TestDraw:
 
 class TestEdit:
     def test_inpaints_what_is_painted(self, pipeline: FlowARPipeline, picture: Image.Image, layer: Image.Image) -> None:
-        wanted = Edit("inpaint", [layer], label=2, count=3, keep_pixels=True)
+        wanted = Edit("inpaint", [layer], label=2, count=3, paste=True)
         images, words = edit(pipeline, picture, wanted, OWN)
         mask = painted([layer], picture.size)
-        expected = edits.inpaint(pipeline, picture, mask, 2, 3, keep_pixels=True, seed=3, guidance_scale=1.5)
+        expected = edits.inpaint(pipeline, picture, mask, 2, 3, paste=True, seed=3, guidance_scale=1.5)
         assert images == expected
         assert words.startswith("3 images in ")
         changed = ImageChops.difference(images[0], picture)
