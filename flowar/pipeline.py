@@ -153,10 +153,18 @@ class FlowARPipeline:
             sampling["on_scale"] = after_scales(self, preview, sampling.get("on_scale"))
             if preview_steps:
                 sampling["on_evaluation"] = at_evaluations(self, preview, sampling.get("on_evaluation"))
+        latents = self.sample(class_labels, *schedule, **sampling)
+        return PipelineOutput(self.decode(latents), latents)
+
+    def sample(self, class_labels: Tensor | Sequence[int | str] | int | str, *schedule: Any, **sampling: Any) -> Tensor:
+        """Latents [B, c, h, w] alone: `FlowAR.sample`, with class names too.
+
+        Raises:
+            ValueError: as calling the pipeline does.
+        """
         if self._may_prepack and self._gains_by_prepacking(sampling.get("dtype"), sampling.get("naive", False)):
             self.model.prepack()
-        latents = self.model.sample(self._labels(class_labels), *schedule, **sampling)
-        return PipelineOutput(self.decode(latents), latents)
+        return self.model.sample(self._labels(class_labels), *schedule, **sampling)
 
     def decode(self, latents: Tensor) -> list[Image]:
         """Pictures of normalised latents [B, c, h, w], as many at once as memory allows."""

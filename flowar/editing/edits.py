@@ -17,7 +17,7 @@ from flowar.editing.pictures import Size, known_latents, paste_known, picture_si
 from flowar.model import FlowAR
 from flowar.noise import scale_noise
 from flowar.pins import Pins
-from flowar.pipeline import FlowARPipeline, PipelineOutput
+from flowar.pipeline import FlowARPipeline
 
 ROUNDS = 3  # of inpainting
 WATCHERS = ("preview", "preview_steps", "on_scale", "on_evaluation")  # arguments that change no picture
@@ -152,23 +152,24 @@ def draw(
     pipeline: FlowARPipeline, pins: Pins, class_label: int | str, count: int, sampling: dict[str, Any]
 ) -> list[Image.Image]:
     """`count` pictures of one class under their pins, or under those of one picture."""
-    return sample(pipeline, pins, class_label, count, sampling).images
+    return pipeline([class_label] * count, pins=repeated(pins, count), **sampling).images
 
 
 def draft(pipeline: FlowARPipeline, pins: Pins, class_label: int | str, count: int, sampling: dict[str, Any]) -> Tensor:
     """Latents [count, c, h, w] of what `draw` would draw; nobody is told of the way there."""
     quiet = {name: value for name, value in sampling.items() if name not in WATCHERS}
-    return sample(pipeline, pins, class_label, count, quiet).latents
+    return pipeline.sample([class_label] * count, pins=repeated(pins, count), **quiet)
 
 
-def sample(
-    pipeline: FlowARPipeline, pins: Pins, class_label: int | str, count: int, sampling: dict[str, Any]
-) -> PipelineOutput:
-    """Pictures and latents of one class under their pins."""
+def repeated(pins: Pins, count: int) -> Pins:
+    """The pins of `count` pictures, from as many or from those of one.
+
+    Raises:
+        ValueError: for no picture.
+    """
     if count < 1:
         raise ValueError(f"count: expected a positive integer, got {count}")
-    repeated = Pins([each.expand(count, -1, -1) for each in pins.tokens], pins.masks)
-    return pipeline([class_label] * count, pins=repeated, **sampling)
+    return Pins([each.expand(count, -1, -1) for each in pins.tokens], pins.masks)
 
 
 def mixed_embeddings(model: FlowAR, first: int, last: int, shares: Tensor) -> Tensor:
