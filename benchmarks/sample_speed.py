@@ -12,23 +12,20 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import samplers
 import torch
 from agreement import Disagreement, Expected
+from cases import TitledCase, add_common_arguments, run_cases
 from details import count_launches, kinds_of_work, stage_times
 from memory import PeakMemory
 from models import load_model
-from record import dtype_name, save_results, settings_of
+from record import dtype_name
 from samplers import COMPILED, ENGINE, NAIVE, NO_GRAPHS, Sampler
-from tables import table
 from timing import seconds_of, summary, time_alternating
 from torch import Tensor
 
@@ -38,7 +35,7 @@ from flowar.errors import first_line
 from flowar.flops import engine_flops, published_flops
 from flowar.hub import shipped_models
 from flowar.noise import image_seeds
-from flowar.precision import default_device, parse_dtype
+from flowar.precision import parse_dtype
 
 MATMUL_SIZE = {"cuda": 8192, "cpu": 2048}
 Setting = tuple[FlowAR, Schedule, torch.dtype]
@@ -47,33 +44,7 @@ NUMBERS = ("p50 ms", "p20", "p80", "p99", "images/s", "x naive", "TFLOP/s", "MiB
 
 
 def main() -> None:
-    started = time.perf_counter()
-    options = parse_arguments()
-    device = default_device(options.device)
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    settings = settings_of(options)
-    results: list[dict[str, Any]] = []
-    left_out: list[str] = []
-
-    def save() -> Path:
-        values = {"settings": settings, "results": results, "left_out": left_out}
-        return save_results("sample_speed", device, options.output, values)
-
-    for case in cases(options, device):
-        if time.perf_counter() - started > options.budget_seconds:
-            left_out.append(case.title)
-            continue
-        results.append(case.values)
-        for message in case.measure():
-            print(f"{case.title}: {message}", file=sys.stderr)
-            save()
-    print(table((*CASE, *NUMBERS), [row for result in results for row in table_rows(result)]))
-    for title in left_out:
-        print(f"left out, since {options.budget_seconds:.0f} s were over: {title}")
-    print(save())
-    if any(result["wrong"] for result in results):
-        sys.exit(1)
+    run_cases("sample_speed", parse_arguments(), cases, (*CASE, *NUMBERS), table_rows)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -87,15 +58,11 @@ def parse_arguments() -> argparse.Namespace:
         "--ladder", action="store_true", help="also torch.compile, and each saving switched off in turn"
     )
     parser.add_argument("--details", action="store_true", help="also milliseconds of stages and scales, and launches")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--threads", type=int, help="of the CPU")
-    parser.add_argument("--seconds", type=float, default=5, help="to measure each variant for; two runs at least")
-    parser.add_argument("--budget-seconds", type=float, default=float("inf"), help="after these, no case is begun")
-    parser.add_argument("--output", type=Path, help="JSON file; by default in benchmarks/results")
+    add_common_arguments(parser)
     return parser.parse_args()
 
 
-def cases(options: argparse.Namespace, device: torch.device) -> Iterator[Case]:
+def cases(options: argparse.Namespace, device: torch.device) -> Iterator[TitledCase]:
     """Every model in every dtype at every batch size; by default the presets on a GPU, and little on a CPU."""
     gpu = device.type == "cuda"
     shipped = [folder.name for folder in shipped_models()]
@@ -106,7 +73,8 @@ def cases(options: argparse.Namespace, device: torch.device) -> Iterator[Case]:
             setting = (model, schedule, parse_dtype(chosen) or torch.float32)
             expected = Expected.of(*setting)
             for batch in options.batch_sizes or ([1, 8, 64, 256] if gpu else [1]):
-                yield Case(name, setting, expected, batch, options, device)
+                title = f"{name}, batch {batch}, {dtype_name(setting[2])}"
+                yield title, partial(Case, name, setting, expected, batch, options, device)
 
 
 class Case:
@@ -123,7 +91,6 @@ class Case:
     ) -> None:
         self.setting, self.expected, self.batch, self.options, self.device = setting, expected, batch, options, device
         model, schedule, dtype = setting
-        self.title = f"{name}, batch {batch}, {dtype_name(dtype)}"
         self.values: dict[str, Any] = {
             "model": name,
             "batch": batch,

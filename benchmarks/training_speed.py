@@ -12,20 +12,16 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from agreement import Disagreement
+from cases import TitledCase, add_common_arguments, run_cases
 from details import kinds_of_work
 from gradients import Expected
 from models import load_model
-from record import save_results, settings_of
-from tables import table
 from timing import summary, time_alternating
 from training_rows import TRAINING_HEADER, training_rows
 from training_variants import COMPILED, FLOWAR, NAIVE, Step, Variant, random_batch, saved_mib, variants
@@ -35,39 +31,13 @@ from flowar.errors import first_line
 from flowar.flops import training_flops
 from flowar.hardware import peak_flops, peak_memory_mib
 from flowar.hub import shipped_models
-from flowar.precision import PRECISIONS, Precision, default_device, matmul_precision
+from flowar.precision import PRECISIONS, Precision, matmul_precision
 
 BATCH_SIZES = {"S": 128, "B": 64, "L": 32, "H": 8}  # on a GPU
 
 
 def main() -> None:
-    options = parse_arguments()
-    device = default_device(options.device)
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    started = time.perf_counter()
-    results: list[dict[str, Any]] = []
-    left_out: list[str] = []
-
-    def save() -> Path:
-        values = {"settings": settings_of(options), "results": results, "left_out": left_out}
-        return save_results("training_speed", device, options.output, values)
-
-    for name, batch in cases(options, device):
-        if time.perf_counter() - started > options.budget_seconds:
-            left_out.append(f"{name}, batch {batch}")
-            continue
-        case = Case(name, batch, options, device)
-        results.append(case.values)
-        for message in case.measure():
-            print(f"{name}, batch {batch}: {message}", file=sys.stderr)
-            save()
-    print(table(TRAINING_HEADER, [row for result in results for row in training_rows(result)]))
-    for title in left_out:
-        print(f"left out, since {options.budget_seconds:.0f} s were over: {title}")
-    print(save())
-    if any(result["wrong"] for result in results):
-        sys.exit(1)
+    run_cases("training_speed", parse_arguments(), cases, TRAINING_HEADER, training_rows)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -83,21 +53,18 @@ def parse_arguments() -> argparse.Namespace:
         help="also under torch.compile, in the last precision",
     )
     parser.add_argument("--details", action="store_true", help="on a CPU also milliseconds by kind of work")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--threads", type=int, help="of the CPU")
-    parser.add_argument("--seconds", type=float, default=5, help="to measure each variant for; two steps at least")
-    parser.add_argument("--budget-seconds", type=float, default=float("inf"), help="after these, no case is begun")
-    parser.add_argument("--output", type=Path, help="JSON file; by default in benchmarks/results")
+    add_common_arguments(parser)
     return parser.parse_args()
 
 
-def cases(options: argparse.Namespace, device: torch.device) -> Iterator[tuple[str, int]]:
+def cases(options: argparse.Namespace, device: torch.device) -> Iterator[TitledCase]:
     """Models with batch sizes: the presets on a GPU, little on a CPU."""
     gpu = device.type == "cuda"
     models = options.models or (["L", "S", "H"] if gpu else [*(folder.name for folder in shipped_models()), "S"])
     for name in models:
         default = BATCH_SIZES.get(name.upper(), 64) if gpu else (2 if name.upper() in PRESETS else 64)
-        yield from ((name, batch) for batch in options.batch_sizes or [default])
+        for batch in options.batch_sizes or [default]:
+            yield f"{name}, batch {batch}", partial(Case, name, batch, options, device)
 
 
 class Case:
