@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from experiments.budgets import Budget
 from experiments.catalog import EXPERIMENTS, Experiment
+from experiments.readings import READINGS
 from experiments.results import Agreement, Result, Rows, results
 from flowar.errors import DataError
 from flowar.files import write_aside
@@ -33,7 +34,8 @@ def write_report(folder: Path, budget_name: str, budget: Budget, rows: Rows) -> 
             continue
         path = folder / "figures" / f"{budget_name}-{experiment.name}.png"
         write_aside(path, partial(figure(experiment, found).savefig, format="png", dpi=100))
-        sections.append(section(experiment, found, f"figures/{path.name}"))
+        reading = READINGS[budget_name].get(experiment.name, "")
+        sections.append(section(experiment, found, reading, f"figures/{path.name}"))
     insert(folder / "README.md", budget_name, "\n\n".join(sections))
 
 
@@ -47,12 +49,13 @@ def insert(readme: Path, budget_name: str, text: str) -> None:
     write_aside(readme, lambda aside: aside.write_text(f"{head}{begin}\n\n{text}\n\n{end}{tail}"))
 
 
-def section(experiment: Experiment, found: Sequence[Result], picture: str) -> str:
-    """Title, note, table, statement and figure."""
+def section(experiment: Experiment, found: Sequence[Result], reading: str, picture: str) -> str:
+    """Title, note, table, the computed statement, what we make of it, and figure."""
     agreement = Agreement.of(found)
     statement = agreement.statement() if agreement else "The paper has no order for these."
-    parts = [f"### {experiment.title}", experiment.note, table(found), statement, f"![{experiment.title}]({picture})"]
-    return "\n\n".join(parts)
+    words = [experiment.note, table(found), statement, reading]
+    parts = [f"### {experiment.title}", *words, f"![{experiment.title}]({picture})"]
+    return "\n\n".join(filter(None, parts))
 
 
 def table(found: Sequence[Result]) -> str:

@@ -13,9 +13,10 @@ from conftest import SMALL, error
 from test_data import write_idx
 from torch import Tensor
 
-from experiments import run
+from experiments import given_scales, run
 from experiments.budgets import BUDGETS, Budget
 from experiments.catalog import EXPERIMENTS, Experiment, Variant, chosen
+from experiments.judging import draw
 from experiments.report import figure, insert, section
 from experiments.results import Agreement, Result, Rows, results
 from experiments.tokenizers import TRAINED
@@ -28,6 +29,7 @@ from flowar.errors import DataError
 from flowar.evaluation.fashion_classifier import FashionClassifier
 from flowar.flow_transformer import FlowTransformer
 from flowar.tokenizer import PixelTokenizer
+from flowar.training.data import open_idx
 from flowar.weights import save_tensors
 
 CONFIG = replace(SMALL, flow_width=32, flow_heads=2, num_inference_steps=2, dropout=0.0)
@@ -201,10 +203,10 @@ class TestAgreement:
     def test_section(self) -> None:
         found = self.found([[30, 32], [20, 22]], [3.0, None])
         experiment = Experiment("e", "Title", "Note.", [each.variant for each in found])
-        text = section(experiment, found, "figures/e.png")
+        text = section(experiment, found, "As expected.", "figures/e.png")
         assert "| 0 | 9 | 3.00 (1) | 31.0 ± 1.4 (2) | 0.500 ± 0.000 |" in text
         assert "| 1 | 9 |  | 21.0 ± 1.4 (1) | 0.500 ± 0.000 |" in text
-        assert "The paper has no order for these." in text
+        assert "The paper has no order for these.\n\nAs expected.\n\n![Title](figures/e.png)" in text
         assert len(figure(experiment, found).axes) == 2
 
 
@@ -294,7 +296,35 @@ def test_runs_and_resumes(
     assert len(again.rows) == 4
     assert trained == []
     assert again.rows[3]["frechet_distance"] == pytest.approx(Rows(path).rows[3]["frechet_distance"])
-    assert results(chosen("tiny")[0], TINY, again) is not None
+    found = results(chosen("tiny")[0], TINY, again)
+    assert found
+    capsys.readouterr()
+    given_scales.main([each for each in arguments if each.startswith(("all", "--data", "--output", "--classifier"))])
+    shown = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in shown] == ["one", "two"]
+    alone = [line.split(":")[1].split(",")[0].strip() for line in shown]  # no scale given
+    assert alone == [f"{each.mean('frechet_distance'):.1f}" for each in found]
+
+
+@pytest.mark.parametrize("name", ["flowar", "encoded scales"])
+def test_tokens_of_all_scales_given_are_the_image(name: str) -> None:
+    """And of some, those that the model is trained on."""
+    tokenizer, images = PixelTokenizer(1, 2), torch.randint(0, 256, (3, 1, 8, 8), dtype=torch.uint8)
+    model = MODELS[name](CONFIG).eval()
+    tokens = given_scales.scale_tokens(model, tokenizer, images)
+    indices = torch.tensor([2, 0])
+    every, first = (given_scales.first_scales(tokens, given)(indices) for given in (3, 1))
+    assert torch.equal(draw(model, tokenizer, indices, [0, 1], every), images[indices])
+    assert first.held == 1
+    assert torch.equal(first.tokens[0], tokens[0][[2, 0]])
+
+
+def test_real_images_are_class_balanced_and_the_last(data: Data) -> None:
+    whole, images = open_idx(data.folder, "train"), given_scales.real_images(data, 30)
+    assert images.shape == (30, 1, 28, 28)
+    places = [int((whole.images == image).flatten(1).all(1).nonzero()) for image in images]
+    assert [int(whole.labels[place]) for place in places] == [*range(10)] * 3
+    assert sorted(places) == [*range(170, 200)]  # labels of the fixture go round
 
 
 @pytest.mark.slow

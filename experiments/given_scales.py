@@ -1,0 +1,85 @@
+"""What a distance is made of: the same weights, with the coarser scales of real images given.
+
+    python -m experiments.given_scales scales --budget small --data data/fashion-mnist
+
+Where the distance falls as scales are given, it came from errors in them, on which the finer ones built; what is left
+when all but the last are given is the last one's own. With all given it is what the tokenizer costs. Weights are those
+that `experiments.run` left in the output folder; what is missing there is trained.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import fmean
+
+import torch
+from torch import Tensor
+
+from experiments.budgets import BUDGETS
+from experiments.catalog import Variant, chosen
+from experiments.judging import Judge
+from experiments.run import Runner
+from experiments.training import Data
+from experiments.variants.scale_sequence import EncodedScalesFlowAR, encode_scales
+from flowar import FlowAR
+from flowar.pins import Pins
+from flowar.precision import default_device
+from flowar.tokenizer import Tokenizer
+from flowar.training.data import open_idx
+from flowar.training.transforms import to_unit_range
+
+
+def real_images(data: Data, count: int) -> Tensor:
+    """Images [count, 1, H, W] of the training split whose class is their number modulo ten, from its end, which small
+    budgets do not train on."""
+    whole = open_idx(data.folder, "train")
+    places = [(whole.labels == label).nonzero().flatten().flip(0) for label in range(len(whole.class_names))]
+    return whole.images[[int(places[i % len(places)][i // len(places)]) for i in range(count)]]
+
+
+@torch.no_grad()
+def scale_tokens(model: FlowAR, tokenizer: Tokenizer, images: Tensor) -> Sequence[Tensor]:
+    """What the model learned to draw for uint8 images, a tensor [B, n_k, c] a scale."""
+    pixels = to_unit_range(images)
+    by_scale = isinstance(model, EncodedScalesFlowAR)
+    latents = encode_scales(tokenizer, pixels, model.config)[0] if by_scale else tokenizer.encode(pixels)
+    targets, _ = model.pyramid(latents)
+    return targets.split(list(model.config.scale_lengths), 1)
+
+
+def first_scales(tokens: Sequence[Tensor], given: int) -> Callable[[Tensor], Pins]:
+    """Pins of the first `given` scales of the images that one asks for."""
+    masks = [torch.full((1, len(part[0]), 1), float(k < given)) for k, part in enumerate(tokens)]
+    return lambda indices: Pins([part[indices] for part in tokens], masks)
+
+
+def distances(runner: Runner, judge: Judge, variant: Variant, seed: int, images: Tensor) -> list[float]:
+    """Fréchet distances with none of the scales given, the first one, and so on to all."""
+    model, tokenizer = runner.trained(variant, seed).model, runner.data.tokenizer(variant.tokenizer)
+    tokens = scale_tokens(model, tokenizer, images)
+    every = (first_scales(tokens, given) for given in range(len(tokens) + 1))
+    return [judge(model, tokenizer, len(images), seed * len(images), pins)["frechet_distance"] for pins in every]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Fréchet distances with the coarser scales given.")
+    parser.add_argument("experiment", help="name, or all")
+    parser.add_argument("--budget", choices=BUDGETS, default="small")
+    parser.add_argument("--data", type=Path, default=Path("data/fashion-mnist"), help="folder of the four idx files")
+    parser.add_argument("--output", type=Path, default=Path("runs/experiments"), help="of weights and tokenizers")
+    parser.add_argument("--classifier", type=Path, help="the judge's file; the one that ships if left out")
+    parser.add_argument("--device", default="auto")
+    options = parser.parse_args(arguments)
+    budget, device = BUDGETS[options.budget], default_device(options.device)
+    runner = Runner(Data(options.data, budget, device, options.output, budget.images))
+    judge = Judge.open(options.classifier, options.data, device)
+    images = real_images(runner.data, budget.samples).to(device)
+    for variant in (each for experiment in chosen(options.experiment) for each in experiment.variants):
+        by_seed = [distances(runner, judge, variant, seed, images) for seed in budget.seeds]
+        print(f"{variant.name}:", ", ".join(f"{fmean(each):.1f}" for each in zip(*by_seed, strict=True)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
