@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -69,6 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--budget", choices=BUDGETS, default="small")
     parser.add_argument("--data", type=Path, default=Path("data/fashion-mnist"), help="folder of the four idx files")
     parser.add_argument("--output", type=Path, default=Path("runs/experiments"), help="of weights and tokenizers")
+    parser.add_argument("--seeds", type=int, nargs="+", help="to average over; the budget's if left out")
+    parser.add_argument("--steps", type=int, help="of every scale; the variant's if left out")
     parser.add_argument("--classifier", type=Path, help="the judge's file; the one that ships if left out")
     parser.add_argument("--device", default="auto")
     options = parser.parse_args(arguments)
@@ -76,8 +79,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     runner = Runner(Data(options.data, budget, device, options.output, budget.images))
     judge = Judge.open(options.classifier, options.data, device)
     images = real_images(runner.data, budget.samples).to(device)
+    steps = {} if options.steps is None else {"num_inference_steps": options.steps}
     for variant in (each for experiment in chosen(options.experiment) for each in experiment.variants):
-        by_seed = [distances(runner, judge, variant, seed, images) for seed in budget.seeds]
+        variant = replace(variant, changes=variant.changes | steps)
+        by_seed = [distances(runner, judge, variant, seed, images) for seed in options.seeds or budget.seeds]
         print(f"{variant.name}:", ", ".join(f"{fmean(each):.1f}" for each in zip(*by_seed, strict=True)), flush=True)
 
 
