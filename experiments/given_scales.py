@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from experiments.budgets import BUDGETS
-from experiments.catalog import Variant, chosen
+from experiments.catalog import chosen
 from experiments.judging import Judge
 from experiments.run import Runner
 from experiments.training import Data
@@ -56,12 +56,11 @@ def first_scales(tokens: Sequence[Tensor], given: int) -> Callable[[Tensor], Pin
     return lambda indices: Pins([part[indices] for part in tokens], masks)
 
 
-def distances(runner: Runner, judge: Judge, variant: Variant, seed: int, images: Tensor) -> list[float]:
+def distances(judge: Judge, model: FlowAR, tokenizer: Tokenizer, tokens: Sequence[Tensor], seed: int) -> list[float]:
     """Fréchet distances with none of the scales given, the first one, and so on to all."""
-    model, tokenizer = runner.trained(variant, seed).model, runner.data.tokenizer(variant.tokenizer)
-    tokens = scale_tokens(model, tokenizer, images)
+    count = len(tokens[0])
     every = (first_scales(tokens, given) for given in range(len(tokens) + 1))
-    return [judge(model, tokenizer, len(images), seed * len(images), pins)["frechet_distance"] for pins in every]
+    return [judge(model, tokenizer, count, seed * count, pins)["frechet_distance"] for pins in every]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -82,8 +81,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     steps = {} if options.steps is None else {"num_inference_steps": options.steps}
     for variant in (each for experiment in chosen(options.experiment) for each in experiment.variants):
         variant = replace(variant, changes=variant.changes | steps)
-        by_seed = [distances(runner, judge, variant, seed, images) for seed in options.seeds or budget.seeds]
-        print(f"{variant.name}:", ", ".join(f"{fmean(each):.1f}" for each in zip(*by_seed, strict=True)), flush=True)
+        models = {seed: runner.trained(variant, seed).model for seed in options.seeds or budget.seeds}
+        tokenizer = runner.data.tokenizer(variant.tokenizer)
+        tokens = scale_tokens(next(iter(models.values())), tokenizer, images)
+        by_seed = [distances(judge, model, tokenizer, tokens, seed) for seed, model in models.items()]
+        means = ", ".join(f"{fmean(each):.1f}" for each in zip(*by_seed, strict=True))
+        deviations = ", ".join(f"{part.std():.2f}" for part in tokens)
+        print(f"{variant.name}: {means}; standard deviations of real scales {deviations}", flush=True)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ READINGS: dict[str, dict[str, str]] = {
             "The opposite of the paper, with every seed. Given the real 4x4 scale, both draw the last one equally well "
             "(distances 90 and 91, seed 0); given the real 2x2 they have 133 and 153, so what differs is how well "
             "coarse scales are drawn. Averaging takes the variance out of these: the standard deviations of averages "
-            "are 0.30, 0.43, 0.63 and 1 by scale, those of encoded images 0.93, 1.12, 1.02 and 1. Under noise of "
+            "are 0.31, 0.43, 0.63 and 1 by scale, those of encoded images 0.93, 1.12, 1.02 and 1. Under noise of "
             "deviation 1, a thousand steps may be too few for the small ones. And what may spoil coarse scales in "
             "the paper, a VAE of stride 16 that sees images of 16 pixels, is no matter to one of stride 4."
         ),
