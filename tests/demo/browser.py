@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -39,14 +40,20 @@ def served(threads: int = 1) -> Iterator[str]:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "flowar", "demo", "--port", str(port)]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+    pipe, interruptible = subprocess.PIPE, partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # as from a terminal
+    with subprocess.Popen(command, env=environment, stdout=pipe, text=True, preexec_fn=interruptible) as process:
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == f"flowar-fashion at http://{HOST}:{port}, until Ctrl+C\n"
             yield f"http://{HOST}:{port}"
         finally:
             process.send_signal(signal.SIGINT)
-        assert process.wait() == 0
+            try:
+                status = process.wait(PATIENCE / 1000)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
+        assert status == 0
 
 
 @contextmanager
