@@ -9,10 +9,8 @@ that `experiments.run` left in the output folder; what is missing there is train
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from statistics import fmean
 
 import torch
@@ -21,7 +19,7 @@ from torch import Tensor
 from experiments.budgets import BUDGETS
 from experiments.catalog import chosen
 from experiments.judging import Judge
-from experiments.run import Runner
+from experiments.run import Runner, new_parser
 from experiments.training import Data
 from experiments.variants.scale_sequence import EncodedScalesFlowAR, encode_scales
 from flowar import FlowAR
@@ -64,15 +62,9 @@ def distances(judge: Judge, model: FlowAR, tokenizer: Tokenizer, tokens: Sequenc
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Fréchet distances with the coarser scales given.")
-    parser.add_argument("experiment", help="name, or all")
-    parser.add_argument("--budget", choices=BUDGETS, default="small")
-    parser.add_argument("--data", type=Path, default=Path("data/fashion-mnist"), help="folder of the four idx files")
-    parser.add_argument("--output", type=Path, default=Path("runs/experiments"), help="of weights and tokenizers")
+    parser = new_parser("Fréchet distances with the coarser scales given.")
     parser.add_argument("--seeds", type=int, nargs="+", help="to average over; the budget's if left out")
     parser.add_argument("--steps", type=int, help="of every scale; the variant's if left out")
-    parser.add_argument("--classifier", type=Path, help="the judge's file; the one that ships if left out")
-    parser.add_argument("--device", default="auto")
     options = parser.parse_args(arguments)
     budget, device = BUDGETS[options.budget], default_device(options.device)
     runner = Runner(Data(options.data, budget, device, options.output, budget.images))

@@ -178,17 +178,23 @@ def run_tasks(
             pool.shutdown(cancel_futures=True)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Run the paper's experiments on Fashion-MNIST.")
+def new_parser(description: str) -> argparse.ArgumentParser:
+    """Options of every command about experiments: which, of what, and where."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("experiment", help="name, or all")
     parser.add_argument("--budget", choices=BUDGETS, default="small")
     parser.add_argument("--data", type=Path, default=Path("data/fashion-mnist"), help="folder of the four idx files")
     parser.add_argument("--output", type=Path, default=Path("runs/experiments"), help="for weights and tokenizers")
     parser.add_argument("--classifier", type=Path, help="the judge's file; the one that ships if left out")
+    parser.add_argument("--device", default="auto")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = new_parser("Run the paper's experiments on Fashion-MNIST.")
     parser.add_argument("--report", type=Path, default=Path(__file__).parent, help="folder of README.md and results")
     parser.add_argument("--jobs", type=int, help="processes; if left out, one a CPU, or one for a GPU")
     parser.add_argument("--estimate", action="store_true", help="say how long it will take, and stop")
-    parser.add_argument("--device", default="auto")
     options = parser.parse_args(arguments)
     experiments, budget, device = chosen(options.experiment), BUDGETS[options.budget], default_device(options.device)
     # Networks this small gain nothing by a second thread, so CPUs share the work by variants.
