@@ -35,7 +35,7 @@ void run_cuda(const torch::stable::Tensor& like, int64_t rows, const Launch& lau
   if (rows == 0) return;
   const torch::stable::accelerator::DeviceGuard guard(like.get_device_index());
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(like.get_device_index(), &stream));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(like.get_device_index(), &stream));
   STD_CUDA_CHECK(launch(static_cast<cudaStream_t>(stream)));
 }
 
