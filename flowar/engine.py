@@ -19,7 +19,8 @@ Keys and values of all scales have one preallocated cache, and no attention has 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -89,9 +90,11 @@ class InferencePlan:
         self.flow: FlowTransformer = packing.pack(model.flow_transformer, self.dtype)
         self.modulation: nn.Linear | None = None  # those of all blocks, where they are one layer
         self.single_token_flow = self.flow
-        self._rewrite(model.flow_transformer)
+        with self._exact():
+            self._rewrite(model.flow_transformer)
         self._shared = weight_bytes(model).keys()
         self._idle: list[tuple[ProgramKey, SamplingProgram]] = []  # captured ones, the last used last
+        self._failed: set[ProgramKey] = set()  # what could not be captured
         self._lock = threading.Lock()
 
     def _rewrite(self, exact: FlowTransformer) -> None:
@@ -137,7 +140,7 @@ class InferencePlan:
             pins: latents to arrive at, checked.
         """
         key = self._key(len(class_labels), schedule, noise, callbacks, pins)
-        with matmul_precision(self.precision):
+        with self._exact():
             program = self._take(key) or self._build(key)
             try:
                 return program.run(class_labels, noise, callbacks, pins)
@@ -145,11 +148,18 @@ class InferencePlan:
                 self._give_back(key, program)
 
     def close(self) -> None:
-        """Let go of the memory of all programs that are not at work."""
+        """Let go of the memory of all programs that are not at work; what could not be captured is tried again."""
+        self._make_room()
+        with self._lock:
+            self._failed.clear()
+
+    def _make_room(self) -> bool:
+        """Let go of the programs that are not at work; whether there were any."""
         with self._lock:
             idle, self._idle = self._idle, []
         for _, program in idle:
             program.close()
+        return bool(idle)
 
     def report(self) -> PlanReport:
         """What this plan holds in memory."""
@@ -170,23 +180,28 @@ class InferencePlan:
         callbacks: Callbacks,
         pins: Pins | None,
     ) -> ProgramKey:
-        graphs = self._uses_graphs() and callbacks.on_evaluation is None
-        batch = bucket(batch) if graphs else batch
         noise_dtype = None if isinstance(noise, Tensor) else noise[0].dtype
         held = None if pins is None else pins.held
-        return ProgramKey(batch, schedule, noise_dtype, attention_backend(), ops.reference_active(), held, graphs)
+        eager = ProgramKey(batch, schedule, noise_dtype, attention_backend(), ops.reference_active(), held, False)
+        captured = eager._replace(batch=bucket(batch), graphs=True)
+        if not self._uses_graphs() or callbacks.on_evaluation is not None or captured in self._failed:
+            return eager
+        return captured
+
+    @contextmanager
+    def _exact(self) -> Iterator[None]:
+        """The plan's precision and no other: a caller's autocast is not for it."""
+        with matmul_precision(self.precision), torch.autocast(self.device.type, enabled=False):
+            yield
 
     def _uses_graphs(self) -> bool:
         return self.savings.graphs and cuda_graph.available(self.device)
 
     def _build(self, key: ProgramKey) -> SamplingProgram:
         program = SamplingProgram(self, key.schedule, key.batch, key.noise_dtype, key.held)
-        if key.graphs:
-            try:
-                program.capture()
-            except RuntimeError as error:
-                self.close()  # it may have been for want of memory
-                cuda_graph.warn_of_failure("sampling", error)
+        if key.graphs and not cuda_graph.try_capture(program.capture, self._make_room, "sampling"):
+            with self._lock:
+                self._failed.add(key)
         return program
 
     def _take(self, key: ProgramKey) -> SamplingProgram | None:

@@ -81,10 +81,8 @@ class SamplingProgram:
         Raises:
             RuntimeError: if that fails; the program then runs as before.
         """
-        before = torch.cuda.memory_reserved(self.plan.device)
-        self.works, self.captured = capture(self.works, self.plan.device), True
-        grown = torch.cuda.memory_reserved(self.plan.device) - before  # the pool of the graphs
-        self.bytes = max(0, grown) + self.cache.keys.nbytes + self.cache.values.nbytes
+        self.works, pool_bytes = capture(self.works, self.plan.device)
+        self.captured, self.bytes = True, pool_bytes + self.cache.keys.nbytes + self.cache.values.nbytes
 
     def run(
         self,

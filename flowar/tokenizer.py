@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -191,14 +191,14 @@ class Tokenizer(nn.Module):
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
-    """The context in which a decoder computes in `dtype`.
+    """The context in which a decoder computes in `dtype`, whatever the autocast around it.
 
     Raises:
         ValueError: if it is not one of `DECODE_DTYPES`.
     """
     if dtype not in DECODE_DTYPES:
         raise ValueError(f"decoding: expected dtype {' or '.join(map(str, DECODE_DTYPES))}, got {dtype}")
-    return torch.autocast(device.type, dtype) if dtype == torch.bfloat16 else nullcontext()
+    return torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
 
 
 class PixelTokenizer(Tokenizer):

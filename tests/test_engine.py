@@ -9,9 +9,9 @@ from dataclasses import fields, replace
 from typing import Any
 
 import pytest
-import recorded_graph
 import torch
 from conftest import error, small_model
+from recorded_graph import VERSIONS, CudaApi
 from torch import Tensor
 
 from flowar import FlowAR, Schedule, cuda_graph, engine, sampling_program
@@ -32,12 +32,11 @@ def run(
 
 
 @pytest.fixture
-def graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+def graphs(monkeypatch: pytest.MonkeyPatch) -> CudaApi:
     """Plans on the CPU take the path of a GPU; graphs are recorded and replayed by `recorded_graph`."""
     monkeypatch.setattr(cuda_graph, "available", lambda device: True)
-    monkeypatch.setattr(sampling_program, "capture", recorded_graph.capture)
     monkeypatch.setattr(engine, "memory_budget", lambda device: 2**30)
-    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 0)
+    return CudaApi().install(monkeypatch)
 
 
 @pytest.mark.parametrize("flow_block", BLOCKS)
@@ -146,7 +145,7 @@ def test_steps_are_counted_under_graphs() -> None:
         assert len(steps) == 3 * 6
 
 
-def test_programs_are_bounded(graphs: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_programs_are_bounded(graphs: CudaApi, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = InferencePlan(small_model(), torch.float32, Savings())
     for steps in range(1, 12):
         run(plan, [0], schedule=Schedule.published(steps, 2.0))
@@ -170,23 +169,74 @@ def test_report_counts_the_weights_that_are_not_shared() -> None:
     assert not shared.programs
 
 
-def test_failed_capture_warns_and_goes_on(graphs: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(works: Any, device: Any) -> Any:
-        raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nmore")
+def host_read_at(plan: InferencePlan, batch: int) -> None:
+    """Let the plan's flow transformer read a number for so many images at once, which no graph can."""
+    run_flow = plan.flow.run
 
-    monkeypatch.setattr(sampling_program, "capture", fail)
+    def reads_the_host(x: Tensor, *others: Any) -> Tensor:
+        velocity = run_flow(x, *others)
+        if len(x) in (batch, 2 * batch):
+            float(velocity.sum())
+        return velocity
+
+    plan.flow.run = reads_the_host  # type: ignore[method-assign]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("version", VERSIONS)
+def test_failed_capture_warns_once_and_goes_on(version: str, graphs: CudaApi) -> None:
+    """Without graphs for what failed, and only for that: the numbers are those of a plan without any."""
+    graphs.version = version
     model = small_model()
-    plan = InferencePlan(model, torch.float32, Savings())
-    with pytest.warns(RuntimeWarning, match=r"CUDA graph capture failed \(.*capturing\): sampling goes on") as caught:
-        got = run(plan, [0, 1])
-    assert len(caught) == 1
-    assert torch.equal(got, run(InferencePlan(model, torch.float32, Savings(graphs=False)), [0, 1]))
+    plan, eager = (InferencePlan(model, torch.float32, Savings(graphs=use)) for use in (True, False))
+    host_read_at(plan, 2)
+    with pytest.warns(RuntimeWarning, match=r"CUDA graph capture failed \(.*capturing.*\): sampling goes on"):
+        assert torch.equal(run(plan, [0, 1], 5), run(eager, [0, 1], 5))
+    assert graphs.clean()
+    begun = graphs.begun
+    for seed in range(3):
+        assert torch.equal(run(plan, [0, 1], seed), run(eager, [0, 1], seed))
+    assert graphs.begun == begun
+    for _ in range(2):
+        assert torch.equal(run(plan, [3, 4, 0], 1), run(eager, [3, 4, 0], 1))
+    assert graphs.begun == begun + len(model.config.grids)
+    assert [key.batch for key, _ in plan._idle] == [3]
 
 
-def test_host_reads_cannot_be_recorded() -> None:
-    """The recorder that stands in for a CUDA graph refuses what a CUDA graph refuses."""
-    with pytest.raises(RuntimeError, match="not permitted"):
-        recorded_graph.capture([lambda: float(torch.ones(1).sum())], torch.device("cpu"))
+@pytest.mark.filterwarnings("error")
+def test_programs_make_room_for_another(graphs: CudaApi) -> None:
+    """Where memory runs out those that wait go, and the capture is tried once more."""
+    plan, scales = InferencePlan(small_model(), torch.float32, Savings()), len(small_model().config.grids)
+    graphs.memory = 2 * scales
+    run(plan, [0])
+    run(plan, [0, 1])
+    assert [key.batch for key, _ in plan._idle] == [2]
+
+
+def test_what_failed_for_want_of_memory_is_tried_again_after_close(graphs: CudaApi) -> None:
+    plan = InferencePlan(small_model(), torch.float32, Savings())
+    graphs.memory = 1
+    with pytest.warns(RuntimeWarning, match="out of memory"):
+        run(plan, [0])
+    begun, graphs.memory = graphs.begun, float("inf")
+    run(plan, [0])
+    assert graphs.begun == begun
+    plan.close()
+    run(plan, [0])
+    assert [key.batch for key, _ in plan._idle] == [1]
+
+
+@pytest.mark.parametrize("flow_block", BLOCKS)
+@pytest.mark.parametrize("captured", [False, True])
+def test_autocast_around_a_call_is_not_for_the_plan(
+    flow_block: Any, captured: bool, request: pytest.FixtureRequest
+) -> None:
+    if captured:
+        request.getfixturevalue("graphs")
+    model = small_model(flow_block=flow_block)
+    expected = run(InferencePlan(model, torch.float32, Savings()), [0, 1])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(run(InferencePlan(model, torch.float32, Savings()), [0, 1]), expected)
 
 
 @pytest.mark.parametrize("recorded", [False, True])
@@ -209,7 +259,7 @@ def test_threads_do_not_share_a_program(recorded: bool, request: pytest.FixtureR
     assert all(len(each) == 3 for each in got.values())
 
 
-def test_sampling_inside_a_callback(graphs: None) -> None:
+def test_sampling_inside_a_callback(graphs: CudaApi) -> None:
     """A callback that samples has a program of its own."""
     model = small_model()
     expected, inner = model.sample([1, 2], 5, 3.0, seed=1), []
@@ -232,7 +282,7 @@ def test_graphs_need_a_gpu() -> None:
     assert not plan._idle
 
 
-def test_model_drops_the_programs_of_old_weights(graphs: None) -> None:
+def test_model_drops_the_programs_of_old_weights(graphs: CudaApi) -> None:
     model: FlowAR = small_model()
     model.sample([0], 2)
     old = model._plan(PRECISIONS["float32"])

@@ -261,6 +261,14 @@ class TestDecodeDtype:
         assert torch.equal(full, tokenizer.decode(latents, torch.float32))
         assert 50 < psnr(low, full) < 70
 
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_autocast_around_it_is_not_for_it(self, dtype: torch.dtype) -> None:
+        tokenizer = load_tokenizer("flowar-fashion")
+        latents = tokenizer.encode(images_of(1, 2, 28))
+        expected = tokenizer.decode(latents, dtype)
+        with torch.autocast("cpu", torch.float16):
+            assert torch.equal(tokenizer.decode(latents, dtype), expected)
+
     def test_kl16(self) -> None:
         recorded = recording("kl16_vae")
         pytest.importorskip("diffusers", reason="needs the extra [vae]")

@@ -76,6 +76,11 @@ void Arguments::fail(const char* argument, const std::string& expected, const st
 
 void Arguments::require_backend(const char* argument, const Tensor& x) const {
   require(on_backend(x), argument, "one on another device", "a tensor on ", kBackendName);
+  const int64_t index = device_index(x);
+  if (device_index_ < 0) device_index_ = index;
+  if (index == device_index_) return;
+  const std::string first = std::to_string(device_index_);
+  fail(argument, "a tensor on device " + first + ", like the arguments before it", "one on " + std::to_string(index));
 }
 
 DType Arguments::dtype(const char* argument, const Tensor& x) const {

@@ -54,6 +54,7 @@ class Arguments {
   void require(bool condition, const char* argument, const Got& got, const Expected&... expected) const {
     if (!condition) fail(argument, (text(expected) + ...), text(got));
   }
+  // x is on the backend, and on the same device as the tensors that were checked before.
   void require_backend(const char* argument, const Tensor& x) const;
 
   Shape shape(const char* argument, Tensor& x) const;
@@ -66,6 +67,7 @@ class Arguments {
  private:
   [[noreturn]] void fail(const char* argument, const std::string& expected, const std::string& got) const;
   const char* op_;
+  mutable int64_t device_index_ = -1;  // of the tensors so far
 };
 
 }  // namespace flowar

@@ -28,6 +28,7 @@ constexpr const char* kBackendName = "a CUDA device";
 constexpr bool kBackendHasFloat64 = false;
 constexpr bool kBackendSumsInParts = true;  // over tokens: kernels/token_sums.h
 inline bool on_backend(const torch::stable::Tensor& x) { return x.is_cuda(); }
+inline int64_t device_index(const torch::stable::Tensor& x) { return x.get_device_index(); }
 
 // Launches on the device and current stream of `like`.
 template <typename Launch>
@@ -45,6 +46,7 @@ constexpr const char* kBackendName = "the CPU";
 constexpr bool kBackendHasFloat64 = true;
 constexpr bool kBackendSumsInParts = false;
 inline bool on_backend(const torch::stable::Tensor& x) { return x.is_cpu(); }
+inline int64_t device_index(const torch::stable::Tensor&) { return 0; }
 
 // Splits the rows among torch's threads, `unit` adjacent rows staying together; `work` is the elements of a row.
 template <typename Kernel>

@@ -82,6 +82,7 @@ Tensor rotary_qkv_backward(Tensor grad, Tensor rotation) {
   arguments.require(grad.dim() == 5, "grad", grad, "five dimensions [parts, batch, tokens, heads, dim]");
   const int64_t parts = grad.size(0), batch = grad.size(1), tokens = grad.size(2);
   const int64_t heads = grad.size(3), dim = grad.size(4);
+  arguments.require_backend("grad", grad);
   grad = torch::stable::contiguous(grad);
   const DType dtype = arguments.dtype("grad", grad);
   const Shape shape{batch, tokens, parts * heads * dim};
