@@ -10,6 +10,7 @@ from experiments.budgets import Budget
 from experiments.tokenizers import TRAINED, training_recipe
 from experiments.variants import MODELS
 from flowar import FlowAR, FlowARConfig
+from flowar.training.config import TrainPrecision
 
 CONV = "flowar-fashion"  # the convolutional tokenizer that ships with the package
 
@@ -24,6 +25,9 @@ class Variant:
         model: name in `variants.MODELS`.
         tokenizer: as training takes it, or one of `tokenizers.TRAINED`.
         changes: of the budget's configuration.
+        loss: of `LossConfig`.
+        optim: of the budget's optimizer.
+        precision: of training.
         ar_width, flow_width: times the budget's.
     """
 
@@ -32,6 +36,9 @@ class Variant:
     model: str = "flowar"
     tokenizer: str = CONV
     changes: dict[str, Any] = field(default_factory=dict)
+    loss: dict[str, Any] = field(default_factory=dict)
+    optim: dict[str, Any] = field(default_factory=dict)
+    precision: TrainPrecision = "float32"
     ar_width: float = 1.0
     flow_width: float = 1.0
 
@@ -50,7 +57,9 @@ class Variant:
         """All that trained weights depend on but the seed, as JSON has it: variants of equal recipes share weights."""
         elsewhere = ("samples", "inference_steps", "guidance_scale", "seeds", "tokenizer_steps")
         spent = {name: value for name, value in vars(budget).items() if name not in elsewhere}
-        own = {name: value for name, value in vars(self).items() if name not in ("name", "paper", "changes")}
+        own = {name: getattr(self, name) for name in ("model", "tokenizer", "ar_width", "flow_width")}
+        plain = Variant("")
+        own |= {name: getattr(self, name) for name in TRAINING if getattr(self, name) != getattr(plain, name)}
         changes = {name: value for name, value in self.changes.items() if name not in SAMPLING}
         tokenizer = training_recipe(self.tokenizer, budget) if self.tokenizer in TRAINED else self.tokenizer
         return own | {"tokenizer": tokenizer, "changes": changes, "budget": spent}
@@ -62,7 +71,13 @@ class Variant:
         return self.training_recipe(budget) | {"sampling": sampling | {"samples": budget.samples}}
 
 
+TRAINING = ("loss", "optim", "precision")  # fields of a variant that recipes without a change of theirs leave out
 SAMPLING = ("num_inference_steps", "guidance_scale")  # fields of a configuration that training does not see
+
+
+TIMES: dict[str, Any] = {"times": "logit_normal"}
+NOISE: dict[str, Any] = {"context_noise": 0.5}
+MUON: dict[str, Any] = {"optimizer": "muon"}
 
 
 @dataclass(frozen=True)
@@ -171,6 +186,32 @@ EXPERIMENTS = [
         "Steps per scale",
         "Not in the paper: the same weights, sampled in fewer and in more steps. 25 is the authors' uneven grid.",
         [Variant(str(steps), changes={"num_inference_steps": steps}) for steps in (2, 5, 10, 25, 50)],
+    ),
+    Experiment(
+        "recipe",
+        "How to train",
+        "Not in the paper but for its own recipe, the first row; each other one changes what its name says. Times: "
+        "logit-normal instead of uniform. Context noise: on the coarser latents that the AR transformer sees, of "
+        "strengths up to so many standard deviations. Scale exponent: scales count as (n_k / n_last) to its power, "
+        "1 in the paper. Averages: how many steps ago counts 1/e; the paper's row has a tenth of all steps.",
+        [
+            Variant("the paper's"),
+            Variant("times", loss=TIMES),
+            Variant("context noise 0.5", loss=NOISE),
+            Variant("context noise 1", loss={"context_noise": 1.0}),
+            Variant("Muon", optim=MUON),
+            Variant("times, context noise 0.5", loss=TIMES | NOISE),
+            Variant("times, Muon", loss=TIMES, optim=MUON),
+            Variant("times, context noise 0.5, Muon", loss=TIMES | NOISE, optim=MUON),
+            Variant("times, context noise 0.5, Muon, bfloat16", loss=TIMES | NOISE, optim=MUON, precision="bf16"),
+            Variant("bfloat16", precision="bf16"),
+            Variant("scale exponent 0.5", loss={"scale_exponent": 0.5}),
+            Variant("scale exponent 0", loss={"scale_exponent": 0.0}),
+            Variant("averages of 30 steps", optim={"ema_decays": [1 - 1 / 30]}),
+            Variant("averages of 300 steps", optim={"ema_decays": [1 - 1 / 300]}),
+            Variant("flow network: deep and narrow", changes={"flow_depth": 4}, flow_width=0.75),
+            Variant("flow network: shallow and wide", changes={"flow_depth": 1}, flow_width=1.375),
+        ],
     ),
 ]
 

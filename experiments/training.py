@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from flowar import FlowAR
 from flowar.progress import step_progress
 from flowar.tokenizer import Tokenizer
 from flowar.training.batches import batches
-from flowar.training.config import TrainConfig
+from flowar.training.config import LossConfig, TrainConfig
 from flowar.training.data import IdxImages, open_idx
 from flowar.training.data_config import DataConfig
 from flowar.training.latent_store import LatentStore, Shard
@@ -115,7 +115,13 @@ def train(variant: Variant, budget: Budget, data: Data, seed: int, steps: int | 
     model = new_model(variant, budget, data, seed)
     store = data.store(variant.tokenizer, model)
     config = TrainConfig(
-        DataConfig(latents="memory"), "unused", model=model.config, optim=budget.optim(), precision="float32", seed=seed
+        DataConfig(latents="memory"),
+        "unused",
+        model=model.config,
+        loss=LossConfig(**variant.loss),
+        optim=replace(budget.optim(), **variant.optim),
+        precision=variant.precision,
+        seed=seed,
     )
     state = TrainState.new(model, config.optim)
     step = TrainingStep(state, config, ranks, model)

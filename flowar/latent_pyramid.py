@@ -60,6 +60,11 @@ class LatentPyramid(nn.Module):
         rows, columns = (getattr(self.constants, f"up_{axis}_{scale}") for axis in ("rows", "columns"))
         return ops.latent_resample(tokens, rows, columns)
 
+    def upsample_each(self, tokens: Tensor) -> Tensor:
+        """Tokens [B, S - n_last, c] of every scale but the last to AR inputs [B, S - 1, c] of the scale after each."""
+        parts = tokens.split(list(self.lengths[:-1]), 1)
+        return torch.cat([self.upsample(part, k) for k, part in enumerate(parts, 1)], 1)
+
     def to_grid(self, tokens: Tensor, scale: int) -> Tensor:
         """Tokens [B, n_k, c] of `scale` to a grid [B, c, h_k, w_k]."""
         return rearrange(tokens, "b (h w) c -> b c h w", h=self.grids[scale][0])

@@ -43,11 +43,14 @@ class Loss(NamedTuple):
     per_image: Tensor
 
     @staticmethod
-    def of(per_image: Tensor, lengths: Sequence[int]) -> Loss:
-        """From the errors by image and scale [B, K]: every scale counts as its n_k / n_last (paper, section 3.4)."""
+    def of(per_image: Tensor, lengths: Sequence[int], scale_exponent: float = 1.0) -> Loss:
+        """From the errors by image and scale [B, K].
+
+        Every scale counts as (n_k / n_last) ** scale_exponent; the exponent is 1 in the paper (section 3.4).
+        """
         per_scale = per_image.mean(0)
-        weights = torch.tensor(lengths, device=per_scale.device)
-        return Loss((per_scale * weights / weights[-1]).sum(), per_scale, per_image)
+        weights = torch.tensor([(length / lengths[-1]) ** scale_exponent for length in lengths])
+        return Loss((per_scale * weights.to(per_scale.device)).sum(), per_scale, per_image)
 
 
 class FlowAR(PretrainedModel):
@@ -147,8 +150,10 @@ class FlowAR(PretrainedModel):
         noise: Tensor | None = None,
         times: Tensor | None = None,
         dropped: Tensor | None = None,
+        context_noise: Tensor | None = None,
+        scale_exponent: float = 1.0,
     ) -> Loss:
-        """Flow-matching loss over all scales, each weighted by n_k / n_last (paper, section 3.4).
+        """Flow-matching loss over all scales, each weighted by (n_k / n_last) ** scale_exponent.
 
         Args:
             latents: [B, c, h, w], normalised by the tokenizer.
@@ -157,11 +162,18 @@ class FlowAR(PretrainedModel):
             times: [K, B] in [0, 1], one per scale and image; drawn if left out.
             dropped: bool [B], whose labels become the null class. If left out: none in eval mode, in training mode each
                 with probability `class_dropout`.
+            context_noise: [B, S - n_last, c], added to the tokens of every scale but the last before they are upsampled
+                for the AR transformer; the targets stay. None if left out.
+            scale_exponent: 1 in the paper (section 3.4).
 
         Raises:
-            ValueError: for latents, labels, noise, times or dropped that do not fit.
+            ValueError: for latents, labels, noise, times, dropped or context_noise that do not fit.
         """
         targets, inputs = self.pyramid(self.check_latents(latents))  # [B, S, c], [B, S-1, c]
+        if context_noise is not None:
+            coarser = self.config.tokens - self.config.scale_lengths[-1]
+            check_shape("context_noise", context_noise, (len(latents), coarser, targets.shape[2]))
+            inputs = inputs + self.pyramid.upsample_each(context_noise)  # upsampling is linear
         noise = torch.randn_like(targets) if noise is None else noise
         times = torch.rand(len(self.config.grids), len(latents), device=latents.device) if times is None else times
         check_shape("noise", noise, targets.shape)
@@ -178,7 +190,7 @@ class FlowAR(PretrainedModel):
 
         squared = (velocity.float() - (noise - targets)).square().mean(2)  # [B, S]
         parts = squared.split(list(lengths), 1)
-        return Loss.of(torch.stack([part.mean(1) for part in parts], 1), lengths)
+        return Loss.of(torch.stack([part.mean(1) for part in parts], 1), lengths, scale_exponent)
 
     def sample(
         self,

@@ -125,6 +125,26 @@ def test_the_definition_is_computed_in_float32_at_least(dtype: torch.dtype) -> N
     torch.testing.assert_close(got.double(), expected.to(dtype).double(), rtol=torch.finfo(dtype).eps, atol=1e-7)
 
 
+def test_gradients_of_16_bits() -> None:
+    """PyTorch's own of bfloat16 on a CPU are slow; ours may err no more."""
+    exact = [x.requires_grad_() for x in qkv(dtype=torch.float64)]
+    softmax_attention(*exact, None).flatten(2).sin().sum().backward()
+    errors = []
+    for compute in (attention, sdpa_of_pytorch):
+        low = [x.detach().bfloat16().requires_grad_() for x in exact]
+        with torch.autocast("cpu", torch.bfloat16):
+            out = compute(*low)
+        assert out.dtype == torch.bfloat16
+        out.sin().sum().backward()
+        errors.append(max(error(mine.grad, x.grad) for mine, x in zip(low, exact, strict=True)))
+    assert errors[0] <= 1.1 * errors[1]
+
+
+def sdpa_of_pytorch(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    parts = (x.transpose(1, 2) for x in (q, k, v))
+    return torch.nn.functional.scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2)
+
+
 @pytest.mark.parametrize("backend", ["sdpa", "reference"])
 def test_dropout(backend: str) -> None:
     q, k, v = qkv()

@@ -83,12 +83,14 @@ def alone(folder: Path) -> Path:
         ("fsdp", {"parallel": "fsdp"}),
         ("fsdp_parts", {"parallel": "fsdp", "micro_batch": 2}),
         ("hybrid", {"parallel": "hybrid"}),
+        ("muon", {"optim": {"optimizer": "muon"}}),
         ("cross", {"parallel": "fsdp", "checkpointing": "all", "model": CROSS}),
     ],
 )
 def test_two_processes_lose_what_one_does(folder: Path, alone: Path, name: str, options: dict[str, Any]) -> None:
     two = run(folder, name, 2, sample_every=6, **options)
-    one = alone if "model" not in options else run(folder, f"{name}_alone", 1, model=options["model"])
+    changed = {key: options[key] for key in ("model", "optim") if key in options}
+    one = run(folder, f"{name}_alone", 1, **changed) if changed else alone
     assert losses(two) == pytest.approx(losses(one), rel=1e-5)
     norms = ([row["grad_norm"] for row in rows(each)] for each in (two, one))
     assert next(norms) == pytest.approx(next(norms), rel=1e-4)

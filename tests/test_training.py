@@ -19,7 +19,7 @@ from training_runs import MODEL, rows, run_config
 from flowar import FlowAR, FlowARConfig, FlowARPipeline
 from flowar.cli import parse_options
 from flowar.errors import DataError
-from flowar.training.config import TrainConfig
+from flowar.training.config import LossConfig, TrainConfig
 from flowar.training.metrics import MetricsWriter
 from flowar.training.optimizer import learning_rate
 from flowar.training.step import Outcome, TrainingStep
@@ -58,13 +58,17 @@ class TestRun:
         assert last["loss"] == pytest.approx(weighted)
         assert last["lr"] == pytest.approx(learning_rate(5, 6, 2, config.optim))
 
+    @pytest.mark.parametrize(
+        ("loss", "optimizer"),
+        [(LossConfig(), "adamw"), (LossConfig(times="logit_normal", context_noise=0.5, scale_exponent=0.5), "muon")],
+    )
     def test_interrupted_run_resumes_bit_for_bit(
-        self, idx_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, idx_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: LossConfig, optimizer: str
     ) -> None:
-        model = replace(MODEL, dropout=0.3)
+        changes: dict[str, Any] = {"model": replace(MODEL, dropout=0.3), "loss": loss, "log_every": 2}
+        optim = {"ema_decays": (0.9, 0.5), "optimizer": optimizer}
         whole, broken = (
-            run_config(idx_folder, tmp_path / name, model=model, log_every=2, optim={"ema_decays": (0.9, 0.5)})
-            for name in ("whole", "broken")
+            run_config(idx_folder, tmp_path / name, **changes, optim=optim) for name in ("whole", "broken")
         )
         train(whole)
         interrupt(monkeypatch, 4, broken)
@@ -214,6 +218,11 @@ class TestRefused:
             ({"optim": {"ema_decays": []}}, r"ema_decays: expected .* at least one, got \(\)"),
             ({"optim": {"lr_schedule": "linear"}}, "lr_schedule: expected cosine or constant, got linear"),
             ({"optim": {"skip_grad_norm": 0}}, "skip_grad_norm: expected a positive number, got 0"),
+            ({"optim": {"optimizer": "sgd"}}, "optimizer: expected adamw or muon, got sgd"),
+            (
+                {"optim": {"optimizer": "muon"}, "parallel": "fsdp"},
+                "optimizer: expected adamw for parallel fsdp, got muon",
+            ),
             ({"micro_batch": 0}, "micro_batch: expected a positive integer, got 0"),
             ({"keep_checkpoints": 0}, "keep_checkpoints: expected a positive integer, got 0"),
             ({"log_every": 0}, "log_every: expected a positive integer, got 0"),
@@ -223,6 +232,20 @@ class TestRefused:
     def test_options(self, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
         with pytest.raises(ValueError, match=message):
             run_config(tmp_path, tmp_path, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"times": "normal"}, "times: expected uniform or logit_normal, got normal"),
+        ({"context_noise": -0.5}, r"context_noise: expected a number >= 0, got -0\.5"),
+        ({"context_noise": float("nan")}, r"context_noise: expected a number >= 0, got nan"),
+        ({"scale_exponent": -1}, "scale_exponent: expected a number >= 0, got -1"),
+    ],
+)
+def test_options_of_the_loss(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        LossConfig(**changes)
 
 
 CONFIGS = Path(__file__).parents[1] / "configs"

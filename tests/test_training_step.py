@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,10 +22,10 @@ from flowar.model import Loss
 from flowar.training import nan_trace
 from flowar.training.averages import Averages
 from flowar.training.batches import batches
-from flowar.training.config import OptimConfig
+from flowar.training.config import LossConfig, OptimConfig
 from flowar.training.draws import Draws
 from flowar.training.latent_store import LatentStore, Shard
-from flowar.training.optimizer import learning_rate, new_optimizer, total_steps, warmup_steps
+from flowar.training.optimizer import learning_rate, new_optimizers, total_steps, warmup_steps
 from flowar.training.ranks import Ranks
 from flowar.training.state import TrainState
 from flowar.training.step import Batch, TrainingStep, check_shares
@@ -129,7 +130,8 @@ class TestAverages:
 class TestStep:
     def test_biases_and_norms_are_not_decayed(self) -> None:
         model = small_model(flow_block="attn_cross_mlp")
-        decayed, plain = new_optimizer(model, OptimConfig(weight_decay=0.3)).param_groups
+        (optimizer,) = new_optimizers(model, OptimConfig(weight_decay=0.3))
+        decayed, plain = optimizer.param_groups
         assert (decayed["weight_decay"], plain["weight_decay"]) == (0.3, 0.0)
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         spared = {names[id(parameter)] for parameter in plain["params"]}
@@ -149,6 +151,35 @@ class TestStep:
             reference.step()
         for ours, theirs in zip(step.state.model.parameters(), plain.parameters(), strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+    def test_muon_is_torchs_and_leaves_the_rest_to_adamw(self) -> None:
+        """AdamW has embeddings, positions, norms, biases, and what reads and writes latents."""
+        step, plain = new_step(optim={"optimizer": "muon", "max_grad_norm": 1e9}), small_model()
+        adamw, muon = step.state.optimizers
+        names = {parameter: name for name, parameter in step.state.model.named_parameters()}
+        matrices, others = (
+            [names[p] for group in each.param_groups for p in group["params"]] for each in (muon, adamw)
+        )
+        latents = [name for name in others if name.endswith("proj.weight")]
+        assert latents == [
+            "ar_transformer.input_proj.weight",
+            "flow_transformer.input_proj.weight",
+            "flow_transformer.output_proj.weight",
+        ]
+        assert len(matrices) + len(others) == len(names)
+        assert all(name.endswith(".weight") and "norm" not in name and "embedding" not in name for name in matrices)
+        reference = torch.optim.Muon(
+            [plain.get_parameter(name) for name in matrices], 1e-3, 0.02, adjust_lr_fn="match_rms_adamw"
+        )
+        for _ in range(3):
+            step(batch(), 1e-3)
+            for name in matrices:
+                plain.get_parameter(name).grad = step.state.model.get_parameter(name).grad
+            reference.step()
+        for name in matrices:
+            assert torch.equal(step.state.model.get_parameter(name), plain.get_parameter(name))
+        moved = [p for p, name in names.items() if name in others and not torch.equal(p, plain.get_parameter(name))]
+        assert len(moved) == len(others)
 
     def test_gradients_are_clipped(self) -> None:
         step = new_step(optim={"max_grad_norm": 1e-3})
@@ -185,6 +216,13 @@ class Exploding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layer(x) * (1e38 if self.armed else 1.0) * (10.0 if self.armed else 1.0)
+
+
+@pytest.fixture
+def fresh_memory_is_nan() -> Iterator[None]:
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
 
 
 @contextmanager
@@ -253,10 +291,69 @@ class TestBadSteps:
         assert found is not None
         assert found.startswith("backward of 1: op aten.log gave numbers that are not finite, from finite arguments")
 
-    def test_trace_finds_nothing_in_a_good_step(self) -> None:
+    def test_trace_finds_nothing_in_a_good_step(self, fresh_memory_is_nan: None) -> None:
         model = small_model()
         step = new_step(model)
         assert nan_trace.trace(model, lambda: step._gradients(batch())) is None
+
+
+class TestLoss:
+    def seen(self, **loss: Any) -> tuple[dict[str, Any], Tensor]:
+        """What the model is asked for, and the times that are logged."""
+        step = new_step(loss=LossConfig(**loss))
+        asked: dict[str, Any] = {}
+        signature = inspect.signature(step.state.model.loss)
+
+        def record(*arguments: Any) -> Loss:
+            asked.update(signature.bind(*arguments).arguments)
+            return step.state.model(*arguments)
+
+        step.forward = record
+        return asked, step._loss(batch(2000))[1]
+
+    def test_uniform_times(self) -> None:
+        asked, times = self.seen()
+        assert torch.equal(asked["times"], times)
+        assert times.std() == pytest.approx(12**-0.5, rel=0.02)
+        assert asked["context_noise"] is None
+
+    def test_logit_normal_times(self) -> None:
+        asked, times = self.seen(times="logit_normal")
+        assert torch.equal(asked["times"], times)
+        assert times.shape == (3, 2000)
+        assert times.logit().mean() == pytest.approx(0, abs=0.05)
+        assert times.logit().std() == pytest.approx(1, rel=0.03)
+
+    def test_context_noise(self) -> None:
+        """Of every scale but the last; uniform strengths have a mean square of a third of the largest one's."""
+        noise = self.seen(context_noise=0.6)[0]["context_noise"]
+        assert noise.shape == (2000, 1 + 4, 4)
+        for part in noise.split([1, 4], 1):
+            assert part.square().mean() == pytest.approx(0.36 / 3, rel=0.1)
+        strengths = noise[:, 1:].flatten(1).std(1)  # of the second scale: 16 numbers of one strength
+        assert strengths.quantile(0.1) < 0.1 < 0.45 < strengths.quantile(0.9)
+        assert torch.equal(noise, self.seen(context_noise=0.6)[0]["context_noise"])
+
+    def test_context_noise_reaches_the_conditions_alone(self) -> None:
+        """As if the sampler had drawn the coarser scales with that error."""
+        model, latents, labels = small_model(), torch.randn(2, 4, 4, 4), torch.tensor([0, 1])
+        context_noise, seen = torch.randn(2, 5, 4), []
+        model.ar_transformer.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+        draws = {"noise": torch.randn(2, 21, 4), "times": torch.rand(3, 2)}
+        first, second = (model.loss(latents, labels, **draws, context_noise=each) for each in (None, context_noise))
+        targets, _ = model.pyramid(latents)
+        wrong = (targets[:, :5] + context_noise).split([1, 4], 1)
+        torch.testing.assert_close(seen[1], torch.cat([model.pyramid.upsample(wrong[k - 1], k) for k in (1, 2)], 1))
+        assert first.per_scale[0] == second.per_scale[0]  # which sees the class alone
+        assert (first.per_scale[1:] != second.per_scale[1:]).all()
+        with pytest.raises(ValueError, match=r"context_noise: expected shape \[2, 5, 4\], got \[2, 21, 4\]"):
+            model.loss(latents, labels, context_noise=torch.randn(2, 21, 4))
+
+    def test_scale_exponent(self) -> None:
+        for exponent, weights in ((1.0, [1 / 16, 1 / 4, 1.0]), (0.5, [1 / 4, 1 / 2, 1.0]), (0.0, [1.0, 1.0, 1.0])):
+            step = new_step(loss=LossConfig(scale_exponent=exponent))
+            out, _ = step._loss(batch())
+            assert out.loss.item() == pytest.approx(float(out.per_scale.detach() @ torch.tensor(weights)))
 
 
 def test_bf16_trains_with_large_activations() -> None:

@@ -55,13 +55,15 @@ class DiffusionFlowAR(FlowAR):
         noise: Tensor | None = None,
         times: Tensor | None = None,
         dropped: Tensor | None = None,
+        context_noise: Tensor | None = None,
+        scale_exponent: float = 1.0,
     ) -> Loss:
         """As of any FlowAR, but `times` are the diffusion's own, and errors are those of ε."""
         times = torch.rand(len(self.config.grids), len(latents), device=latents.device) if times is None else times
         t = straight_time(times)
-        flow = super().loss(latents, class_labels, noise, t, dropped)
+        flow = super().loss(latents, class_labels, noise, t, dropped, context_noise)
         per_image = flow.per_image * (1 - t.T).square()  # from errors of the velocity
-        return Loss.of(per_image, self.config.scale_lengths)
+        return Loss.of(per_image, self.config.scale_lengths, scale_exponent)
 
 
 class OwnValue(nn.Module):

@@ -10,19 +10,51 @@ from flowar.config import FlowARConfig, is_count, is_number, require
 from flowar.model import Checkpointing
 from flowar.training.data_config import DataConfig
 
+OptimizerName = Literal["adamw", "muon"]
 Parallel = Literal["auto", "ddp", "fsdp", "hybrid"]
 Schedule = Literal["cosine", "constant"]
+Times = Literal["uniform", "logit_normal"]
 TrainPrecision = Literal["auto", "bf16", "tf32", "float32"]
 
 
 @dataclass
+class LossConfig:
+    """What the loss is taken at, and how much each scale counts. The defaults are the paper's.
+
+    Raises:
+        ValueError: for a value that no loss can have, naming the field, what was expected and what came.
+
+    Attributes:
+        times: distribution of the times in [0, 1], one an image and scale: "uniform", or "logit_normal", the sigmoid of
+            a standard normal (Stable Diffusion 3), which has more of the middle and less of both ends.
+        context_noise: greatest strength of the noise on the coarser latents that the AR transformer sees, in standard
+            deviations of the finest ones; drawn uniformly from 0 to this for every image and scale (Noisy Context
+            Learning, arXiv 2502.20388). A model that has seen it forgives its own errors in coarser scales.
+        scale_exponent: scale k, of n_k tokens, counts as (n_k / n_last) ** scale_exponent: 1 in the paper; at 0 all
+            scales count alike.
+    """
+
+    times: Times = "uniform"
+    context_noise: float = 0.0
+    scale_exponent: float = 1.0
+
+    def __post_init__(self) -> None:
+        require("times", " or ".join(get_args(Times)), self.times, self.times in get_args(Times))
+        for name in ("context_noise", "scale_exponent"):
+            value = getattr(self, name)
+            require(name, "a number >= 0", value, is_number(value) and value >= 0)
+
+
+@dataclass
 class OptimConfig:
-    """AdamW with linear warm-up and cosine decay (paper, section 4; lr scales with the batch).
+    """Optimizer with linear warm-up and cosine decay (paper, section 4; lr scales with the batch).
 
     Raises:
         ValueError: for a value that no run can have, naming the field, what was expected and what came.
 
     Attributes:
+        optimizer: "adamw" (paper), or "muon" for the matrices between input and output, with updates as large as
+            AdamW's so that `lr` and `weight_decay` need no change, and AdamW for all else.
         batch_size: images of an optimizer step, on all devices together.
         steps: optimizer steps in all.
         epochs: passes over the data, where `steps` is left out.
@@ -32,7 +64,7 @@ class OptimConfig:
         warmup_steps: of linear growth.
         warmup_epochs: of linear growth, instead of `warmup_steps`.
         betas: AdamW's.
-        weight_decay: AdamW's; biases and norms are not decayed.
+        weight_decay: biases and norms are not decayed.
         max_grad_norm: gradients are clipped to this norm.
         skip_grad_norm: a step whose gradient norm is larger than this, before clipping, is skipped and counted. One
             whose norm is not finite always is.
@@ -41,6 +73,7 @@ class OptimConfig:
             `model`, the others beside it.
     """
 
+    optimizer: OptimizerName = "adamw"
     batch_size: int = 256
     steps: int | None = None
     epochs: float | None = 400
@@ -64,7 +97,8 @@ class OptimConfig:
         for name in ("epochs", "warmup_epochs", "lr", "max_grad_norm", "skip_grad_norm"):
             value = getattr(self, name)
             require(name, "a positive number", value, value is None or (is_number(value) and value > 0))
-        schedules = get_args(Schedule)
+        optimizers, schedules = get_args(OptimizerName), get_args(Schedule)
+        require("optimizer", " or ".join(optimizers), self.optimizer, self.optimizer in optimizers)
         require("lr_schedule", " or ".join(schedules), self.lr_schedule, self.lr_schedule in schedules)
         decays = tuple(self.ema_decays)
         different = bool(decays) and len(set(decays)) == len(decays) and all(0 <= each < 1 for each in decays)
@@ -99,7 +133,8 @@ class TrainConfig:
         output: the run folder: checkpoints, metrics.jsonl, TensorBoard events, sample grids, the exported model.
         model: the model; channels and grid of its latents are those of the data. If all of it is left out: that of
             `finetune`, or else preset S, with the classes of the data.
-        optim: AdamW, its learning rate, averages.
+        loss: what the loss is taken at.
+        optim: optimizer, learning rate, averages.
         finetune: the model to start from, if not from fresh weights.
         precision: "bf16" autocast over float32 weights, "tf32" or "float32" without it, or "auto": bf16 where the
             hardware multiplies it natively, else float32.
@@ -125,6 +160,7 @@ class TrainConfig:
     data: DataConfig
     output: str
     model: FlowARConfig
+    loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     finetune: FinetuneConfig | None = None
     precision: TrainPrecision = "auto"
@@ -148,3 +184,5 @@ class TrainConfig:
         micro = self.micro_batch
         require("micro_batch", "a positive integer", micro, micro is None or is_count(micro))
         require("sample_every", "an integer >= 0", self.sample_every, self.sample_every >= 0)
+        whole = self.parallel in ("auto", "ddp") or self.optim.optimizer != "muon"  # Muon needs whole matrices
+        require("optimizer", f"adamw for parallel {self.parallel}", self.optim.optimizer, whole)

@@ -25,6 +25,8 @@ class Stream(IntEnum):
     NOISE = 2  # the end of the flow
     TIMES = 3  # the time at every scale
     LABELS = 4  # labels replaced by the null class
+    CONTEXT = 5  # noise on the coarser latents that the AR transformer sees
+    CONTEXT_STRENGTH = 6  # how strong that is at every scale
 
 
 class Draws:

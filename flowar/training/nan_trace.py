@@ -44,7 +44,8 @@ class FiniteOps(TorchDispatchMode):
     def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         results = op(*args, **(kwargs or {}))
         name = op.overloadpacket.__name__
-        if name not in UNINITIALIZED and not all(map(finite, tree_leaves(results))):
+        memory = name in UNINITIALIZED or op.is_view  # a view of memory that is yet to be written
+        if not memory and not all(map(finite, tree_leaves(results))):
             where = self.inside[-1] if self.inside else f"backward of {self.behind}" if self.behind else "the loss"
             cause = "from finite arguments" if all(map(finite, tree_leaves(args))) else "from arguments that were not"
             shapes = [list(each.shape) for each in tree_leaves(results) if isinstance(each, Tensor)]

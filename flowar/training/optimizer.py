@@ -1,8 +1,9 @@
-"""AdamW, and the course of its learning rate."""
+"""AdamW, or Muon beside it, and the course of the learning rate."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,37 +11,71 @@ from torch import Tensor, nn
 from flowar.errors import DataError
 from flowar.training.config import OptimConfig
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
+Optimizer = torch.optim.AdamW | torch.optim.Muon
+
+MOMENTS = {torch.optim.AdamW: ("exp_avg", "exp_avg_sq"), torch.optim.Muon: ("momentum_buffer",)}
 
 
-def new_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
-    """AdamW over `model`, whose moments are there from the start: zeros, as its first step would make them.
+def new_optimizers(model: nn.Module, optim: OptimConfig) -> list[Optimizer]:
+    """AdamW over `model`, or over what Muon leaves, and Muon.
 
-    Biases and norms are not decayed. On every device the whole update is one fused kernel.
+    Biases and norms are not decayed. Moments are there from the start: zeros, as a first step would make them.
     """
-    decayed = [p for p in model.parameters() if p.dim() >= 2]
-    plain = [p for p in model.parameters() if p.dim() < 2]
+    matrices = [*hidden_matrices(model)] if optim.optimizer == "muon" else []
+    chosen = {id(matrix) for matrix in matrices}
+    others = [parameter for parameter in model.parameters() if id(parameter) not in chosen]
+    decayed, plain = ([p for p in others if (p.dim() >= 2) == wide] for wide in (True, False))
     groups = [{"params": decayed, "weight_decay": optim.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], optim.lr, optim.betas, fused=True)
-    for parameter in model.parameters():
-        optimizer.state[parameter] = {name: torch.zeros_like(parameter) for name in MOMENTS}
-    set_updates(optimizer, 0)
-    return optimizer
+    optimizers: list[Optimizer] = []
+    if others:  # on every device the whole update is one fused kernel
+        groups = [group for group in groups if group["params"]]
+        optimizers.append(torch.optim.AdamW(groups, optim.lr, optim.betas, fused=True))
+    if matrices:
+        decay = optim.weight_decay
+        optimizers.append(torch.optim.Muon(matrices, optim.lr, decay, adjust_lr_fn="match_rms_adamw"))
+    for optimizer in optimizers:
+        for parameter in parameters_of(optimizer):
+            optimizer.state[parameter] = {name: torch.zeros_like(parameter) for name in MOMENTS[type(optimizer)]}
+    set_updates(optimizers, 0)
+    return optimizers
 
 
-def moments(model: nn.Module, optimizer: torch.optim.AdamW) -> dict[str, Tensor]:
+def hidden_matrices(model: nn.Module) -> Iterator[Tensor]:
+    """Weights of the linear layers that neither read latents nor write them."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and not name.endswith(("input_proj", "output_proj")):
+            yield module.weight
+
+
+def parameters_of(optimizer: Optimizer) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def update_weights(optimizers: Sequence[Optimizer], lr: float) -> None:
+    """One step of each."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        optimizer.step()
+
+
+def moments(model: nn.Module, optimizers: Sequence[Optimizer]) -> dict[str, Tensor]:
     """The moments of every parameter, by name."""
+    names = dict[Tensor, str]((parameter, name) for name, parameter in model.named_parameters())
     return {
-        f"{moment}.{name}": optimizer.state[parameter][moment]
-        for name, parameter in model.named_parameters()
-        for moment in MOMENTS
+        f"{moment}.{names[parameter]}": optimizer.state[parameter][moment]
+        for optimizer in optimizers
+        for parameter in parameters_of(optimizer)
+        for moment in MOMENTS[type(optimizer)]
     }
 
 
-def set_updates(optimizer: torch.optim.AdamW, updates: int) -> None:
-    """Tell the optimizer how many updates it has made."""
-    for parameter, state in optimizer.state.items():
-        state["step"] = torch.tensor(float(updates), device=parameter.device)
+def set_updates(optimizers: Sequence[Optimizer], updates: int) -> None:
+    """Tell AdamW how many updates it has made; Muon does not count."""
+    for optimizer in optimizers:
+        if isinstance(optimizer, torch.optim.AdamW):
+            for parameter, state in optimizer.state.items():
+                state["step"] = torch.tensor(float(updates), device=parameter.device)
 
 
 def learning_rate(step: int, steps: int, warmup: int, optim: OptimConfig) -> float:

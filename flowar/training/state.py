@@ -12,7 +12,7 @@ from flowar.checkpoint import skeleton
 from flowar.model import FlowAR
 from flowar.training.averages import Averages
 from flowar.training.config import OptimConfig
-from flowar.training.optimizer import moments, new_optimizer, set_updates
+from flowar.training.optimizer import Optimizer, moments, new_optimizers, set_updates
 from flowar.training.parallel import whole
 
 
@@ -22,7 +22,7 @@ class TrainState:
 
     Attributes:
         model: its parameters may be split over ranks (FSDP2).
-        optimizer: over them.
+        optimizers: over them; each parameter has one.
         averages: of them.
         step: batches seen.
         updates: those of them that were not skipped.
@@ -30,7 +30,7 @@ class TrainState:
     """
 
     model: FlowAR
-    optimizer: torch.optim.AdamW
+    optimizers: list[Optimizer]
     averages: Averages
     step: int = 0
     updates: int = 0
@@ -39,12 +39,12 @@ class TrainState:
     @staticmethod
     def new(model: FlowAR, optim: OptimConfig) -> TrainState:
         """That of a run that begins with `model`."""
-        return TrainState(model, new_optimizer(model, optim), Averages(model.named_parameters(), optim.ema_decays))
+        return TrainState(model, new_optimizers(model, optim), Averages(model.named_parameters(), optim.ema_decays))
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that is a tensor, under one name each; loading writes to these very tensors."""
         weights = {f"model.{name}": parameter.detach() for name, parameter in self.model.named_parameters()}
-        return weights | moments(self.model, self.optimizer) | self.averages.tensors()
+        return weights | moments(self.model, self.optimizers) | self.averages.tensors()
 
     def progress(self) -> dict[str, int]:
         """Everything else."""
@@ -54,7 +54,7 @@ class TrainState:
         """Take over what `progress` returned."""
         self.step, self.updates = progress["step"], progress["updates"]
         self.skipped_in_a_row = progress["skipped_in_a_row"]
-        set_updates(self.optimizer, self.updates)
+        set_updates(self.optimizers, self.updates)
 
     @torch.no_grad()
     def average_model(self, decay: float) -> FlowAR:

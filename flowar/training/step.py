@@ -10,14 +10,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from flowar.config import require
+from flowar.config import FlowARConfig, require
 from flowar.errors import TrainingError
+from flowar.flow_transformer import over_tokens
 from flowar.model import Loss
 from flowar.noise import mix
 from flowar.precision import PRECISIONS, Precision, matmul_precision, native_bfloat16
 from flowar.training import nan_trace
-from flowar.training.config import TrainConfig, TrainPrecision
+from flowar.training.config import LossConfig, TrainConfig, TrainPrecision
 from flowar.training.draws import Draws, Stream
+from flowar.training.optimizer import update_weights
 from flowar.training.parallel import clip_gradients, gradients_stay
 from flowar.training.ranks import Ranks
 from flowar.training.state import TrainState
@@ -86,9 +88,7 @@ class TrainingStep:
         if skipped:
             self._look_closer(batch, norm)
         else:
-            for group in state.optimizer.param_groups:
-                group["lr"] = lr
-            state.optimizer.step()
+            update_weights(state.optimizers, lr)
             state.updates += 1
             state.averages.update(state.updates)
         state.step += 1
@@ -102,7 +102,7 @@ class TrainingStep:
         """Mean gradients of the batch in the parameters; the losses of its parts."""
         state = self.state
         state.model.train()
-        state.optimizer.zero_grad(set_to_none=True)
+        state.model.zero_grad(set_to_none=True)
         # Dropout's generators, so that a resumed run, or this step run again, drops the same.
         torch.manual_seed(mix(mix(self.config.seed) + state.step * self.ranks.world_size + self.ranks.rank))
         parts = [*batch.parts(self.config.micro_batch or len(batch.latents))]
@@ -117,13 +117,17 @@ class TrainingStep:
 
     def _loss(self, part: Batch) -> tuple[Loss, Tensor]:
         """The loss of some images, and the times [K, B] it was taken at."""
-        config, draws = self.state.model.config, part.draws
-        times = draws.uniform(Stream.TIMES, (len(config.grids),)).T
+        config, draws, loss = self.state.model.config, part.draws, self.config.loss
+        times = draw_times(draws, loss, len(config.grids))
         noise = draws.normal(Stream.NOISE, (config.tokens, config.latent_channels))
         dropped = draws.uniform(Stream.LABELS) < config.class_dropout
+        context_noise = draw_context_noise(draws, loss, config) if loss.context_noise else None
         bf16 = self.precision.dtype == torch.bfloat16
         with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=bf16):
-            return self.forward(part.latents, part.class_labels, noise, times, dropped), times
+            out = self.forward(
+                part.latents, part.class_labels, noise, times, dropped, context_noise, loss.scale_exponent
+            )
+        return out, times
 
     def _look_closer(self, batch: Batch, norm: float) -> None:
         """Run a bad step again under `nan_trace`, if that was asked for."""
@@ -133,6 +137,21 @@ class TrainingStep:
         found = nan_trace.trace(self.state.model, lambda: self._gradients(batch))
         reason = found or f"gradient norm {norm}, though every number of the step is finite"
         raise TrainingError(f"step {self.state.step + 1}: {reason}")
+
+
+def draw_times(draws: Draws, loss: LossConfig, scales: int) -> Tensor:
+    """Times [K, B] in [0, 1], of the configured distribution."""
+    if loss.times == "logit_normal":
+        return draws.normal(Stream.TIMES, (scales,)).sigmoid().T
+    return draws.uniform(Stream.TIMES, (scales,)).T
+
+
+def draw_context_noise(draws: Draws, loss: LossConfig, config: FlowARConfig) -> Tensor:
+    """Noise [B, S - n_last, c] for every scale but the last: of a strength of its own for each image and scale."""
+    lengths = config.scale_lengths[:-1]
+    strengths = loss.context_noise * draws.uniform(Stream.CONTEXT_STRENGTH, (len(lengths), 1))
+    noise = draws.normal(Stream.CONTEXT, (sum(lengths), config.latent_channels))
+    return over_tokens(strengths, lengths) * noise
 
 
 def training_precision(name: TrainPrecision, device: torch.device) -> Precision:
