@@ -1,5 +1,8 @@
 // The one place where CPU and CUDA builds of a binding differ: which backend it registers, and how kernels are run.
-#pragma once
+// The guard has a name, so that a build can put another backend in the place of this one:
+// csrc/tests/emulation/device.h.
+#ifndef FLOWAR_BINDINGS_DEVICE_H
+#define FLOWAR_BINDINGS_DEVICE_H
 
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -61,3 +64,5 @@ void run_cpu(int64_t rows, int64_t unit, int64_t work, const Kernel& kernel) {
 #endif
 
 }  // namespace flowar
+
+#endif  // FLOWAR_BINDINGS_DEVICE_H

@@ -1,7 +1,9 @@
-// The threads of a block are OS threads, and blocks run one after the other: static variables then serve as shared
-// memory, and the sanitizers see what a kernel does with it.
+// Blocks of threads, one after the other, so that static variables serve as shared memory. Two schedulers run the
+// threads of a block: threads.cpp as OS threads, whose races and overruns the sanitizers see, and fibers.cpp as fibers
+// that take turns, fast enough for whole models.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <cstring>
@@ -25,28 +27,31 @@ namespace emulation {
 
 constexpr int kWarp = 32;
 
-// After this long a launch counts as stuck: the process says where its threads are and ends.
+// After this long a launch of OS threads counts as stuck: the process says where they are and ends. Fibers know at
+// once.
 inline std::chrono::milliseconds patience{60000};
+
+// Of the process so far.
+inline std::atomic<int64_t> launches{0};
 
 // Runs `kernel` in every thread of every block, or returns the error that CUDA has for this shape of launch.
 cudaError_t run(dim3 blocks, dim3 threads, const std::function<void()>& kernel);
 
-// All three are for the threads of a kernel. Warps are entered by all of their 32 threads, or the launch is stuck.
+// These are for the threads of a kernel. Warps are entered by all of their 32 threads, or the launch is stuck.
 void sync_block();
 void sync_warp(unsigned mask);
 int lane();
 
-// One word per lane of the calling thread's warp.
-uint64_t* exchange();
+// The word that the lane `source` of the calling thread's warp brings.
+uint64_t exchange(unsigned mask, uint64_t word, int source);
 
-// The value that the lane `source` of the warp brings.
 template <typename T>
 T shuffle(unsigned mask, T value, int source) {
   static_assert(sizeof(T) <= sizeof(uint64_t));
-  std::memcpy(exchange() + lane(), &value, sizeof(T));
-  sync_warp(mask);
-  std::memcpy(&value, exchange() + source, sizeof(T));
-  sync_warp(mask);
+  uint64_t word = 0;
+  std::memcpy(&word, &value, sizeof(T));
+  word = exchange(mask, word, source);
+  std::memcpy(&value, &word, sizeof(T));
   return value;
 }
 
