@@ -1,6 +1,7 @@
 """Which implementation serves attention: the FlashAttention packages, PyTorch's own kernels, or the definition.
 
-None of them takes a mask: every attention of the model is dense (see `flowar.attention`).
+None of them takes a mask: every attention of the model is dense (see `flowar.attention`). Which one is fastest depends
+on the GPU and on the shape, so plans of the engine measure it (`flowar.autotune`).
 """
 
 from __future__ import annotations
@@ -10,16 +11,17 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from flowar.autotune import Candidates, active_tuner, autotune_enabled, gpu_tuner
 from flowar.dropout import dropout as drop
 from flowar.errors import MissingPackageError, first_line
 
-BACKENDS = ("auto", "flash", "sdpa", "reference")
 FLASH_DTYPES = (torch.bfloat16, torch.float16)
 HEAD_DIM_MULTIPLE = 8  # 16 bytes of a 16-bit dtype: FlashAttention loads heads in such vectors
 
@@ -29,6 +31,7 @@ class FlashPackage:
     """One generation of FlashAttention and what it serves."""
 
     name: str
+    backend: str
     module: str
     capabilities: tuple[int, ...]  # major numbers
     max_head_dim: int
@@ -50,9 +53,15 @@ class FlashPackage:
 
 # Where several serve a GPU, the first one is made for it.
 FLASH_PACKAGES = (
-    FlashPackage("FlashAttention 3", "flash_attn_interface", (9,), 256, dropout=False),
-    FlashPackage("FlashAttention 4", "flash_attn.cute", (9, 10, 11), 128, dropout=False),
-    FlashPackage("FlashAttention 2", "flash_attn", (8, 9, 10, 11, 12), 256, dropout=True),
+    FlashPackage("FlashAttention 3", "flash-3", "flash_attn_interface", (9,), 256, dropout=False),
+    FlashPackage("FlashAttention 4", "flash-4", "flash_attn.cute", (9, 10, 11), 128, dropout=False),
+    FlashPackage("FlashAttention 2", "flash-2", "flash_attn", (8, 9, 10, 11, 12), 256, dropout=True),
+)
+
+
+BACKENDS = (
+    *("auto", "flash", *(package.backend for package in FLASH_PACKAGES)),
+    *("sdpa", "sdpa-flash", "sdpa-cudnn", "sdpa-efficient", "reference"),
 )
 
 
@@ -106,19 +115,29 @@ def flash_imports() -> FlashImports:
     return _flash
 
 
-def choose_flash(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> InstalledFlash | str:
-    """The package that serves this call of `attention`, or why none does."""
+def choose_flash(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, backend: str = "flash") -> InstalledFlash | str:
+    """The package that serves this call of `attention`, or why none does; any, or that of one backend."""
+    serving = serving_flash(q, k, v, dropout, backend)
+    return serving[0] if isinstance(serving, list) else serving
+
+
+def serving_flash(
+    q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, backend: str = "flash"
+) -> list[InstalledFlash] | str:
+    """All packages that serve a call, best first, or why none does."""
     if q.device.type != "cuda":
         return f"expected CUDA tensors, got {q.device.type}"
     if q.dtype not in FLASH_DTYPES or not q.dtype == k.dtype == v.dtype:
         return f"expected q, k and v in bfloat16 or in float16, got {q.dtype}, {k.dtype}, {v.dtype}"
-    refusals = []
-    for flash in flash_imports().installed:
-        refusal = flash.package.refusal(q.device, q.shape[-1], dropout)
-        if refusal is None:
-            return flash
-        refusals.append(refusal)
-    return "; ".join(refusals) or flash_imports().problem
+    installed = installed_flash(backend)
+    refusals = [flash.package.refusal(q.device, q.shape[-1], dropout) for flash in installed]
+    serving = [flash for flash, refusal in zip(installed, refusals, strict=True) if refusal is None]
+    return serving or "; ".join(filter(None, refusals)) or flash_imports().problem
+
+
+def installed_flash(backend: str) -> list[InstalledFlash]:
+    """The packages that a backend may take: "flash" any, others their own."""
+    return [flash for flash in flash_imports().installed if backend in ("flash", flash.package.backend)]
 
 
 def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
@@ -130,6 +149,21 @@ def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Ten
             return widened_attention(q, k, v)
     out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), dropout_p=dropout)
     return out.transpose(1, 2).flatten(2)
+
+
+def one_sdpa_kernel(backend: str, q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
+    """`attention` by one of PyTorch's kernels on a GPU, called by itself: a choice of PyTorch's is of the process."""
+    if q.device.type != "cuda":
+        raise ValueError(f"attention backend {backend}: expected CUDA tensors, got {q.device.type}")
+    heads = [x.transpose(1, 2) for x in (q, k, v)]
+    training = torch.is_grad_enabled() and any(x.requires_grad for x in heads)  # the backward needs log-sum-exp
+    if backend == "sdpa-flash":
+        out = torch.ops.aten._scaled_dot_product_flash_attention(*heads, dropout)[0]
+    elif backend == "sdpa-cudnn":
+        out = torch.ops.aten._scaled_dot_product_cudnn_attention(*heads, None, training, dropout)[0]
+    else:
+        out = torch.ops.aten._scaled_dot_product_efficient_attention(*heads, None, training, dropout)[0]
+    return cast(Tensor, out).transpose(1, 2).flatten(2)
 
 
 def unfused_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
@@ -158,22 +192,49 @@ def attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
     """Dense softmax attention: q [B, N, H, d], k and v [B, M, H, d] to [B, N, H*d] of q's dtype.
 
     `reference_attention` defines it; `set_attention_backend` and `use_attention_backend` choose who computes it.
-    "auto" is FlashAttention where a package is installed that serves the call, otherwise PyTorch, and always PyTorch
-    inside `torch.compile`, which sees through no other.
+    "auto" is what was measured to be fastest where a plan samples on a GPU. Elsewhere it is FlashAttention where a
+    package is installed that serves the call, otherwise PyTorch, and always PyTorch inside `torch.compile`, which sees
+    through no other.
 
     Raises:
-        ValueError: if "flash" was chosen, and no installed package serves this device, dtype, head_dim or dropout.
+        ValueError: if a backend was chosen by name that does not serve this device, dtype, head_dim or dropout.
     """
     backend = attention_backend()
+    if backend == "auto" and not torch.compiler.is_compiling():
+        backend = automatic_backend(q, k, v, dropout)
+    return attention_by(backend, q, k, v, dropout)
+
+
+def attention_by(backend: str, q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
+    """`attention` by the backend of that name; "auto" is PyTorch. Errors as there."""
     if backend == "reference":
         return reference_attention(q, k, v, dropout)
-    if backend == "flash" or (backend == "auto" and not torch.compiler.is_compiling()):
-        flash = choose_flash(q, k, v, dropout)
-        if isinstance(flash, InstalledFlash):
-            return flash(q, k, v, dropout)
-        if backend == "flash":
-            raise ValueError(f"attention backend flash: {flash}")
-    return sdpa_attention(q, k, v, dropout)
+    if backend in ("auto", "sdpa"):
+        return sdpa_attention(q, k, v, dropout)
+    if backend.startswith("sdpa"):
+        return one_sdpa_kernel(backend, q, k, v, dropout)
+    flash = choose_flash(q, k, v, dropout, backend)
+    if not isinstance(flash, InstalledFlash):
+        raise ValueError(f"attention backend {backend}: {flash}")
+    return flash(q, k, v, dropout)
+
+
+def automatic_backend(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> str:
+    """The fastest backend for a call without dropout while plans measure, otherwise the first that serves it."""
+    tuner = active_tuner()
+    if tuner is None or dropout:
+        return "flash" if isinstance(choose_flash(q, k, v, dropout), InstalledFlash) else "sdpa"
+    (batch, n, heads, dim), m = q.shape, k.shape[1]
+    call = f"attention {str(q.dtype).removeprefix('torch.')} {batch} x {heads} heads of {dim}, {n} x {m} tokens"
+    return tuner.fastest(call, lambda: measured_backends(q, k, v))
+
+
+def measured_backends(q: Tensor, k: Tensor, v: Tensor) -> Candidates:
+    """What to measure for one call: packages first, and last what PyTorch takes where none of its kernels serves."""
+    serving = serving_flash(q, k, v)
+    packages = [flash.package.backend for flash in serving] if isinstance(serving, list) else []
+    names = (*packages, "sdpa-flash", "sdpa-cudnn", "sdpa-efficient", "sdpa")
+    return {name: partial(attention_by, name, q, k, v) for name in names}
 
 
 _default = "auto"
@@ -194,11 +255,16 @@ def attention_backend() -> str:
 
 
 def set_attention_backend(name: str) -> None:
-    """Choose the backend of the process: "auto" (at start-up), "flash", "sdpa" or "reference".
+    """Choose the backend of the process.
+
+    Args:
+        name: "auto" (at start-up); "flash", the FlashAttention package made for the GPU, or "flash-2", "flash-3",
+            "flash-4"; "sdpa", PyTorch's choice among its kernels, or "sdpa-flash", "sdpa-cudnn", "sdpa-efficient", one
+            of them; "reference".
 
     Raises:
         ValueError: for any other name.
-        MissingPackageError: for "flash" without a FlashAttention package that can be imported.
+        MissingPackageError: for FlashAttention without that package, or one that cannot be imported.
     """
     global _default
     _default = checked(name)
@@ -219,8 +285,9 @@ def checked(name: str) -> str:
     """`name`, if it is a backend that is installed."""
     if name not in BACKENDS:
         raise ValueError(f"attention backend: expected one of {', '.join(BACKENDS)}, got {name}")
-    if name == "flash" and not flash_imports().installed:
-        raise MissingPackageError(f"attention backend flash: {flash_imports().problem}: pip install flowar[flash]")
+    if name.startswith("flash") and not installed_flash(name):
+        problem = f"{name} is not installed" if flash_imports().installed else flash_imports().problem
+        raise MissingPackageError(f"attention backend {name}: {problem}: pip install flowar[flash]")
     return name
 
 
@@ -233,6 +300,8 @@ def describe_backends(device: torch.device) -> dict[str, str]:
         automatic = "flash"
     else:
         state = f"{state}, unavailable: {flash}" if state else f"unavailable: {flash_imports().problem}"
+    if autotune_enabled() and gpu_tuner(device) is not None:
+        automatic = f"measured by plans, elsewhere {automatic}"
     return {
         "attention": f"auto ({automatic})" if backend == "auto" else backend,
         "attention flash": state,

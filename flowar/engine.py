@@ -11,7 +11,8 @@ Its savings, each exact, and each a field of `Savings`:
 - GEGLU's hidden width is padded with zeros to a multiple of 64;
 - the norms of cross-attention join the residual addition before them, their weights the GEMM behind them;
 - at the scale of one token attention is a linear map, and cross-attention the same at every step;
-- on a GPU, every scale is one CUDA graph.
+- on a GPU, every scale is one CUDA graph;
+- there too, attention and wide products are computed by what was measured to be fastest for their shape.
 
 Keys and values of all scales have one preallocated cache, and no attention has a mask.
 """
@@ -30,10 +31,12 @@ from torch import Tensor, nn
 from flowar import cuda_graph, ops, packing
 from flowar.ar_transformer import ARTransformer
 from flowar.attention_backends import attention_backend
+from flowar.autotune import Choice, autotune_enabled, gpu_tuner, use_tuner
 from flowar.callbacks import Callbacks
 from flowar.flow_transformer import FlowTransformer
 from flowar.fp8 import to_fp8
 from flowar.layers import GEGLU
+from flowar.measured_products import measure_products, measured
 from flowar.model import FlowAR
 from flowar.pins import Pins
 from flowar.precision import Precision, matmul_precision, resolve_precision
@@ -60,11 +63,14 @@ class Savings:
     folded_norms: bool = True
     single_token: bool = True
     graphs: bool = True
+    measured_kernels: bool = True
 
 
 def default_savings(device: torch.device) -> Savings:
-    """All of them on a GPU. A CPU gains nothing by those that need a second copy of weights."""
-    return Savings() if device.type == "cuda" else Savings(stacked_modulations=False, padded_geglu=False)
+    """All of them on a GPU. A CPU gains nothing by those that need a second copy of weights, and measures nothing."""
+    if device.type == "cuda":
+        return Savings()
+    return Savings(stacked_modulations=False, padded_geglu=False, measured_kernels=False)
 
 
 class InferencePlan:
@@ -90,7 +96,8 @@ class InferencePlan:
         self.flow: FlowTransformer = packing.pack(model.flow_transformer, self.dtype)
         self.modulation: nn.Linear | None = None  # those of all blocks, where they are one layer
         self.single_token_flow = self.flow
-        with self._exact():
+        self._tuner = gpu_tuner(self.device) if self.savings.measured_kernels else None
+        with self._in_effect():
             self._rewrite(model.flow_transformer)
         self._shared = weight_bytes(model).keys()
         self._idle: list[tuple[ProgramKey, SamplingProgram]] = []  # captured ones, the last used last
@@ -109,8 +116,12 @@ class InferencePlan:
             to_fp8(self.ar)
             to_fp8(self.flow)
             return
+        if self._tuner is not None:
+            measure_products(self.ar)
+            measure_products(self.flow)
         if self.savings.stacked_modulations:
-            self.modulation = packing.stack_modulations(self.flow)
+            stacked = packing.stack_modulations(self.flow)
+            self.modulation = stacked if self._tuner is None else measured(stacked)
         if self.device.type == "cpu" and self.dtype != exact.input_proj.bias.dtype:  # copies of the plan's own
             prepack(self.ar)
             prepack(self.flow)
@@ -140,7 +151,7 @@ class InferencePlan:
             pins: latents to arrive at, checked.
         """
         key = self._key(len(class_labels), schedule, noise, callbacks, pins)
-        with self._exact():
+        with self._in_effect():
             program = self._take(key) or self._build(key)
             try:
                 return program.run(class_labels, noise, callbacks, pins)
@@ -162,7 +173,7 @@ class InferencePlan:
         return bool(idle)
 
     def report(self) -> PlanReport:
-        """What this plan holds in memory."""
+        """What this plan holds in memory, and which kernels it uses."""
         parts = (self.ar, self.flow, self.single_token_flow)
         weights = {key: size for part in parts for key, size in weight_bytes(part).items()}
         own = sum(size for key, size in weights.items() if key not in self._shared)
@@ -170,7 +181,8 @@ class InferencePlan:
         with self._lock:
             idle = [*self._idle]
         programs = [ProgramReport(key.batch, key.schedule.num_evaluations(scales), each.bytes) for key, each in idle]
-        return PlanReport(self.precision.name, own, programs)
+        choices = {} if self._tuner is None else dict(self._tuner.choices)
+        return PlanReport(self.precision.name, own, programs, choices)
 
     def _key(
         self,
@@ -182,16 +194,18 @@ class InferencePlan:
     ) -> ProgramKey:
         noise_dtype = None if isinstance(noise, Tensor) else noise[0].dtype
         held = None if pins is None else pins.held
-        eager = ProgramKey(batch, schedule, noise_dtype, attention_backend(), ops.reference_active(), held, False)
+        kernels = attention_backend(), autotune_enabled(), ops.reference_active()
+        eager = ProgramKey(batch, schedule, noise_dtype, *kernels, held, False)
         captured = eager._replace(batch=bucket(batch), graphs=True)
         if not self._uses_graphs() or callbacks.on_evaluation is not None or captured in self._failed:
             return eager
         return captured
 
     @contextmanager
-    def _exact(self) -> Iterator[None]:
-        """The plan's precision and no other: a caller's autocast is not for it."""
-        with matmul_precision(self.precision), torch.autocast(self.device.type, enabled=False):
+    def _in_effect(self) -> Iterator[None]:
+        """The plan's precision and no other: a caller's autocast is not for it. And its tuner."""
+        tuner = self._tuner if autotune_enabled() else None
+        with matmul_precision(self.precision), torch.autocast(self.device.type, enabled=False), use_tuner(tuner):
             yield
 
     def _uses_graphs(self) -> bool:
@@ -235,6 +249,7 @@ class ProgramKey(NamedTuple):
     schedule: Schedule
     noise_dtype: torch.dtype | None  # None: from seeds
     attention_backend: str
+    autotune: bool
     reference_ops: bool
     held: int | None  # None: without pins
     graphs: bool
@@ -249,11 +264,15 @@ class ProgramReport(NamedTuple):
 
 
 class PlanReport(NamedTuple):
-    """A plan: its precision, the bytes of weights that it does not share with the model, its idle programs."""
+    """A plan: its precision, the bytes of weights that it does not share with the model, its idle programs.
+
+    `choices` are the kernels that were measured for it, by what they compute.
+    """
 
     precision: str
     weight_bytes: int
     programs: list[ProgramReport]
+    choices: dict[str, Choice]
 
 
 def weight_bytes(module: nn.Module) -> dict[int, int]:

@@ -22,6 +22,7 @@ from flowar.attention_backends import (
     choose_flash,
     describe_backends,
     flash_imports,
+    measured_backends,
     reference_attention,
     set_attention_backend,
     use_attention_backend,
@@ -182,6 +183,45 @@ def test_the_package_made_for_the_gpu(
     assert called == [expected]
 
 
+@pytest.mark.parametrize(("backend", "expected"), [("flash-2", "flash_attn"), ("flash-3", "flash_attn_interface")])
+def test_a_package_by_name(install: Callable[..., None], gpu: Any, backend: str, expected: str) -> None:
+    called = []
+    for name in MODULES:
+        install(name, lambda q, k, v, name=name: called.append(name) or q)
+    with use_attention_backend(backend):
+        assert attention(*gpu()).shape == (2, 3, 192)
+        assert called == [expected]
+        with pytest.raises(ValueError, match=f"{backend}: expected CUDA tensors, got cpu"):
+            attention(*qkv())
+
+
+def test_a_package_that_is_not_installed_by_name(install: Callable[..., None]) -> None:
+    install("flash_attn")
+    with pytest.raises(MissingPackageError, match="attention backend flash-3: flash-3 is not installed: pip install"):
+        set_attention_backend("flash-3")
+
+
+@pytest.mark.parametrize(("dtype", "dropout"), [(torch.bfloat16, 0.0), (torch.bfloat16, 0.1)])
+@pytest.mark.parametrize("backend", ["sdpa-flash", "sdpa-cudnn", "sdpa-efficient"])
+def test_one_kernel_of_pytorch(gpu: Any, backend: str, dtype: torch.dtype, dropout: float) -> None:
+    """Their shapes; their numbers need a GPU."""
+    with use_attention_backend(backend):
+        out = attention(*gpu(dtype=dtype), dropout)
+    assert (out.shape, out.dtype, out.device.type) == ((2, 3, 192), dtype, "cuda")
+
+
+def test_what_is_measured(install: Callable[..., None], gpu: Any) -> None:
+    """Packages that serve the GPU, the default first, then the kernels of PyTorch, then its own choice."""
+    kernels = ["sdpa-flash", "sdpa-cudnn", "sdpa-efficient", "sdpa"]
+    q, k, v = gpu()
+    assert [*measured_backends(q, k, v)] == kernels
+    attention_backends._flash = None
+    for name in MODULES:
+        install(name)
+    assert [*measured_backends(q, k, v)] == ["flash-3", "flash-4", "flash-2", *kernels]
+    assert [*measured_backends(*gpu(dtype=torch.float32))] == kernels
+
+
 @pytest.mark.parametrize(
     ("name", "request_", "dropout", "refusal"),
     [
@@ -238,7 +278,7 @@ def test_flash_that_does_not_load(monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 
 def test_names() -> None:
     for choose in (set_attention_backend, lambda name: use_attention_backend(name).__enter__()):
-        with pytest.raises(ValueError, match="expected one of auto, flash, sdpa, reference, got cudnn"):
+        with pytest.raises(ValueError, match=r"expected one of auto, flash, flash-3, .*, reference, got cudnn"):
             choose("cudnn")
     assert attention_backend() == "auto"
 

@@ -18,8 +18,15 @@ import torch
 from conftest import TINY, error, recorded_model, recording, small_model
 from torch import Tensor
 
-from flowar import FlowAR, FlowARPipeline, Schedule, ops
-from flowar.attention_backends import flash_imports, use_attention_backend
+from flowar import FlowAR, FlowARPipeline, Schedule, autotune, ops
+from flowar.attention_backends import (
+    BACKENDS,
+    attention,
+    flash_imports,
+    installed_flash,
+    reference_attention,
+    use_attention_backend,
+)
 from flowar.callbacks import Callbacks
 from flowar.engine import InferencePlan, Savings
 from flowar.noise import image_seeds
@@ -245,15 +252,45 @@ class TestSecondGPU:
             ops.silu_add(a, b)
 
 
-@pytest.mark.parametrize("name", ["flash", "sdpa", "reference"])
+@pytest.mark.parametrize("name", [name for name in BACKENDS if name.startswith("sdpa-")])
+@pytest.mark.parametrize(("queries", "keys"), [(4, 5), (16, 21), (256, 341)])
+def test_kernels_of_pytorch_agree(name: str, queries: int, keys: int) -> None:
+    q, cache = torch.randn(4, queries, 3, 64, device=GPU), torch.randn(2, 4, 400, 3, 64, device=GPU)
+    k, v = cache[:, :, :keys]
+    expected = reference_attention(q, k, v)
+    with use_attention_backend(name):
+        got = attention(*(x.bfloat16() for x in (q, k, v)))
+    assert rms(got - expected) < 0.02 * rms(expected)
+
+
+@pytest.mark.parametrize("name", [name for name in BACKENDS if not name.startswith("sdpa-")])
 def test_attention_backends_agree(name: str) -> None:
-    if name == "flash" and not flash_imports().installed:
-        pytest.skip(flash_imports().problem)
+    if name.startswith("flash") and not installed_flash(name):
+        pytest.skip(f"{name}: {flash_imports().problem}")
     model = gpu_model(flow_block="attn_cross_mlp")
     exact = model.sample([0, 1], schedule=SCHEDULE, naive=True, dtype="float32")
     with use_attention_backend(name):
         got = model.sample([0, 1], schedule=SCHEDULE, dtype="bf16")
     assert rms(got - exact) < 1.5 * rms(model.sample([0, 1], schedule=SCHEDULE, naive=True, dtype="bf16") - exact)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_kernels_are_measured_once(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the capture, which succeeds; every choice is one of several that worked, and holds for the next plan."""
+    monkeypatch.setattr(autotune, "_chosen", {})
+    model = gpu_model()
+    plan = InferencePlan(model, dtype)
+    arguments = torch.arange(8, device=GPU), SCHEDULE, image_seeds(5, 8).to(GPU), Callbacks()
+    first = plan.sample(*arguments)
+    choices = plan.report().choices
+    assert {call.split()[0] for call in choices} == {"attention", "product"}
+    for choice in choices.values():
+        assert choice.name in choice.seconds
+        assert all(seconds > 0 for seconds in choice.seconds.values())
+    monkeypatch.setattr(autotune, "gpu_seconds", None)
+    assert torch.equal(InferencePlan(model, dtype).sample(*arguments), first)
+    unmeasured = InferencePlan(model, dtype, Savings(measured_kernels=False)).sample(*arguments)
+    assert error(first, unmeasured) < (1e-4 if dtype == "float32" else 0.2)
 
 
 @pytest.mark.parametrize("flow_block", BLOCKS)

@@ -6,7 +6,10 @@ import json
 import platform
 from dataclasses import dataclass
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flowar.model import FlowAR
 
 
 @dataclass
@@ -76,9 +79,28 @@ def optional_packages() -> list[str]:
 
 
 def model_facts(name: str) -> dict[str, Any]:
-    """Configuration and size of a model."""
+    """Configuration and size of a model, and, on a GPU, which kernels are fastest for one image of it."""
     from flowar.model import FlowAR
 
     model = FlowAR.from_pretrained(name)
     count = sum(parameter.numel() for parameter in model.parameters())
-    return {"model": name, "parameters": f"{count / 1e6:.1f} M"} | model.config.to_dict()
+    return {"model": name, "parameters": f"{count / 1e6:.1f} M"} | model.config.to_dict() | measured_kernels(model)
+
+
+def measured_kernels(model: FlowAR) -> dict[str, str]:
+    """What a plan for one image measures on this machine; nothing without a GPU."""
+    import torch
+
+    from flowar.autotune import gpu_tuner
+    from flowar.callbacks import Callbacks
+    from flowar.engine import InferencePlan
+    from flowar.noise import image_seeds
+    from flowar.precision import default_device
+
+    device = default_device()
+    if gpu_tuner(device) is None:
+        return {}
+    plan = InferencePlan(model.to(device), "auto")
+    labels = torch.zeros(1, dtype=torch.int64, device=device)
+    plan.sample(labels, model.schedule(1), image_seeds(0, 1).to(device), Callbacks())
+    return {call: str(choice) for call, choice in plan.report().choices.items()}

@@ -36,6 +36,8 @@ class Options:
         dtype: of the networks: float32, tf32, bfloat16, float16, fp8 or float64; "auto" is bfloat16 for a float32
             checkpoint on hardware that has it (most GPUs; CPUs with AVX512-BF16 or AMX), otherwise its own.
         device: "auto" is the GPU if there is one.
+        attention: who computes it: auto, flash, flash-2, flash-3, flash-4, sdpa, sdpa-flash, sdpa-cudnn, sdpa-efficient
+            or reference; "auto" is what is fastest, which a GPU measures.
         naive: run the published algorithm without any saving.
         preview: show the picture in the terminal while it forms, scale by scale.
         preview_steps: let `preview` and `animate` show every evaluation of the ODE, not only the end of every scale.
@@ -55,6 +57,7 @@ class Options:
     guidance_interval: tuple[float, float] | None = None
     dtype: str = "auto"
     device: str = "auto"
+    attention: str = "auto"
     naive: bool = False
     preview: bool = False
     preview_steps: bool = False
@@ -65,6 +68,7 @@ def run(options: Options) -> None:
     """Write the grid and say where it is."""
     import torch
 
+    from flowar.attention_backends import use_attention_backend
     from flowar.files import write_aside
     from flowar.pipeline import FlowARPipeline, image_grid
     from flowar.precision import default_device, resolve_precision
@@ -82,7 +86,7 @@ def run(options: Options) -> None:
     pipeline = FlowARPipeline.from_pretrained(options.model, dtype=dtype).to(device)
     config = pipeline.model.config
     classes = parse_labels(options.classes, config.num_classes, class_names_of(config))
-    with watch:
+    with watch, use_attention_backend(options.attention):
         images = pipeline(
             torch.tensor(classes).repeat(options.per_class),
             schedule=options.schedule,
