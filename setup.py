@@ -1,16 +1,14 @@
 """Builds the ops. Everything else about the package is in pyproject.toml.
 
 FLOWAR_NO_EXT=1      builds nothing: flowar/ops/reference.py then serves the ops
-FLOWAR_BUILD_CUDA=0  leaves the CUDA library out; 1 makes a missing CUDA toolkit an error. Otherwise it is built where
-                     a toolkit is found, with or without a GPU or a CUDA build of torch
+FLOWAR_BUILD_CUDA=0  leaves the CUDA library out; 1 makes it an error if it cannot be built. Otherwise it is built where
+                     a toolkit is found that fits torch, with or without a GPU or a CUDA build of torch
 TORCH_CUDA_ARCH_LIST, MAX_JOBS, CUDA_HOME as for any torch extension
 """
 
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 import sys
 import sysconfig
 from pathlib import Path
@@ -18,6 +16,9 @@ from pathlib import Path
 from setuptools import Extension, setup
 
 ROOT = Path(__file__).parent
+sys.path.insert(0, str(ROOT / "csrc"))
+from cuda_toolkit import architectures, find_toolkit, stub_torch_cuda  # noqa: E402
+
 CXX_FLAGS = ["-O3", "-g0", "-fvisibility=hidden", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math"]
 NVCC_FLAGS = ["-O3", "-Xcompiler=-fvisibility=hidden"]
 STABLE_ABI = ("TORCH_TARGET_VERSION", "0x020b000000000000")  # torch 2.11
@@ -45,27 +46,6 @@ def sources(*patterns: str) -> list[str]:
     return sorted(str(path.relative_to(ROOT)) for pattern in patterns for path in ROOT.glob(f"csrc/{pattern}"))
 
 
-def cuda_home() -> Path | None:
-    """The CUDA toolkit: the folder that holds the headers, since nvcc on PATH may be a script that lives elsewhere."""
-    wanted, nvcc = os.environ.get("FLOWAR_BUILD_CUDA"), shutil.which("nvcc")
-    folders = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), nvcc and Path(nvcc).resolve().parents[1]]
-    folders += ["/usr/local/cuda", *sorted(Path("/usr/local").glob("cuda-*"), reverse=True)]
-    for folder in [] if wanted == "0" else filter(None, folders):
-        if Path(folder, "include/cuda_runtime.h").exists() and Path(folder, "bin/nvcc").exists():
-            return Path(folder)
-    if wanted == "1":
-        raise SystemExit("flowar: FLOWAR_BUILD_CUDA=1, but no CUDA toolkit was found. Set CUDA_HOME to its folder.")
-    return None
-
-
-def stub_torch_cuda(folder: Path) -> str:
-    """An empty libtorch_cuda.so to link against where torch is a CPU build; a CUDA torch brings the real one."""
-    folder.mkdir(parents=True, exist_ok=True)
-    library = "libtorch_cuda.so"
-    subprocess.run(["gcc", "-shared", f"-Wl,-soname,{library}", "-xc", os.devnull, "-o", folder / library], check=True)
-    return str(folder)
-
-
 def extensions() -> tuple[list[Extension], dict[str, type]]:
     torch = import_torch()
     import pybind11
@@ -78,7 +58,7 @@ def extensions() -> tuple[list[Extension], dict[str, type]]:
                 return str(Path(*fullname.split("."))) + ".so"
             return super().get_ext_filename(fullname)
 
-    home, architectures, torch_lib = cuda_home(), "", str(Path(torch.__file__).parent / "lib")
+    torch_lib = str(Path(torch.__file__).parent / "lib")
     cpu = Extension(
         "flowar._C_cpu",
         sources("ops.cpp", "bindings/*.cpp", "kernels/cpu/*.cpp"),
@@ -88,9 +68,9 @@ def extensions() -> tuple[list[Extension], dict[str, type]]:
         define_macros=[STABLE_ABI],
         extra_compile_args={"cxx": CXX_FLAGS},
     )
-    built, kernels = [cpu], sources("kernels/cuda/*.cu")
-    if home and kernels:
-        architectures = os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "8.0;9.0;10.0;12.0+PTX")
+    built, kernels, targets = [cpu], sources("kernels/cuda/*.cu"), ""
+    if home := find_toolkit(torch.version.cuda, torch.version.hip):
+        targets = os.environ.setdefault("TORCH_CUDA_ARCH_LIST", architectures(home))
         cpp_extension.CUDA_HOME, library_dirs = str(home), [torch_lib, str(home / "lib64")]
         if torch.version.cuda is None:
             cpp_extension._check_cuda_version = lambda *_: None  # compares with the CUDA version torch was built with
@@ -106,7 +86,7 @@ def extensions() -> tuple[list[Extension], dict[str, type]]:
             extra_link_args=["-Wl,--no-as-needed", "-ltorch_cuda"],  # to be loaded, though the stub is empty
         )
         built.append(cuda)
-    macros = [("FLOWAR_TORCH_VERSION", f'"{torch.__version__}"'), ("FLOWAR_CUDA_ARCHITECTURES", f'"{architectures}"')]
+    macros = [("FLOWAR_TORCH_VERSION", f'"{torch.__version__}"'), ("FLOWAR_CUDA_ARCHITECTURES", f'"{targets}"')]
     options = {"include_dirs": [pybind11.get_include()], "extra_compile_args": ["-g0", "-fvisibility=hidden"]}
     built.append(Extension("flowar._build_info", ["csrc/build_info.cpp"], define_macros=macros, **options))
     return built, {"build_ext": Build}
@@ -115,4 +95,5 @@ def extensions() -> tuple[list[Extension], dict[str, type]]:
 gigabytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 30
 os.environ.setdefault("MAX_JOBS", str(max(1, min(os.cpu_count() or 1, gigabytes // 2))))
 ext_modules, cmdclass = ([], {}) if os.environ.get("FLOWAR_NO_EXT") == "1" else extensions()
-setup(ext_modules=ext_modules, cmdclass=cmdclass)
+# The licence stands here because setuptools before 77 refuses in pyproject.toml what later ones want there.
+setup(ext_modules=ext_modules, cmdclass=cmdclass, license="Apache-2.0")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cuda_toolkit
 import pytest
 import torch
 
@@ -87,32 +88,129 @@ def test_kernels_are_vectorised() -> None:
             assert len(arithmetic) >= 2, f"{name}: {len(arithmetic)} arithmetic instructions on {register} registers"
 
 
-def cuda_architectures(setup: str) -> list[str]:
-    """The default of setup.py without dots; PTX goes with the last one."""
-    default = re.search(r'"TORCH_CUDA_ARCH_LIST", "([\d.;]+)\+PTX"', setup)
-    assert default
-    return default[1].replace(".", "").split(";")
-
-
 def test_both_builds_compile_for_the_same_architectures() -> None:
-    setup, cmake = (ROOT / "setup.py").read_text(), (ROOT / "CMakeLists.txt").read_text()
-    theirs = re.search(r"CMAKE_CUDA_ARCHITECTURES ([\d a-z-]+)\)", cmake)
+    theirs = re.search(r"foreach\(ARCHITECTURE ([\d ]+)\)", (ROOT / "CMakeLists.txt").read_text())
     assert theirs
-    assert re.findall(r"\d+", theirs[1]) == cuda_architectures(setup)
-    assert not theirs[1].endswith("-real"), "the last architecture comes with PTX, for those after it"
+    assert theirs[1].split() == [each.replace(".", "") for each in cuda_toolkit.ARCHITECTURES]
 
 
-@pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
+NVCC = """#!/bin/sh
+case $1 in
+    --version) echo "Cuda compilation tools, release {version}, V{version}.52" ;;
+    --list-gpu-arch) printf 'compute_%s\\n' {architectures} ;;
+esac
+"""
+
+
+def toolkit(folder: Path, version: str, architectures: str = "75 80 86 90 100 120") -> Path:
+    """A folder that looks like a CUDA toolkit."""
+    for name, content in {
+        "include/cuda_runtime.h": "",
+        "bin/nvcc": NVCC.format(version=version, architectures=architectures),
+    }.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+        (folder / name).chmod(0o755)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("known", "expected"),
+    [
+        ("75 80 86 90 100 103 120 121", "8.0;9.0;10.0;12.0+PTX"),
+        ("70 75 80 86 87 89 90", "8.0;9.0+PTX"),  # CUDA 12.4
+        ("90 100 120 130", "9.0;10.0;12.0+PTX"),  # one that has given up the oldest
+    ],
+)
+def test_architectures_are_those_of_the_compiler(tmp_path: Path, known: str, expected: str) -> None:
+    assert cuda_toolkit.architectures(toolkit(tmp_path, "12.4", known)) == expected
+
+
+class TestToolkit:
+    """Which toolkit builds the library of CUDA ops, and what becomes of one that does not fit torch."""
+
+    @pytest.fixture(autouse=True)
+    def nothing_set(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("FLOWAR_BUILD_CUDA", "CUDA_HOME", "CUDA_PATH"):
+            monkeypatch.delenv(name, raising=False)
+
+    @pytest.mark.parametrize("torch_cuda", ["13.0", "13.2", None])
+    def test_fits(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torch_cuda: str | None) -> None:
+        monkeypatch.setenv("CUDA_HOME", str(toolkit(tmp_path, "13.0")))
+        assert cuda_toolkit.find_toolkit(torch_cuda, None) == tmp_path
+        monkeypatch.setenv("FLOWAR_BUILD_CUDA", "0")
+        assert cuda_toolkit.find_toolkit(torch_cuda, None) is None
+
+    @pytest.mark.parametrize(
+        ("version", "torch_cuda", "torch_hip", "problem"),
+        [
+            ("12.4", "13.0", None, "the toolkit in {} is CUDA 12.4, torch is built for CUDA 13.0."),
+            ("13.0", "12.8", None, "the toolkit in {} is CUDA 13.0, torch is built for CUDA 12.8."),
+            ("11.8", None, None, "the toolkit in {} is CUDA 11.8. Set CUDA_HOME to one of CUDA 12 or later."),
+            ("unknown", "13.0", None, "{}/bin/nvcc does not tell its version."),
+            ("13.0", None, "7.0", "torch is built for ROCm 7.0, where plain PyTorch serves the ops."),
+        ],
+    )
+    def test_does_not_fit(
+        self,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+        version: str,
+        torch_cuda: str | None,
+        torch_hip: str | None,
+        problem: str,
+    ) -> None:
+        """A warning and a build for the CPU; an error only for those who insist."""
+        monkeypatch.setenv("CUDA_HOME", str(toolkit(tmp_path, version)))
+        assert cuda_toolkit.find_toolkit(torch_cuda, torch_hip) is None
+        expected = problem.format(tmp_path)
+        assert capsys.readouterr().err.startswith(f"flowar: warning: no ops are built for GPUs: {expected}")
+        monkeypatch.setenv("FLOWAR_BUILD_CUDA", "1")
+        with pytest.raises(SystemExit, match=re.escape(f"flowar: FLOWAR_BUILD_CUDA=1, but {expected}")):
+            cuda_toolkit.find_toolkit(torch_cuda, torch_hip)
+
+    def test_a_broken_compiler(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (toolkit(tmp_path, "13.0") / "bin/nvcc").write_text("#!/bin/sh\nexit 1\n")
+        monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+        assert cuda_toolkit.find_toolkit("13.0", None) is None
+
+    def test_none(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        """No toolkit is no fault of a machine without a GPU."""
+        monkeypatch.setattr(cuda_toolkit, "toolkit_on_this_machine", lambda: None)
+        assert cuda_toolkit.find_toolkit(None, "7.0") is None
+        assert capsys.readouterr().err == ""
+        monkeypatch.setenv("FLOWAR_BUILD_CUDA", "1")
+        with pytest.raises(SystemExit, match="FLOWAR_BUILD_CUDA=1, but no CUDA toolkit was found"):
+            cuda_toolkit.find_toolkit(None, None)
+
+    def test_setup_builds_what_fits(self, tmp_path: Path) -> None:
+        """The extensions of setup.py itself, with a toolkit of another major version than any torch's."""
+        code = "import sys; sys.argv = ['setup.py', '--name']; import setup; print([e.name for e in setup.ext_modules])"
+        for version, libraries in (("11.8", ["flowar._C_cpu"]), ("13.0", ["flowar._C_cpu", "flowar._C_cuda"])):
+            environment = {"CUDA_HOME": str(toolkit(tmp_path, version)), "CUDA_PATH": "", "FLOWAR_BUILD_CUDA": ""}
+            result = run_python(code, **environment)
+            if torch.version.cuda and not torch.version.cuda.startswith(version[:2]):
+                libraries = ["flowar._C_cpu"]
+            assert result.stdout.splitlines()[-1] == str([*libraries, "flowar._build_info"]), result.stderr
+
+
+@pytest.mark.skipif(cuda_toolkit.toolkit_on_this_machine() is None, reason="needs nvcc")
 @pytest.mark.parametrize("name", CUDA_KERNELS)
 def test_cuda_kernels_compile_well(name: str, tmp_path: Path) -> None:
     """For every architecture: no register is spilled, and vector kernels load and store 16 bytes at a time."""
-    architectures = cuda_architectures((ROOT / "setup.py").read_text())
+    home = cuda_toolkit.toolkit_on_this_machine()
+    assert home
+    architectures = re.findall(r"\d+", cuda_toolkit.architectures(home).replace(".", ""))
     targets = [f"-gencode=arch=compute_{each},code=sm_{each}" for each in architectures]
     targets.append(f"-gencode=arch=compute_{architectures[-1]},code=compute_{architectures[-1]}")
     options = ["-std=c++17", "-O3", "-DUSE_CUDA", "-fatbin", "-Xptxas=-v", "--keep", f"--keep-dir={tmp_path}"]
     source, out = ROOT / f"csrc/kernels/cuda/{name}.cu", tmp_path / "kernels.fatbin"
     result = subprocess.run(
-        ["nvcc", *options, *targets, str(source), "-o", str(out)], capture_output=True, text=True, check=False
+        [home / "bin/nvcc", *options, *targets, str(source), "-o", str(out)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     report = result.stdout + result.stderr
     assert result.returncode == 0, report
@@ -211,11 +309,3 @@ def test_a_failed_compile_shows_the_message(tmp_path: Path) -> None:
     )
     assert result.returncode != 0
     assert "#error this op is broken" in result.stdout + result.stderr
-
-
-def test_a_forced_cuda_build_needs_a_toolkit(tmp_path: Path) -> None:
-    script = (ROOT / "setup.py").read_text().replace("/usr/local", str(tmp_path))
-    (tmp_path / "setup.py").write_text(script)
-    environment = {"FLOWAR_BUILD_CUDA": "1", "CUDA_HOME": "", "CUDA_PATH": "", "PATH": str(tmp_path)}
-    result = run_python("import setup", folder=tmp_path, **environment)
-    assert "FLOWAR_BUILD_CUDA=1, but no CUDA toolkit was found" in result.stderr
