@@ -2,6 +2,8 @@
 #
 #   make sample   a picture from the model that ships with the package: samples.png
 #   make test     the tests, but for the slow ones, and those of the C++ kernels
+#   make wheels   a wheel for each Python that is tested, installed and used outside of the checkout
+#   make first-contact   such a wheel with the ops for GPUs, under the oldest torch: needs nvcc, no GPU, and several GB
 #   make lint     what the code must look like;  make format  mends what can be mended
 #   make docs     the documentation site, in build/site
 #   make bench    naive against optimised sampling on this machine
@@ -23,7 +25,11 @@ define install
 	$(BIN)/pip install --disable-pip-version-check --editable ".$(1)"
 endef
 
-.PHONY: sample test lint format docs bench clean
+PYTHONS := 3.10 3.12 3.13
+# Of a version: by its name, or where pyenv has it.
+python = $(firstword $(wildcard $(HOME)/.pyenv/versions/$(1).*/bin/python) $(shell command -v python$(1)))
+
+.PHONY: sample test first-contact wheels lint format docs bench clean
 
 sample: $(VENV)/package.stamp
 	$(BIN)/flowar sample --output samples.png
@@ -33,6 +39,14 @@ test: $(VENV)/development.stamp
 	$(BIN)/cmake --build $(BUILD) --parallel 2
 	$(BIN)/ctest --test-dir $(BUILD) --output-on-failure
 	$(BIN)/pytest -n auto -m "not slow"
+
+first-contact:
+	FLOWAR_BUILD_CUDA=1 TORCH_CUDA_ARCH_LIST=9.0 .ci/wheel $(or $(call python,3.12),$(PYTHON)) 2.11.0 tests.registered
+
+wheels: $(PYTHONS:%=wheel-%)
+
+wheel-%:
+	.ci/wheel $(or $(call python,$*),$(error no Python $* on this machine)) 2.13.0
 
 lint: $(VENV)/development.stamp
 	$(BIN)/ruff check .

@@ -235,6 +235,14 @@ def test_build_info() -> None:
     assert isinstance(_build_info.cpu_features(), list)
 
 
+@pytest.mark.skipif(ops.reference_active(), reason="installed without the compiled ops")
+def test_every_op_of_the_schema_has_its_kernels() -> None:
+    schema = {f"flowar::{name}" for name in re.findall(r'"(\w+)\(', (ROOT / "csrc/ops.cpp").read_text())}
+    assert ops.missing_kernels("cpu") == []
+    expected = set() if ops.cuda_kernels() else schema - {"flowar::cpu_isa"}
+    assert {*ops.missing_kernels("cuda")} == expected
+
+
 USE = "import torch; from flowar import ops; print(ops.implementation()); print(ops.geglu(torch.ones(1, 2)).item())"
 WITHOUT = """
 import torch
@@ -259,7 +267,8 @@ def test_without_extension() -> None:
 def copy_of_ops(folder: Path) -> Path:
     """The package's ops, and what they need of it."""
     shutil.copytree(Path(flowar.__file__).parent / "ops", folder / "flowar/ops")
-    shutil.copy(Path(flowar.__file__).parent / "installation.py", folder / "flowar")
+    for name in ("installation.py", "hardware.py"):
+        shutil.copy(Path(flowar.__file__).parent / name, folder / "flowar")
     (folder / "flowar/__init__.py").touch()
     return folder
 

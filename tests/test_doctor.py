@@ -181,14 +181,13 @@ class TestOps:
     def test_built_for_another_torch(self, tmp_path: Path, programs: Path) -> None:
         """The library asks for a function that this torch does not have."""
         copy = copy_of_package(tmp_path)
-        library, (info,) = copy / "_C_cpu.so", copy.glob("_build_info*.so")
-        for path, old, new in (
-            (library, b"aoti_torch_abi_version\0", b"aoti_torch_old_version\0"),
-            (info, torch.__version__.encode() + b"\0", b"1" + torch.__version__[1:].encode() + b"\0"),
-        ):
-            content = path.read_bytes()
-            assert old in content
-            path.write_bytes(content.replace(old, new))
+        library = copy / "_C_cpu.so"
+        content = library.read_bytes()
+        assert b"aoti_torch_abi_version\0" in content
+        library.write_bytes(content.replace(b"aoti_torch_abi_version\0", b"aoti_torch_old_version\0"))
+        for info in copy.glob("_build_info*.so"):
+            info.unlink()
+        (copy / "_build_info.py").write_text(f"torch_version = '1{torch.__version__[1:]}'\n")
         report = examine_copy(tmp_path, programs)
         assert report.named("wrong") == ["ops"]
         assert report["ops"]["found"].startswith(
@@ -302,6 +301,12 @@ class TestCuda:
         assert report["cuda"]["found"] == expected
         machine.setenv("CUDA_VISIBLE_DEVICES", "")
         assert examine(capsys)["cuda"]["status"] == "warning"
+
+    def test_rocm(self, capsys: pytest.CaptureFixture[str], machine: pytest.MonkeyPatch) -> None:
+        machine.setattr(torch.version, "hip", "7.0")
+        report = examine(capsys)
+        assert report.named("wrong") == []
+        assert report["cuda"]["found"] == "none: torch is for ROCm 7.0, on which this package is untested"
 
     def test_driver_of_the_kernel(
         self, capsys: pytest.CaptureFixture[str], machine: pytest.MonkeyPatch, tmp_path: Path
@@ -426,7 +431,7 @@ class TestServing:
     def test_precision(self, capsys: pytest.CaptureFixture[str], machine: pytest.MonkeyPatch) -> None:
         found = examine(capsys)["precision"]["found"]
         assert re.fullmatch(
-            r"auto is (float32|bfloat16) on cpu; there are float32, bfloat16, float16, fp8, float64", found
+            r"auto is (float32|bfloat16) on cpu; there are float32, bfloat16, float16, (fp8, )?float64", found
         )
 
     def test_unexpected_errors_are_findings(

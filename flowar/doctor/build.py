@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from flowar.doctor.finding import Finding, ok, warning, wrong
@@ -53,10 +54,21 @@ def ops() -> Finding:
     device = default_device()
     if not computes_right(device):
         return wrong(f"other numbers than the definition gives; {built_with}", REBUILD)
-    if device.type == "cuda" and not ops.cuda_kernels():
-        return warning(f"{built_with}, without kernels for GPUs: plain PyTorch serves them there", INSTALL_TOOLKIT)
+    if device.type == "cuda" and (missing := ops.missing_kernels("cuda")):
+        return without_kernels(built_with, missing if ops.cuda_kernels() else [])
     kernels = f", for GPUs {build_info('cuda_architectures')}" if ops.cuda_kernels() else ""
     return ok(f"{ops.implementation()}, {built_with}{kernels}")
+
+
+def without_kernels(built_with: str, missing: Sequence[str]) -> Finding:
+    """GPUs are served, but slowly; `missing` names the ops where some have a kernel."""
+    import torch
+
+    of_which = f" of {', '.join(missing)}" if missing else ""
+    found = f"{built_with}, without kernels for GPUs{of_which}"
+    if torch.version.hip:
+        return ok(f"{found}, as torch is for ROCm: plain PyTorch serves them there")
+    return warning(f"{found}: plain PyTorch serves them there", INSTALL_TOOLKIT)
 
 
 def build_info(name: str) -> str:

@@ -100,6 +100,8 @@ def cuda() -> Finding:
 
     found, nvcc = find_driver(), find_toolkit()
     built_for = torch.version.cuda
+    if torch.version.hip:
+        return ok(f"none: torch is for ROCm {torch.version.hip}, on which this package is untested")
     if built_for is None:
         unused = ([str(found)] if found else []) + ([f"toolkit CUDA {toolkit_version(nvcc)}"] if nvcc else [])
         if unused:

@@ -1,7 +1,14 @@
 """The ops of FlowAR. Each is defined by the function of the same name in `flowar.ops.reference`."""
 
 from flowar.ops import reference
-from flowar.ops.backend import cpu_isa, cuda_kernels, implementation, reference_active, use_reference
+from flowar.ops.backend import (
+    cpu_isa,
+    cuda_kernels,
+    implementation,
+    missing_kernels,
+    reference_active,
+    use_reference,
+)
 from flowar.ops.counter_normal import counter_normal
 from flowar.ops.geglu import geglu
 from flowar.ops.latent_pyramid import latent_pyramid
@@ -20,6 +27,7 @@ __all__ = [
     "implementation",
     "latent_pyramid",
     "latent_resample",
+    "missing_kernels",
     "reference",
     "reference_active",
     "rotary_qkv",

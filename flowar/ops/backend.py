@@ -71,6 +71,14 @@ def cuda_kernels() -> list[str]:
     return sorted(name for name, device in _kernels if device == "cuda")
 
 
+def missing_kernels(device_type: str) -> list[str]:
+    """The ops of the schema that no loaded library serves on "cpu" or "cuda"."""
+    keys = (device_type.upper(), "CompositeExplicitAutograd")
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+    names = [name for name in torch._C._dispatch_get_all_op_names() if name.startswith("flowar::")]
+    return sorted(name for name in names if not any(has_kernel(name, key) for key in keys))
+
+
 @contextmanager
 def use_reference() -> Iterator[None]:
     """Serve the ops called in this context, on this thread, by `flowar.ops.reference`."""
