@@ -125,8 +125,8 @@ def serving_flash(
     q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, backend: str = "flash"
 ) -> list[InstalledFlash] | str:
     """All packages that serve a call, best first, or why none does."""
-    if q.device.type != "cuda":
-        return f"expected CUDA tensors, got {q.device.type}"
+    if q.device.type != "cuda" or torch.version.hip:
+        return f"expected CUDA tensors, got {'ROCm' if torch.version.hip else q.device.type}"
     if q.dtype not in FLASH_DTYPES or not q.dtype == k.dtype == v.dtype:
         return f"expected q, k and v in bfloat16 or in float16, got {q.dtype}, {k.dtype}, {v.dtype}"
     installed = installed_flash(backend)

@@ -48,6 +48,11 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
     return None if rate is None else rate * 1e12
 
 
+def widest_float(device: torch.device) -> torch.dtype:
+    """float64, or float32 on accelerators other than CUDA's: Apple's have no float64, and Intel's not always."""
+    return torch.float64 if device.type in ("cpu", "cuda", "meta") else torch.float32
+
+
 def peak_memory_mib(device: torch.device) -> float:
     """The most memory so far: of a GPU what PyTorch has had in use, of a CPU what the process has had resident."""
     if device.type == "cuda":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,15 +67,29 @@ def check_device(precision: Precision, device: torch.device) -> None:
     """Raise ValueError if `device` does not compute in this precision."""
     if precision.name == "float64" and device.type != "cpu":
         raise ValueError(f"dtype: float64 expects the CPU, got {device}")
-    if precision.name == "tf32" and device.type != "cuda":
-        raise ValueError(f"dtype: tf32 expects a GPU, got {device}")
+    if precision.name == "tf32" and (device.type != "cuda" or torch.version.hip):
+        raise ValueError(f"dtype: tf32 expects an NVIDIA GPU, got {'one of AMD' if torch.version.hip else device}")
     minimum = MINIMUM_CAPABILITY.get(precision.name)
-    if minimum is None or device.type != "cuda":
+    if precision.matmul == "fp8" and (device.type != "cuda" or torch.version.hip):
+        check_fp8_products(device.type)
+    if minimum is None or device.type != "cuda" or torch.version.hip:
         return
     capability = torch.cuda.get_device_capability(device)
     if capability < minimum:
         needed, found = (".".join(map(str, version)) for version in (minimum, capability))
         raise ValueError(f"dtype: {precision.name} expects compute capability {needed} or later, got {found}")
+
+
+@functools.cache
+def check_fp8_products(device_type: str) -> None:
+    """Raise ValueError if this torch does not multiply float8 matrices with a scale per row on such a device."""
+    try:
+        matrix = torch.ones(16, 16, device=device_type).to(torch.float8_e4m3fn)
+        scale = torch.ones(16, 1, device=device_type)
+        torch._scaled_mm(matrix, matrix.t(), scale, scale.t(), out_dtype=torch.bfloat16)
+    except (RuntimeError, ValueError, TypeError) as error:  # of whatever kind, from device to device
+        problem = f"torch {torch.__version__} has none on {device_type}"
+        raise ValueError(f"dtype: fp8 expects products of float8 matrices with a scale per row, {problem}") from error
 
 
 def served_precisions(device: torch.device) -> list[str]:
@@ -135,8 +150,11 @@ def matmul_precision(precision: Precision) -> Iterator[None]:
 
 
 def native_bfloat16(device: torch.device) -> bool:
-    """Whether `device` multiplies bfloat16 faster than float32: Ampere GPUs and later, CPUs with AVX512-BF16 or AMX."""
-    if device.type == "cuda":
+    """Whether `device` multiplies bfloat16 faster than float32: Ampere GPUs and later, CPUs with AVX512-BF16 or AMX.
+
+    False where that is not known, on all other accelerators.
+    """
+    if device.type == "cuda" and not torch.version.hip:
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "cpu":
         capabilities = torch.cpu.get_capabilities()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from flowar.engine import InferencePlan
 
 # Bytes of modulations computed ahead of their steps. A GPU wants few and large GEMMs; a CPU its caches.
-MODULATION_BUDGET = {"cuda": 256 * 2**20, "cpu": 16 * 2**20}
+MODULATION_BUDGET = {"accelerator": 256 * 2**20, "cpu": 16 * 2**20}
 
 # Bytes of the widest activation of one step on a CPU: more images than that are integrated group by group, so that what
 # one layer writes is still in the caches for the next. A GPU takes all at once.
@@ -235,7 +235,8 @@ class Steering:
         if plan.savings.modulations_ahead:
             width = sum(layer.out_features for layer in self._layers())
             step_bytes = z.shape[:2].numel() * width * z.element_size()
-            self.steps_ahead = MODULATION_BUDGET[z.device.type] // step_bytes
+            kind = "cpu" if z.device.type == "cpu" else "accelerator"
+            self.steps_ahead = MODULATION_BUDGET[kind] // step_bytes
 
     def steps(self, rows_per_step: Sequence[int]) -> Iterator[tuple[Iterable[BlockContext], Tensor]]:
         """Step by step, for the first `rows_per_step[i]` rows of the conditions."""

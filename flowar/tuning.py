@@ -83,8 +83,8 @@ def measure(
         ends = []
 
         def mark(*_: object) -> None:
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
+            if device.type != "cpu":
+                torch.accelerator.synchronize(device)
             ends.append(clock())
 
         schedule = plan_schedule(model, [count] * scales)

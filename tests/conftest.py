@@ -25,6 +25,11 @@ from flowar.published import published_buffers
 FIXTURES = Path(__file__).parent / "fixtures"
 TINY = ("tiny_attn_mlp", "tiny_attn_cross_mlp")
 
+needs_fp8 = pytest.mark.skipif(
+    "fp8" not in precision.served_precisions(torch.device("cpu")),
+    reason=f"torch {torch.__version__} does not multiply float8 rows on a CPU",
+)
+
 torch.set_num_threads(1)  # the tests run in several processes
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY, recording, small_model
+from conftest import TINY, needs_fp8, recording, small_model
 from evaluation_runs import write_material
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -215,7 +215,7 @@ class TestSample:
         (expected,) = pipeline([1], 2, 3.0, (0.0, 0.5), seed=7, naive=True).images
         assert Image.open(output).tobytes() == expected.tobytes()
 
-    @pytest.mark.parametrize("dtype", ["bf16", "fp8", "float64"])
+    @pytest.mark.parametrize("dtype", ["bf16", pytest.param("fp8", marks=needs_fp8), "float64"])
     def test_precision(self, model_folder: Path, tmp_path: Path, dtype: str) -> None:
         output = tmp_path / "grid.png"
         main(
@@ -253,7 +253,7 @@ class TestSample:
                 ["--dtype", "int8"],
                 "dtype: expected one of auto, float32, tf32, bfloat16, float16, fp8, float64, got int8",
             ),
-            (["--dtype", "tf32", "--device", "cpu"], "dtype: tf32 expects a GPU, got cpu"),
+            (["--dtype", "tf32", "--device", "cpu"], "dtype: tf32 expects an NVIDIA GPU, got cpu"),
             (["--dtype", "fp8", "--naive", "--device", "cpu"], "dtype: fp8 expects naive=False, got naive=True"),
             (["--device", "abacus"], "device: expected auto, cpu, or a GPU of this machine such as cuda:0, got abacus"),
             (["--model", "no-such-model"], "model: expected a folder, a shipped model"),

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import error, small_model
+from conftest import error, needs_fp8, small_model
 from recorded_graph import VERSIONS, CudaApi
 from torch import Tensor
 
@@ -294,6 +294,7 @@ def test_model_drops_the_programs_of_old_weights(graphs: CudaApi) -> None:
     assert model._plan(PRECISIONS["float32"]) is not old
 
 
+@needs_fp8
 def test_fp8_plan() -> None:
     """Near the sample in bfloat16, and not that sample: the engine has fp8 layers in its blocks."""
     model = small_model(flow_block="attn_cross_mlp", ar_width=64)

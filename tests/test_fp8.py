@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from conftest import TINY, recorded_model, small_model
+from conftest import TINY, needs_fp8, recorded_model, small_model
 from torch import Tensor, nn
 
 from flowar import FlowAR
@@ -51,6 +51,7 @@ def test_what_is_not_finite_is_seen(bad: float) -> None:
     assert dequantized(x)[1].isfinite().all()
 
 
+@needs_fp8
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(32,), (1, 32), (7, 32), (2, 5, 3, 32)], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -65,6 +66,7 @@ def test_layer_is_the_product_of_rounded_matrices(dtype: torch.dtype, shape: tup
     assert not any(parameter.requires_grad for parameter in Fp8Linear(linear).parameters())
 
 
+@needs_fp8
 def test_layer_of_strided_input_and_compiled() -> None:
     layer, x = Fp8Linear(nn.Linear(32, 48)), torch.randn(5, 2, 64)[..., ::2].transpose(0, 1)
     expected = layer(x.contiguous())
@@ -116,6 +118,7 @@ def test_layers_of_other_sizes_stay() -> None:
     }
 
 
+@needs_fp8
 @pytest.mark.parametrize("name", TINY)
 def test_error_of_a_sample(name: str) -> None:
     """Against bfloat16, relative to the latents' standard deviation: 0.022 for both kinds of block."""

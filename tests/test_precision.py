@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 import torch
 
-from flowar.precision import PRECISIONS, Precision, matmul_precision, resolve_precision
+from flowar import precision
+from flowar.precision import (
+    PRECISIONS,
+    Precision,
+    check_fp8_products,
+    matmul_precision,
+    resolve_precision,
+    served_precisions,
+)
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -52,7 +60,7 @@ def restored_setting() -> Iterator[None]:
 @pytest.mark.usefixtures("capability")
 def test_names_and_dtypes(request_: Any, expected: Precision) -> None:
     assert resolve_precision(request_, GPU, torch.float16) == expected
-    if expected.matmul != "tf32":
+    if expected.name in served_precisions(CPU):
         assert resolve_precision(request_, CPU, torch.float16) == expected
 
 
@@ -115,8 +123,34 @@ def test_fp8_from_ada_on() -> None:
     assert resolve_precision("fp8", GPU, torch.float32).matmul == "fp8"
 
 
+def test_fp8_where_torch_lacks_the_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("scale_a.numel() == 1 && scale_b.numel() == 1")
+
+    check_fp8_products.cache_clear()
+    monkeypatch.setattr(torch, "_scaled_mm", refuse)
+    assert "fp8" not in served_precisions(CPU)
+    with pytest.raises(
+        ValueError, match=r"^dtype: fp8 expects products of float8 matrices .*, torch .* has none on cpu$"
+    ):
+        resolve_precision("fp8", CPU, torch.float32)
+
+
+def test_rocm_is_asked_nothing_of_nvidia(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its device is called "cuda" too, but its capabilities are other ones; what it multiplies is tried."""
+    tried: list[str] = []
+    monkeypatch.setattr(torch.version, "hip", "7.0")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: pytest.fail("asked for a capability"))
+    monkeypatch.setattr(precision, "check_fp8_products", tried.append)
+    assert served_precisions(GPU) == ["float32", "bfloat16", "float16", "fp8"]
+    assert tried == ["cuda"]
+    assert resolve_precision("auto", GPU, torch.float32).name == "float32"
+    with pytest.raises(ValueError, match=r"^dtype: tf32 expects an NVIDIA GPU, got one of AMD$"):
+        resolve_precision("tf32", GPU, torch.float32)
+
+
 def test_no_tf32_on_the_cpu() -> None:
-    with pytest.raises(ValueError, match=r"^dtype: tf32 expects a GPU, got cpu$"):
+    with pytest.raises(ValueError, match=r"^dtype: tf32 expects an NVIDIA GPU, got cpu$"):
         resolve_precision("tf32", CPU, torch.float32)
 
 

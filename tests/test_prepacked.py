@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import error, small_model
+from conftest import error, needs_fp8, small_model
 from safetensors.torch import load_file
 from torch import nn
 
@@ -94,6 +94,7 @@ class TestModel:
         expected = sample(model, dtype)
         assert error(sample(model.prepack(), dtype), expected) < (1e-12 if dtype == torch.float64 else 0.1)
 
+    @needs_fp8
     def test_fp8_of_a_prepacked_model(self) -> None:
         """The same layers are rounded as of a plain one."""
         model = small_model().bfloat16()

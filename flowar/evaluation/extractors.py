@@ -87,7 +87,7 @@ class Extractor(ABC):
             raise FlowARError(f"{self.name}: expected images {expected}, got {images.dtype} {list(images.shape)}")
         pooled, logits = self._forward(images.to(self.device).expand(-1, self.channels, -1, -1))
         spatial = self._map[:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)
-        return Features(*(part.float().cpu() for part in (pooled, spatial, logits.double().softmax(1))))
+        return Features(pooled.float().cpu(), spatial.float().cpu(), logits.cpu().double().softmax(1).float())
 
     @abstractmethod
     def _forward(self, images: Tensor) -> tuple[Tensor, Tensor]:

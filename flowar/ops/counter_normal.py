@@ -3,6 +3,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from flowar.hardware import widest_float
 from flowar.ops import backend, reference
 
 _forward = backend.op("counter_normal")
@@ -23,6 +24,8 @@ def counter_normal(seeds: Tensor, stream: int, count: int) -> Tensor:
         RuntimeError: seeds that are not one-dimensional int64, or `stream` or `count` out of range.
     """
     if backend.reference_serves("counter_normal", seeds):
+        if widest_float(seeds.device) != torch.float64:  # in which the reference computes
+            return counter_normal(seeds.cpu(), stream, count).to(seeds.device)
         return reference.counter_normal(seeds, stream, count)
     result: Tensor = _forward(seeds, stream, count)
     return result

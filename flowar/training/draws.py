@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from flowar import ops
+from flowar.hardware import widest_float
 from flowar.noise import mix
 
 
@@ -55,4 +56,5 @@ class Draws:
 
     def uniform(self, stream: Stream, shape: Sequence[int] = ()) -> Tensor:
         """Numbers in [0, 1) [B, *shape], float32: what the normal distribution function makes of normals."""
-        return torch.special.ndtr(self.normal(stream, shape).double()).float().clamp(max=1 - 2**-24)
+        normal = self.normal(stream, shape)
+        return torch.special.ndtr(normal.to(widest_float(normal.device))).float().clamp(max=1 - 2**-24)

@@ -19,7 +19,7 @@ from flowar.config import FlowARConfig
 from flowar.errors import DataError, first_line
 from flowar.files import write_aside
 from flowar.flops import training_flops
-from flowar.hardware import peak_flops, peak_memory_mib
+from flowar.hardware import peak_flops, peak_memory_mib, widest_float
 from flowar.model import Loss
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class StepMetrics:
     """
 
     def __init__(self, config: FlowARConfig, device: torch.device) -> None:
-        self.config, self.device = config, device
+        self.config, self.device, self.dtype = config, device, widest_float(device)
         self.scales = len(config.grids)
         self.weights = torch.tensor(config.scale_lengths, dtype=torch.float64) / config.scale_lengths[-1]
         self.bins = torch.arange(TIME_BINS, device=device)
@@ -44,28 +44,28 @@ class StepMetrics:
     def reset(self) -> None:
         """Begin an interval."""
         shape = (2, self.scales, TIME_BINS)  # squared errors and how many there were, by scale and time
-        self.binned = torch.zeros(shape, dtype=torch.float64, device=self.device)
+        self.binned = torch.zeros(shape, dtype=self.dtype, device=self.device)
         # Steps taken, their gradient norms, the largest of them, and steps skipped.
-        self.steps = torch.zeros(4, dtype=torch.float64, device=self.device)
+        self.steps = torch.zeros(4, dtype=self.dtype, device=self.device)
         self.lr = math.nan
 
     @torch.no_grad()
     def update_loss(self, out: Loss, times: Tensor) -> None:
         """Add one batch, or one of those whose gradients a step accumulates; times [K, B] in [0, 1]."""
         in_bin = (times.T * TIME_BINS).long().clamp_(max=TIME_BINS - 1)[..., None] == self.bins  # [B, K, bins]
-        self.binned[0] += torch.where(in_bin, out.per_image.double()[..., None], 0).sum(0)
+        self.binned[0] += torch.where(in_bin, out.per_image.to(self.dtype)[..., None], 0).sum(0)
         self.binned[1] += in_bin.sum(0)
 
     @torch.no_grad()
     def update_step(self, grad_norm: Tensor, skipped: Tensor, lr: float) -> None:
         """Add one optimizer step: the gradient norm before clipping, and whether it was skipped (both scalars)."""
-        norm = torch.where(skipped, 0, grad_norm.double())
+        norm = torch.where(skipped, 0, grad_norm.to(self.dtype))
         largest = torch.maximum(self.steps[2], norm)
         self.steps = torch.stack((self.steps[0] + ~skipped, self.steps[1] + norm, largest, self.steps[3] + skipped))
         self.lr = lr
 
     def sums(self) -> Tensor:
-        """What adds up over ranks, float64 [2 * K * 10]: `torch.distributed.all_reduce` it before `row`."""
+        """What adds up over ranks, float64 where there is, [2 * K * 10]: `all_reduce` it before `row`."""
         return self.binned.flatten().clone()
 
     def row(

@@ -89,12 +89,14 @@ def join_ranks(device: str) -> Iterator[Ranks]:
     """Join the processes that torchrun started; `device` is "auto", or as torch names devices.
 
     Raises:
-        ValueError: for a device that is not there.
+        ValueError: for a device that is not there, and for one that processes of a run cannot share out.
     """
     chosen = default_device(device)
     if "WORLD_SIZE" not in os.environ or dist.is_initialized():
         yield Ranks(chosen)
         return
+    if chosen.type not in ("cpu", "cuda"):
+        raise ValueError(f"device: expected cpu or a CUDA GPU for several processes, got {chosen}")
     if chosen.type == "cuda":
         chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(chosen)

@@ -187,7 +187,7 @@ def calibrate(tokenizer: Tokenizer, batches: Iterable[Tensor]) -> None:
     count, total, squares = 0, torch.zeros(channels).double(), torch.zeros(channels).double()
     for images in batches:
         moments = tokenizer.posterior(to_unit_range(images.to(tokenizer.mean.device)))
-        means, stds = (part.double().cpu() for part in moments)
+        means, stds = (part.cpu().double() for part in moments)
         count += means.numel() // channels
         total += means.sum((0, 2, 3))
         squares += (means.square() + stds.square()).sum((0, 2, 3))
