@@ -196,7 +196,9 @@ class _Graph:
     """The graph of a function for one shape, with its input."""
 
     def __init__(self, function: Callable[[Tensor], Tensor], x: Tensor) -> None:
-        self.function, self.input, self.order = function, x.clone(), StreamOrder(x.device)
+        self.function, self.order = function, StreamOrder(x.device)
+        with torch.inference_mode(False):  # where this is called first, as in a preview; it may be written anywhere
+            self.input = x.clone()
 
     def capture(self) -> None:
         (self.replay,), _ = capture([lambda: self.function(self.input)], self.input.device)

@@ -29,6 +29,7 @@ from flowar.prepacked import prepack, unpack
 from flowar.progress import step_progress
 from flowar.schedule import Schedule
 from flowar.schedule_presets import named_schedule
+from flowar.transfer import to_device
 
 Checkpointing = Literal["none", "flow", "all"]
 
@@ -50,7 +51,8 @@ class Loss(NamedTuple):
         """
         per_scale = per_image.mean(0)
         weights = torch.tensor([(length / lengths[-1]) ** scale_exponent for length in lengths])
-        return Loss((per_scale * weights.to(per_scale.device)).sum(), per_scale, per_image)
+        weights = weights.to(per_scale.device, non_blocking=True)
+        return Loss((per_scale * weights).sum(), per_scale, per_image)
 
 
 class FlowAR(PretrainedModel):
@@ -246,7 +248,7 @@ class FlowAR(PretrainedModel):
                 start = given or self._seeded_noise(seed, labels, state_dtype)
                 tokens = sample_naive(self.unpack(), labels, schedule, start, precision, callbacks, pins)
             else:
-                seeds_or_noise = given or image_seeds(seed, len(labels)).to(labels.device, non_blocking=True)
+                seeds_or_noise = given or to_device(image_seeds(seed, len(labels)), labels.device)
                 tokens = self._plan(precision).sample(labels, schedule, seeds_or_noise, callbacks, pins)
         return self.pyramid.to_grid(tokens, scales - 1).clone(memory_format=torch.contiguous_format)
 
@@ -279,8 +281,10 @@ class FlowAR(PretrainedModel):
     def check_labels(self, class_labels: Tensor | Sequence[int] | int, null_class: bool = False) -> Tensor:
         """Labels as int64 [B] on the model's device.
 
-        Inside `torch.compile` their values are not read, which would break the graph: labels out of range then raise
-        what the embedding raises.
+        Labels that lie on a GPU with the model are checked there, so that nobody waits for it: one out of range then
+        ends the process's use of that GPU with a device-side assertion, as an index out of range does. Inside
+        `torch.compile` values are not read, which would break the graph: labels out of range then raise what the
+        embedding raises.
 
         Raises:
             ValueError: unless they are integers in [0, num_classes), at least one of them; `null_class` allows
@@ -298,11 +302,15 @@ class FlowAR(PretrainedModel):
         if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
             raise ValueError(f"class_labels: expected {expected}, got dtype {labels.dtype}")
         labels = labels.to(torch.int64)
-        if not torch.compiler.is_compiling():
-            low, high = labels.min().item(), labels.max().item()  # where they are: on the host this waits for no GPU
+        if labels.device.type != "cpu":
+            labels = labels.to(device)
+        if labels.device.type == "cuda":
+            torch._assert_async(((labels >= 0) & (labels <= last)).all(), f"class_labels: expected {expected}")
+        elif not torch.compiler.is_compiling():
+            low, high = labels.min().item(), labels.max().item()  # before they go to a GPU, which this would wait for
             if low < 0 or high > last:
                 raise ValueError(f"class_labels: expected {expected}, got {low if low < 0 else high}")
-        return labels.to(device, non_blocking=labels.device.type == "cpu")
+        return to_device(labels, device)
 
     def check_latents(self, latents: Tensor) -> Tensor:
         """`latents` as they are.
@@ -329,7 +337,7 @@ class FlowAR(PretrainedModel):
         shapes = [list(part.shape) for part in noise]
         if shapes != expected:
             raise ValueError(f"noise: expected tensors of shapes {expected}, got {shapes}")
-        return [part.to(class_labels.device) for part in noise]
+        return [to_device(part, class_labels.device) for part in noise]
 
     def _seeded_noise(self, seed: int | Sequence[int], class_labels: Tensor, dtype: torch.dtype) -> list[Tensor]:
         lengths, channels = self.config.scale_lengths, self.config.latent_channels

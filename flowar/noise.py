@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from flowar import ops
+from flowar.transfer import to_device
 
 
 def image_seeds(seed: int | Sequence[int], batch: int) -> Tensor:
@@ -43,5 +44,5 @@ def scale_noise(
     seed: int | Sequence[int], batch: int, lengths: Sequence[int], channels: int, device: torch.device
 ) -> list[Tensor]:
     """Standard normal noise [batch, n_k, c] float32 for every scale k."""
-    seeds = image_seeds(seed, batch).to(device)
+    seeds = to_device(image_seeds(seed, batch), device)
     return [ops.counter_normal(seeds, k, n * channels).view(batch, n, channels) for k, n in enumerate(lengths)]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import takewhile
 
 import torch
 from torch import Tensor
+
+from flowar.transfer import to_device
 
 
 @dataclass(frozen=True)
@@ -20,22 +23,25 @@ class Pins:
     Attributes:
         tokens: one a scale, [B, n_k, c].
         masks: one a scale, [B or 1, n_k, 1] in [0, 1]: 1 pins, 0 leaves free. What lies between mixes: the
-            result is that share of the token, as a part of a picture tells that share of its mean.
+            result is that share of the token, as a part of a picture tells that share of its mean. Best on the host,
+            which reads them.
     """
 
     tokens: Sequence[Tensor]
     masks: Sequence[Tensor]
 
-    @property
+    @cached_property
     def held(self) -> int:
         """How many of the first scales are pinned everywhere: they need no ODE."""
         return sum(1 for _ in takewhile(lambda mask: bool((mask == 1).all()), self.masks))
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Pins:
         """The same there; masks of one image stand for all."""
-        tokens = [each.to(device, dtype) for each in self.tokens]
-        masks = [each.to(device, dtype).expand(len(own), -1, -1) for each, own in zip(self.masks, tokens, strict=True)]
-        return Pins(tokens, masks)
+        tokens = [to_device(each, device, dtype) for each in self.tokens]
+        masks = [to_device(each, device, dtype) for each in self.masks]
+        moved = Pins(tokens, [each.expand(len(own), -1, -1) for each, own in zip(masks, tokens, strict=True)])
+        vars(moved)["held"] = self.held  # read here, where that may be without waiting for a GPU
+        return moved
 
 
 def check_pins(pins: Pins, batch: int, lengths: Sequence[int], channels: int) -> Pins:

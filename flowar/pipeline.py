@@ -192,8 +192,8 @@ def to_pil(images: Tensor) -> list[Image]:
     """Images [B, 1 or 3, H, W] in [-1, 1] as PIL images of mode L or RGB."""
     from PIL import Image
 
-    pixels = ((images + 1) * 127.5).round().clamp(0, 255).to("cpu", torch.uint8)
-    arrays = rearrange(pixels, "b c h w -> b h w c").numpy()
+    pixels = ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)  # before they travel: a quarter of the bytes
+    arrays = rearrange(pixels, "b c h w -> b h w c").contiguous().cpu().numpy()
     return [Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array) for array in arrays]
 
 

@@ -18,6 +18,7 @@ from flowar.flow_solver import integrate
 from flowar.flow_transformer import BlockContext
 from flowar.pins import Pins, pin
 from flowar.schedule import Schedule
+from flowar.transfer import to_device
 
 if TYPE_CHECKING:
     from flowar.engine import InferencePlan
@@ -66,7 +67,7 @@ class SamplingProgram:
             self.pins = Pins(buffers(config.latent_channels, plan.state_dtype), buffers(1, plan.state_dtype))
         self.cache = plan.ar.new_cache(len(self.labels), plan.dtype)
         times = [tuple(each.time for each in evaluations) for evaluations in self.evaluations]
-        tables = {grid: TimeTables(plan, torch.tensor(grid, device=device)[:, None, None]) for grid in {*times}}
+        tables = {grid: TimeTables(plan, to_device(torch.tensor(grid), device)[:, None, None]) for grid in {*times}}
         self.tables = [tables[grid] for grid in times]  # scales with the same times share theirs
         self.modulations: Sequence[Tensor] = ()
         self.tokens = [torch.empty(0)] * scales

@@ -247,3 +247,12 @@ def test_runs_are_ordered_on_the_stream_of_their_device(monkeypatch: pytest.Monk
     with StreamOrder(torch.device("cuda:1")):
         calls.append("run")
     assert calls == [("wait", "current stream of cuda:1"), "run", ("record", "current stream of cuda:1")]
+
+
+@pytest.mark.usefixtures("api")
+def test_called_first_in_inference_mode() -> None:
+    graphed = GraphedFunction(Counted(), "counting", lambda: [])
+    with torch.inference_mode():
+        for _ in range(2):
+            graphed(torch.zeros(2))
+    assert torch.equal(graphed(torch.ones(2)), torch.full((2,), 3.0))

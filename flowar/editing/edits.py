@@ -18,6 +18,7 @@ from flowar.model import FlowAR
 from flowar.noise import scale_noise
 from flowar.pins import Pins
 from flowar.pipeline import FlowARPipeline
+from flowar.transfer import to_device
 
 ROUNDS = 3  # of inpainting
 WATCHERS = ("preview", "preview_steps", "on_scale", "on_evaluation")  # arguments that change no picture
@@ -47,7 +48,7 @@ def inpaint(
     if rounds < 1:
         raise ValueError(f"rounds: expected a positive integer, got {rounds}")
     known, latents = known_latents(pipeline, mask), to_latents(pipeline, image)
-    pins = pins_where(pipeline.model, latents, known.to(latents.device))
+    pins = pins_where(pipeline.model, latents, known)
     certain = pins_of_known(pins)
     for _ in range(rounds - 1):
         drawn = draft(pipeline, certain, class_label, count, sampling)
@@ -141,9 +142,9 @@ def interpolate(
     if count < 2:
         raise ValueError(f"count: expected at least 2 pictures, got {count}")
     model = pipeline.model
-    first, last = model.check_labels(resolve(class_labels, class_names_of(model.config))).tolist()
+    ends = model.check_labels(resolve(class_labels, class_names_of(model.config)))
     shares = torch.linspace(0, 1, count)
-    twin = with_classes(model, mixed_embeddings(model, first, last, shares))
+    twin = with_classes(model, mixed_embeddings(model, ends, shares))
     labels = model.config.num_classes + torch.arange(count)
     return pipeline.decode(twin.sample(labels, noise=mixed_noise(model, seeds, shares), **sampling))
 
@@ -172,17 +173,18 @@ def repeated(pins: Pins, count: int) -> Pins:
     return Pins([each.expand(count, -1, -1) for each in pins.tokens], pins.masks)
 
 
-def mixed_embeddings(model: FlowAR, first: int, last: int, shares: Tensor) -> Tensor:
-    """Class embeddings [count, D] on the line from one class to another."""
+def mixed_embeddings(model: FlowAR, ends: Tensor, shares: Tensor) -> Tensor:
+    """Class embeddings [count, D] on the line from one class to another, `ends` [2]."""
     table = model.ar_transformer.class_embedding.weight.detach()
-    return torch.lerp(table[first], table[last], shares[:, None].to(table))
+    first, last = table[ends]
+    return torch.lerp(first, last, to_device(shares[:, None], table.device, table.dtype))
 
 
 def mixed_noise(model: FlowAR, seeds: tuple[int, int], shares: Tensor) -> list[Tensor]:
     """Noise [count, n_k, c] of every scale that turns from one seed's to the other's: normal all the way."""
     config, device = model.config, model.ar_transformer.input_positions.device
     pairs = scale_noise(list(seeds), 2, config.scale_lengths, config.latent_channels, device)
-    angles = (shares * torch.pi / 2).view(-1, 1, 1).to(device)
+    angles = to_device((shares * torch.pi / 2).view(-1, 1, 1), device)
     return [angles.cos() * pair[:1] + angles.sin() * pair[1:] for pair in pairs]
 
 

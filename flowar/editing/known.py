@@ -9,22 +9,25 @@ from torch import Tensor
 
 from flowar.model import FlowAR
 from flowar.pins import Pins
+from flowar.transfer import to_device
 
 
 def pins_where(model: FlowAR, latents: Tensor, known: Tensor) -> Pins:
     """Pins of latents [B, c, h, w] where `known` [B or 1, 1, h, w] is 1.
 
     A token of a coarser scale is the mean of what is known below it, and pinned by the share of it that is: what is to
-    be replaced never shows through, and a token without anything known is free.
+    be replaced never shows through, and a token without anything known is free. Masks are where `known` is: on the
+    host, if nobody is to wait for a GPU.
     """
-    known = known.to(latents)
-    kept = torch.where(known == 1, latents, 0.0)
+    known = (known == 1).to(latents.dtype)
+    kept = torch.where(to_device(known, latents.device) == 1, latents, 0.0)
     tokens, masks = [], []
     for grid in model.config.grids:
-        share = F.adaptive_avg_pool2d((known == 1).to(latents), grid)
+        mask = F.adaptive_avg_pool2d(known, grid)
+        share = to_device(mask, latents.device)
         mean = F.adaptive_avg_pool2d(kept, grid) / share.clamp(min=torch.finfo(share.dtype).tiny)
         tokens.append(rearrange(torch.where(share > 0, mean, 0.0), "b c h w -> b (h w) c"))
-        masks.append(rearrange(share, "b c h w -> b (h w) c"))
+        masks.append(rearrange(mask, "b c h w -> b (h w) c"))
     return Pins(tokens, masks)
 
 
@@ -53,5 +56,5 @@ def pins_of_scales(model: FlowAR, latents: Tensor, scales: int) -> Pins:
     if not 0 <= scales < len(lengths):
         raise ValueError(f"keep_scales: expected an integer from 0 to {len(lengths) - 1}, got {scales}")
     targets, _ = model.pyramid(model.check_latents(latents))
-    masks = [torch.full((1, n, 1), float(k < scales), device=latents.device) for k, n in enumerate(lengths)]
+    masks = [torch.full((1, n, 1), float(k < scales)) for k, n in enumerate(lengths)]
     return Pins(targets.split(list(lengths), 1), masks)
