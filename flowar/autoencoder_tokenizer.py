@@ -72,9 +72,13 @@ class AutoencoderTokenizer(Tokenizer):
         return {"vae": {"class": type(self.vae).__name__} | plain}
 
     @property
-    def decoder(self) -> nn.Module | None:
-        """That of AutoencoderKL; AutoencoderDC has shown no gain by another layout."""
-        return self.vae.decoder if type(self.vae).__name__ == "AutoencoderKL" else None
+    def decoder(self) -> nn.Module:
+        return self.vae.decoder
+
+    def _layout(self, device: torch.device) -> torch.memory_format:
+        """AutoencoderDC gains nothing by another layout on a CPU."""
+        default = device.type == "cpu" and type(self.vae).__name__ == "AutoencoderDC"
+        return torch.contiguous_format if default else super()._layout(device)
 
     def _posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
         encoded = self.vae.encode(images.to(self.vae.dtype))

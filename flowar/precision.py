@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -104,32 +104,34 @@ def served_precisions(device: torch.device) -> list[str]:
     return served
 
 
-class _MatmulSetting:
-    """torch's setting for float32 products on GPUs. The process has one: threads that want the same share it."""
+class _Float32Setting:
+    """torch's setting for float32 work of a kind on GPUs. The process has one: threads that want the same share it."""
 
-    def __init__(self) -> None:
+    def __init__(self, backend: Any) -> None:
+        self.backend = backend
         self.lock = threading.Lock()
         self.users = 0
         self.before = ""
 
     def acquire(self, wanted: str) -> None:
         with self.lock:
-            current = torch.backends.cuda.matmul.fp32_precision
+            current = self.backend.fp32_precision
             if self.users and current != wanted:
                 raise RuntimeError(f"dtype: expected one float32 precision at a time, got {wanted} beside {current}")
             if not self.users:
                 self.before = current
-                torch.backends.cuda.matmul.fp32_precision = wanted
+                self.backend.fp32_precision = wanted
             self.users += 1
 
     def release(self) -> None:
         with self.lock:
             self.users -= 1
             if not self.users:
-                torch.backends.cuda.matmul.fp32_precision = self.before
+                self.backend.fp32_precision = self.before
 
 
-_matmul_setting = _MatmulSetting()
+_matmul_setting = _Float32Setting(torch.backends.cuda.matmul)
+_convolution_setting = _Float32Setting(torch.backends.cudnn.conv)  # type: ignore[attr-defined]
 
 
 @contextmanager
@@ -147,6 +149,16 @@ def matmul_precision(precision: Precision) -> Iterator[None]:
         yield
     finally:
         _matmul_setting.release()
+
+
+@contextmanager
+def exact_convolutions() -> Iterator[None]:
+    """Float32 convolutions on GPUs are exact in this context; torch's default is TF32, factors of 10 bits."""
+    _convolution_setting.acquire("ieee")
+    try:
+        yield
+    finally:
+        _convolution_setting.release()
 
 
 def native_bfloat16(device: torch.device) -> bool:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from flowar.conv_autoencoder import ConvAutoencoder
 from flowar.files import write_json
+from flowar.precision import exact_convolutions
 from flowar.tiled_decoding import decode_tiled
 from flowar.weights import fingerprint, save_tensors
 
@@ -127,6 +128,7 @@ class Tokenizer(nn.Module):
             dtype: float32, or bfloat16 to compute in under autocast. Float32 is the default on every device, as an
                 error is tolerated by itself only if it is no larger than that of rounding to 8 bits, 59 dB. Bfloat16
                 gives 59 dB with the shipped model, but 45 with KL-16: a mean error of one 8-bit level, 9 at most.
+                Convolutions in float32 are exact on GPUs too, where PyTorch's own default is TF32.
 
         Raises:
             ValueError: for latents of another number of channels, and for another dtype.
@@ -134,7 +136,7 @@ class Tokenizer(nn.Module):
         if latents.dim() != 4 or latents.shape[1] != self.channels:
             raise ValueError(f"latents: expected [B, {self.channels}, h, w], got {list(latents.shape)}")
         raw = self.denormalize(latents)
-        with autocast(raw.device, dtype):
+        with autocast(raw.device, dtype), exact_convolutions():
             if raw.shape[2:].numel() * self.stride**2 <= self.decode_pixels:
                 images = self._decode(raw)
             else:
@@ -175,13 +177,15 @@ class Tokenizer(nn.Module):
     def _arrange_decoder(self) -> None:
         """Lay the decoder's weights out as its device likes them.
 
-        On a CPU with channels last, in which convolutions and norms then run: see "Decoding" in benchmarks/README.md.
-        Elsewhere as they are by default, for nothing else has been measured.
+        On CPUs and CUDA GPUs with channels last, in which convolutions then run: a CPU is faster so, and tensor cores
+        take no other (see "Decoding" in benchmarks/README.md). Elsewhere as they are by default.
         """
-        layout = torch.channels_last if self.mean.device.type == "cpu" else torch.contiguous_format
         for weight in self.decoder.parameters() if self.decoder is not None else ():
             if weight.dim() == 4:
-                weight.data = weight.data.contiguous(memory_format=layout)
+                weight.data = weight.data.contiguous(memory_format=self._layout(weight.device))
+
+    def _layout(self, device: torch.device) -> torch.memory_format:
+        return torch.channels_last if device.type in ("cpu", "cuda") else torch.contiguous_format
 
     def _posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
         raise NotImplementedError

@@ -170,6 +170,8 @@ def tokenizers() -> dict[str, Callable[[], Tokenizer]]:
 def decoding(make: Callable[[], Tokenizer], dtype: torch.dtype, pixels: int | None = None) -> Work:
     tokenizer = make().to(GPU)
     latents = torch.randn(2, tokenizer.channels, 8, 8).to(GPU)
+    for weight in tokenizer.decoder.parameters() if tokenizer.decoder is not None else ():
+        assert weight.dim() != 4 or weight.is_contiguous(memory_format=torch.channels_last)
     if pixels is not None:
         tokenizer.decode_pixels = pixels
     return lambda: tokenizer.decode(latents, dtype)

@@ -18,6 +18,7 @@ from flowar.precision import (
     resolve_precision,
     served_precisions,
 )
+from flowar.tokenizer import PixelTokenizer
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -176,6 +177,19 @@ def test_matmul_setting(before: str, name: str, inside: str | None) -> None:
         _ = 1 // 0
     assert setting() == before
     assert setting() == before
+
+
+@pytest.mark.parametrize("before", ["none", "ieee", "tf32"])
+def test_decoding_convolves_exactly(before: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    convolutions, inside = torch.backends.cudnn.conv, []
+    default, tokenizer = convolutions.fp32_precision, PixelTokenizer(1, 1)
+    monkeypatch.setattr(tokenizer, "_decode", lambda z: (inside.append(convolutions.fp32_precision), z)[1])
+    try:
+        convolutions.fp32_precision = before
+        tokenizer.decode(torch.zeros(1, 1, 2, 2))
+        assert (inside, convolutions.fp32_precision) == (["ieee"], before)
+    finally:
+        convolutions.fp32_precision = default
 
 
 def test_threads_share_the_setting_and_do_not_change_it_under_each_other() -> None:
