@@ -24,6 +24,7 @@ from flowar.training.data_config import DataConfig
 from flowar.training.latent_store import LatentStore, Shard
 from flowar.training.metrics import StepMetrics
 from flowar.training.optimizer import learning_rate
+from flowar.training.pool import Pool
 from flowar.training.ranks import Ranks
 from flowar.training.state import TrainState
 from flowar.training.step import TrainingStep
@@ -129,7 +130,7 @@ def train(variant: Variant, budget: Budget, data: Data, seed: int, steps: int | 
     last = budget.steps if steps is None else steps
     started = time.perf_counter()
     with step_progress(last, None, f"training {variant.name}, seed {seed}") as advance:
-        for batch in batches(store, budget.batch_size, seed, 0, last, ranks):
+        for batch in batches(Pool.of(store), budget.batch_size, seed, 0, last, ranks):
             if state.step == last - max(1, last // 10):
                 metrics.reset()
             outcome = step(batch.to(data.device), learning_rate(state.step, budget.steps, warmup, config.optim))

@@ -32,7 +32,7 @@ def test_round_trip(tmp_path: Path) -> None:
     expected = saved.tensors()
     assert {name.split(".")[0] for name in expected} == {"model", "exp_avg", "exp_avg_sq", "average_0"}
     assert all(torch.equal(tensor, expected[name]) for name, tensor in fresh.tensors().items())
-    assert all(state["step"] == 3 for state in fresh.optimizer.state.values())
+    assert all(state["step"] == 3 for state in fresh.optimizers[0].state.values())
 
 
 def test_the_state_of_the_moment_is_saved(tmp_path: Path) -> None:

@@ -77,6 +77,14 @@ class TestOneRun:
         assert raw.get_xdata().tolist() == mean.get_xdata().tolist() == [1, 2, 3]
         assert raw.get_ydata().tolist() == [2, 1, 2 / 3]
 
+    def test_held_out_loss(self) -> None:
+        """Where it was measured, and nowhere between."""
+        rows = [row(step, **({"held_out_loss": 3.0 / step} if step % 2 else {})) for step in (1, 2, 3)]
+        axes = panel(training_curves({"run": rows}), "loss")
+        assert axes.lines[2].get_xdata().tolist() == [1, 3]
+        assert axes.lines[2].get_ydata().tolist() == [3, 1]
+        assert [text.get_text() for text in axes.get_legend().get_texts()] == ["run", "held out"]
+
     def test_skipped_steps_are_marked(self) -> None:
         bad = row(2, skipped_steps=3, grad_norm=math.nan, grad_norm_max=math.nan, loss=math.nan)
         figure = training_curves({"run": [row(1), bad, row(3), row(4, skipped_steps=1)]})

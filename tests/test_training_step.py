@@ -26,6 +26,7 @@ from flowar.training.config import LossConfig, OptimConfig
 from flowar.training.draws import Draws
 from flowar.training.latent_store import LatentStore, Shard
 from flowar.training.optimizer import learning_rate, new_optimizers, total_steps, warmup_steps
+from flowar.training.pool import Pool, held_out_images, without
 from flowar.training.ranks import Ranks
 from flowar.training.state import TrainState
 from flowar.training.step import Batch, TrainingStep, check_shares
@@ -52,7 +53,7 @@ def batch(images: int = 4) -> Batch:
 
 class TestBatches:
     def labels(self, first: int, seed: int = 0, ranks: Ranks = ONE) -> list[list[int]]:
-        return [each.class_labels.tolist() for each in batches(store(10), 3, seed, first, 8, ranks)]
+        return [each.class_labels.tolist() for each in batches(Pool.of(store(10)), 3, seed, first, 8, ranks)]
 
     def test_every_image_once_an_epoch_and_from_anywhere(self) -> None:
         order = self.labels(0)
@@ -70,7 +71,36 @@ class TestBatches:
         data = store(10)
         data.shards[0].moments[:] = torch.nan
         with pytest.raises(DataError, match="expected finite latents"):
-            next(batches(data, 3, 0, 0, 8, ONE))
+            next(batches(Pool.of(data), 3, 0, 0, 8, ONE))
+
+    def test_some_images_alone(self) -> None:
+        """And what is drawn for an image does not depend on which others there are."""
+        data = store(10)
+        pool = Pool(data, torch.tensor([1, 4, 5, 7]))
+        found = [*batches(pool, 2, 0, 0, 4, ONE)]
+        for epoch in (found[:2], found[2:]):
+            assert sorted(chain(*(each.class_labels.tolist() for each in epoch))) == [1, 4, 5, 7]
+        whole = {int(each.class_labels): int(each.draws.seeds) for each in batches(Pool.of(data), 1, 0, 0, 10, ONE)}
+        for each in found[:2]:
+            assert each.draws.seeds.tolist() == [whole[label] for label in each.class_labels.tolist()]
+
+    def test_balanced_classes(self) -> None:
+        """Of 12 images an epoch each class has 4; a repeated image comes with other draws."""
+        labels = torch.tensor([0] * 9 + [1, 1, 2])
+        data = replace(store(12), labels=labels)
+        seen = [*batches(Pool(data, torch.arange(12), balanced=True), 6, 0, 0, 4, ONE)]
+        for epoch in (seen[:2], seen[2:]):
+            assert torch.cat([each.class_labels for each in epoch]).bincount().tolist() == [4, 4, 4]
+            assert len({*torch.cat([each.draws.seeds for each in epoch]).tolist()}) == 12
+        again = [*batches(Pool(data, torch.arange(12), balanced=True), 6, 0, 3, 4, ONE)]
+        assert torch.equal(again[0].draws.seeds, seen[3].draws.seeds)
+
+    def test_held_out_images(self) -> None:
+        labels = torch.tensor([0] * 40 + [1] * 10 + [2])
+        held = held_out_images(labels, 0.1)
+        assert labels[held].tolist() == [0] * 4 + [1, 2]
+        assert torch.equal(held, held_out_images(labels, 0.1))
+        assert sorted([*held.tolist(), *without(held, 51).tolist()]) == [*range(51)]
 
     def test_equal_shares(self) -> None:
         config = run_config(Path("images"), Path("run"), micro_batch=4)

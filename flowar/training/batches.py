@@ -7,30 +7,28 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
-import torch
 from torch import Tensor
 
-from flowar.noise import mix
 from flowar.training.draws import Draws
-from flowar.training.latent_store import LatentStore
+from flowar.training.pool import Pool
 from flowar.training.ranks import Ranks
 from flowar.training.step import Batch
 
 AHEAD = 2  # batches that are fetched before they are asked for
 
 
-def batches(data: LatentStore, size: int, seed: int, first: int, last: int, ranks: Ranks) -> Iterator[Batch]:
+def batches(pool: Pool, size: int, seed: int, first: int, last: int, ranks: Ranks) -> Iterator[Batch]:
     """This rank's part of batches number `first` to `last`, read ahead by a thread.
 
     Raises:
         DataError: for latents that cannot be trained on.
     """
-    order = image_order(len(data), size, seed, first, last)
+    order = image_order(pool, size, seed, first, last)
 
-    def fetch(epoch: int, indices: Tensor) -> Batch:
-        own = ranks.share(indices)
+    def fetch(epoch: int, numbers: Tensor) -> Batch:
+        own = ranks.share(numbers)
         draws = Draws.of(seed, epoch, own)
-        return Batch(*data.batch(own, draws), draws)
+        return Batch(*pool.batch(own, draws), draws)
 
     with ThreadPoolExecutor(1, "batches") as thread:
         waiting = deque(thread.submit(fetch, *each) for each in islice(order, AHEAD))
@@ -40,14 +38,11 @@ def batches(data: LatentStore, size: int, seed: int, first: int, last: int, rank
             yield batch
 
 
-def image_order(images: int, size: int, seed: int, first: int, last: int) -> Iterator[tuple[int, Tensor]]:
-    """Epoch and image numbers [size] of batches `first` to `last`.
-
-    The order of an epoch depends on the seed and its number alone; the images that do not fill a batch are left out.
-    """
-    per_epoch = images // size
+def image_order(pool: Pool, size: int, seed: int, first: int, last: int) -> Iterator[tuple[int, Tensor]]:
+    """Epoch and numbers [size] of batches `first` to `last`; the images that do not fill a batch are left out."""
+    per_epoch = len(pool) // size
     for epoch in range(first // per_epoch, -(-last // per_epoch)):
-        order = torch.randperm(images, generator=torch.Generator().manual_seed(mix(mix(seed) + epoch) % 2**63))
+        order = pool.order(seed, epoch)
         start, stop = max(first - epoch * per_epoch, 0), min(last - epoch * per_epoch, per_epoch)
         for index in range(start, stop):
             yield epoch, order[index * size : (index + 1) * size]

@@ -106,6 +106,32 @@ class OptimConfig:
 
 
 @dataclass
+class ValidationConfig:
+    """Images that are held out: the run does not train on them, and says how well it does on them.
+
+    Raises:
+        ValueError: for a value that no validation can have, naming the field, what was expected and what came.
+
+    Attributes:
+        share: of the images of every class to hold out, the same ones in every run; at least one of each class.
+        folder: of images that are held out already, laid out as those to train on; of idx files the split "t10k".
+        every: steps from one evaluation to the next.
+        images: to evaluate on at most.
+    """
+
+    share: float = 0.0
+    folder: str | None = None
+    every: int = 500
+    images: int = 1000
+
+    def __post_init__(self) -> None:
+        require("share", "a number in [0, 1)", self.share, is_number(self.share) and 0 <= self.share < 1)
+        require("validation", "share or folder", "both", not (self.share and self.folder))
+        for name in ("every", "images"):
+            require(name, "a positive integer", getattr(self, name), is_count(getattr(self, name)))
+
+
+@dataclass
 class FinetuneConfig:
     """A model to start from.
 
@@ -135,6 +161,9 @@ class TrainConfig:
             `finetune`, or else preset S, with the classes of the data.
         loss: what the loss is taken at.
         optim: optimizer, learning rate, averages.
+        validation: images to hold out, and how often to look at the loss on them.
+        balance_classes: an epoch has equally many images of every class, and as many in all as there are; those of
+            small classes come repeatedly.
         finetune: the model to start from, if not from fresh weights.
         precision: "bf16" autocast over float32 weights, "tf32" or "float32" without it, or "auto": bf16 where the
             hardware multiplies it natively, else float32.
@@ -162,6 +191,8 @@ class TrainConfig:
     model: FlowARConfig
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    balance_classes: bool = False
     finetune: FinetuneConfig | None = None
     precision: TrainPrecision = "auto"
     parallel: Parallel = "auto"

@@ -39,12 +39,14 @@ def training_curves(runs: Mapping[str, Rows]) -> Figure:
     for name, rows, colour in named:
         steps = column(rows, "step")
         draw_smoothed(loss, steps, column(rows, "loss"), colour, name)
+        draw_held_out(loss, rows, colour, f"{name}, held out" if len(runs) > 1 else "held out")
         draw_norm(norm, rows, colour)
         rate.plot(steps, column(rows, "lr"), color=colour)
         draw_smoothed(speed, steps, column(rows, "images_per_second"), colour)
     draw_scales(scales, named)
-    if len(named) > 1:
+    if len(named) > 1 or any("held_out_loss" in row for row in named[0][1]):
         loss.legend(frameon=False)
+    if len(named) > 1:
         draw_last_times(times, named)
     else:
         draw_times(times, named[0][1])
@@ -88,6 +90,14 @@ def draw_smoothed(axes: Axes, steps: Values, values: Values, colour: Any, label:
     """The values, faint, and their smoothed course."""
     axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
     axes.plot(steps, smoothed(values), color=colour, label=label)
+
+
+def draw_held_out(axes: Axes, rows: Rows, colour: Any, label: str) -> None:
+    """The loss on images that the run holds out, where it does."""
+    steps, losses = column(rows, "step"), column(rows, "held_out_loss")
+    known = ~np.isnan(losses)
+    if known.any():
+        axes.plot(steps[known], losses[known], "o--", color=colour, markersize=3, label=label)
 
 
 def draw_scales(axes: Axes, named: Sequence[NamedRun]) -> None:

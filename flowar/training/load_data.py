@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
+from flowar.config import require
 from flowar.errors import DataError
 from flowar.tokenizer import Tokenizer
 from flowar.tokenizer_loading import load_tokenizer
+from flowar.training.config import ValidationConfig
 from flowar.training.data import open_images
 from flowar.training.data_config import DataConfig
 from flowar.training.encoding import encode
+from flowar.training.held_out import HeldOut
 from flowar.training.latent_store import TOKENIZER_FOLDER, LatentStore, check_maker
+from flowar.training.pool import held_out_images, without
 from flowar.training.tokenizers import tokenizer_for_training
 
 
@@ -41,6 +47,43 @@ def load_data(config: DataConfig, output: Path, num_classes: int | None = None) 
         store = encode(folder, source, tokenizer, config)
     check_labels(store.labels, num_classes, folder)
     return store, store.load_tokenizer()  # whose statistics are rounded, however the run started
+
+
+def load_held_out(
+    validation: ValidationConfig, data: DataConfig, store: LatentStore, output: Path
+) -> tuple[HeldOut | None, Tensor]:
+    """What is held out, if anything, and the numbers of the images of `store` that are left to train on.
+
+    Args:
+        data: what `store` was made by; images of `validation.folder` are encoded in the same way, but neither flipped
+            nor cropped at random, into a folder of `output`.
+
+    Raises:
+        ValueError: for images that cannot be used, or are not of the classes and the size of those of `store`.
+        OSError: if writing fails.
+    """
+    every = torch.arange(len(store))
+    if validation.share:
+        images = held_out_images(store.labels, validation.share)
+        return HeldOut.of(store, images, validation.images), without(images, len(store))
+    if validation.folder is None:
+        return None, every
+    elsewhere = replace(
+        data,
+        folder=validation.folder,
+        split="t10k",
+        tokenizer=str(store.folder / TOKENIZER_FOLDER),
+        latents=str(output / "held_out_latents"),
+        flips=False,
+        crops=0,
+    )
+    held_out, _ = load_data(elsewhere, output)
+    for name, expected, got in (
+        ("classes", store.class_names, held_out.class_names),
+        ("latents of", store.grid, held_out.grid),
+    ):
+        require("validation", f"{name} {expected} in {validation.folder}", got, got == expected)
+    return HeldOut.of(held_out, torch.arange(len(held_out)), validation.images), every
 
 
 def stored_tokenizer(config: DataConfig, folder: Path) -> Tokenizer | None:

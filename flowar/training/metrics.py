@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,10 @@ class StepMetrics:
         self.steps = torch.stack((self.steps[0] + ~skipped, self.steps[1] + norm, largest, self.steps[3] + skipped))
         self.lr = lr
 
+    def weighted(self, per_scale: Sequence[float]) -> float:
+        """The loss of errors by scale: by the paper's weights, whatever the run's are, so that runs can be compared."""
+        return float((torch.tensor(per_scale, dtype=torch.float64) * self.weights).sum())
+
     def sums(self) -> Tensor:
         """What adds up over ranks, float64 where there is, [2 * K * 10]: `all_reduce` it before `row`."""
         return self.binned.flatten().clone()
@@ -89,12 +93,12 @@ class StepMetrics:
         """
         errors, counts = sums.cpu().view(2, self.scales, TIME_BINS)
         taken, norms, largest, skipped = self.steps.tolist()
-        per_scale = errors.sum(1) / counts.sum(1)
+        per_scale = (errors.sum(1) / counts.sum(1)).tolist()
         flops = training_flops(self.config, images) / seconds / world_size
         peak = peak_flops(self.device, dtype)
         return {
-            "loss": float((per_scale * self.weights).sum()),
-            "loss_scale": per_scale.tolist(),
+            "loss": self.weighted(per_scale),
+            "loss_scale": per_scale,
             "loss_time": (errors.sum(0) / counts.sum(0)).tolist(),
             "loss_scale_time": (errors / counts).tolist(),
             "grad_norm": norms / taken if taken else math.nan,
@@ -115,11 +119,11 @@ class MetricsWriter:
 
     def __init__(self, folder: Path, step: int) -> None:
         """Rows after `step`, left by an interrupted run that is being resumed, are dropped."""
-        path = folder / "metrics.jsonl"
-        rows = [f"{row}\n" for row in path.read_text().splitlines()] if step and path.exists() else []
-        kept = [row for row in rows if logged_step(row) <= step]
-        write_aside(path, lambda aside: aside.write_text("".join(kept)))
-        self.file = path.open("a")
+        self.path = folder / "metrics.jsonl"
+        lines = self.path.read_text().splitlines() if step and self.path.exists() else []
+        kept = [f"{row}\n" for row in lines if logged_step(row) <= step]
+        write_aside(self.path, lambda aside: aside.write_text("".join(kept)))
+        self.file = self.path.open("a")
         self.board = open_board(folder / "tensorboard", step)
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:

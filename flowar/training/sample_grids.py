@@ -2,34 +2,48 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from flowar.files import write_aside
 from flowar.pipeline import FlowARPipeline, image_grid
 from flowar.tokenizer import Tokenizer
+from flowar.training.config import TrainConfig
 from flowar.training.ranks import Ranks
 from flowar.training.state import TrainState
+
+log = logging.getLogger(__name__)
 
 ROWS, COLUMNS = 8, 10
 
 
-def sample_grid(state: TrainState, decay: float, tokenizer: Tokenizer, output: Path, ranks: Ranks) -> Path:
-    """Samples of an average from fixed seeds, a column a class (the first ten), as a PNG of the main rank.
+def sample_grid(state: TrainState, run: TrainConfig, tokenizer: Tokenizer, ranks: Ranks) -> Path:
+    """Samples of the first average, a column a class, as a PNG of the main rank.
 
-    All ranks must call this together: each one samples its share.
+    A class has the same seeds in every grid. Where there are more than ten, each grid goes on where the one before
+    stopped. All ranks must call this together: each one samples its share.
     """
-    classes = min(COLUMNS, state.model.config.num_classes)
-    labels, seeds = torch.arange(classes).repeat(ROWS), torch.arange(classes * ROWS)
-    pipeline = FlowARPipeline(state.average_model(decay), tokenizer)
+    classes = grid_classes(state.model.config.num_classes, -(-state.step // run.sample_every))
+    labels = classes.repeat(ROWS)
+    seeds = (torch.arange(ROWS)[:, None] * state.model.config.num_classes + classes).flatten()
+    pipeline = FlowARPipeline(state.average_model(run.optim.ema_decays[0]), tokenizer)
     config, own = pipeline.model.config, ranks.share(labels)
     latents = torch.empty(0, config.latent_channels, *config.grid)
     if len(own):
         latents = pipeline.model.sample(own, seed=ranks.share(seeds).tolist(), progress=False)
     latents = ranks.gather(latents)
-    path = output / "samples" / f"step_{state.step:08d}.png"
+    path = Path(run.output) / "samples" / f"step_{state.step:08d}.png"
     if ranks.main:
         images = pipeline.decode(latents)
-        write_aside(path, lambda aside: image_grid(images, classes).save(aside, "PNG"))
+        write_aside(path, lambda aside: image_grid(images, len(classes)).save(aside, "PNG"))
+        log.info("samples of the classes %s in %s", ", ".join(map(str, classes.tolist())), path)
     return path
+
+
+def grid_classes(num_classes: int, number: int) -> Tensor:
+    """The classes of grid `number`, which counts from 1: all, or ten in turn."""
+    columns = min(COLUMNS, num_classes)
+    return (torch.arange(columns) + (number - 1) * columns) % num_classes

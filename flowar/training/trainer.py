@@ -22,11 +22,13 @@ from flowar.training.batches import batches
 from flowar.training.checkpoints import CheckpointWriter, checkpoints, load_checkpoint
 from flowar.training.config import TrainConfig
 from flowar.training.finetune import load_start, start_from
+from flowar.training.held_out import turned
 from flowar.training.latent_store import LatentStore
-from flowar.training.load_data import load_data
-from flowar.training.metrics import MetricsWriter, StepMetrics
+from flowar.training.load_data import load_data, load_held_out
+from flowar.training.metrics import MetricsWriter, StepMetrics, read_metrics
 from flowar.training.optimizer import learning_rate, total_steps, warmup_steps
 from flowar.training.parallel import parallelize
+from flowar.training.pool import Pool
 from flowar.training.ranks import Ranks
 from flowar.training.sample_grids import sample_grid
 from flowar.training.state import TrainState
@@ -66,14 +68,16 @@ class Run:
         classes = None if config.model == FlowARConfig() else config.model.num_classes
         with ranks.main_first():
             self.data, self.tokenizer = load_data(config.data, self.output, classes)
+            self.held_out, images = load_held_out(config.validation, config.data, self.data, self.output)
+        self.pool = Pool(self.data, images, config.balance_classes)
         torch.manual_seed(config.seed)
         model = new_model(config, self.data, self.tokenizer).to(ranks.device)
         model.checkpointing = config.checkpointing
         distributed = parallelize(model, config.parallel, ranks)
         self.state = TrainState.new(model, config.optim)
         self.step = TrainingStep(self.state, config, ranks, distributed)
-        self.steps = total_steps(config.optim, len(self.data))
-        self.warmup = warmup_steps(config.optim, len(self.data))
+        self.steps = total_steps(config.optim, len(self.pool))
+        self.warmup = warmup_steps(config.optim, len(self.pool))
         if config.resume:
             path = load_checkpoint(self.state, self.checkpoint_folder)
             log.info("resumed from %s", path)
@@ -96,7 +100,7 @@ class Run:
         config, state, device = self.config, self.state, self.ranks.device
         optim, metrics = config.optim, StepMetrics(state.model.config, device)
         interval = Interval(state.step)
-        source = batches(self.data, optim.batch_size, config.seed, state.step, self.steps, self.ranks)
+        source = batches(self.pool, optim.batch_size, config.seed, state.step, self.steps, self.ranks)
         with step_progress(self.steps, None if writer else False, "training", state.step) as advance:
             while state.step < self.steps:
                 batch = interval.wait_for(source).to(device)
@@ -107,11 +111,13 @@ class Run:
                 metrics.update_step(outcome.grad_norm, torch.tensor(outcome.skipped, device=device), lr)
                 advance()
                 save = self._due(config.save_every)
-                log_now = save or self._due(config.log_every)  # a resumed run begins an interval where this one does
+                evaluate = self.held_out is not None and self._due(config.validation.every)
+                # A resumed run begins an interval where this one does.
+                log_now = save or evaluate or self._due(config.log_every)
                 if log_now:
-                    self._log(metrics, interval, writer)
+                    self._log(metrics, interval, writer, evaluate)
                 if config.sample_every and self._due(config.sample_every):
-                    picture = sample_grid(state, optim.ema_decays[0], self.tokenizer, self.output, self.ranks)
+                    picture = sample_grid(state, config, self.tokenizer, self.ranks)
                     if writer:
                         writer.image(state.step, "samples", picture)
                 if save:
@@ -122,8 +128,8 @@ class Run:
     def _due(self, every: int) -> bool:
         return self.state.step % every == 0 or self.state.step == self.steps
 
-    def _log(self, metrics: StepMetrics, interval: Interval, writer: MetricsWriter | None) -> None:
-        """One row for the steps since the last one."""
+    def _log(self, metrics: StepMetrics, interval: Interval, writer: MetricsWriter | None, evaluate: bool) -> None:
+        """One row for the steps since the last one, with the loss on what is held out if it is due."""
         sums, step = self.ranks.sum(metrics.sums()), self.state.step
         images = (step - interval.first) * self.config.optim.batch_size
         precision = self.step.precision
@@ -131,10 +137,17 @@ class Run:
         with matmul_precision(precision):  # which peak to compare with
             row = metrics.row(sums, seconds, images, precision.dtype, interval.waited, self.ranks.world_size)
         metrics.reset()
+        if self.held_out is not None and evaluate:
+            model = self.state.average_model(self.config.optim.ema_decays[0])
+            per_scale = self.held_out.loss(model, precision, self.ranks)
+            row |= {"held_out_loss": metrics.weighted(per_scale), "held_out_loss_scale": per_scale}
         if writer:
             writer.write(step, row)
+            losses = [f"{name.replace('_', ' ')} {row[name]:.4f}" for name in ("loss", "held_out_loss") if name in row]
             rate = row["images_per_second"]
-            log.info("step %d of %d: loss %.4f, %.0f images/s", step, self.steps, row["loss"], rate)
+            log.info("step %d of %d: %s, %.0f images/s", step, self.steps, ", ".join(losses), rate)
+            if evaluate and (warning := turned(read_metrics(writer.path))):
+                log.warning(warning)
 
     def _export(self) -> Path:
         """Write every average as a model of its own; the first one's folder."""
