@@ -18,5 +18,5 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """All savings, its budget of modulations, and all images at once."""
     monkeypatch.setattr(engine, "default_savings", lambda device: Savings())
     budget = sampling_program.MODULATION_BUDGET
-    monkeypatch.setitem(budget, "cpu", budget["cuda"])
+    monkeypatch.setitem(budget, "cpu", budget["accelerator"])
     monkeypatch.setattr(sampling_program, "ACTIVATION_BUDGET", 2**60)
