@@ -41,7 +41,7 @@ test: $(VENV)/development.stamp
 	$(BIN)/pytest -n auto -m "not slow"
 
 first-contact:
-	FLOWAR_BUILD_CUDA=1 TORCH_CUDA_ARCH_LIST=9.0 .ci/wheel $(or $(call python,3.12),$(PYTHON)) 2.11.0 tests.registered
+	FLOWAR_BUILD_CUDA=1 TORCH_CUDA_ARCH_LIST=9.0 .ci/wheel $(or $(call python,3.12),$(PYTHON)) 2.11.0 tests/registered.py
 
 wheels: $(PYTHONS:%=wheel-%)
 

@@ -2,9 +2,13 @@
 
     python -m benchmarks.gpu_report
     python -m benchmarks.gpu_report --output FOLDER --budget-seconds 540
+    python -m benchmarks.gpu_report --steps build load sample_speed
 
-Needs no installation of the package and no network. Writes `<gpu>.json` and `<gpu>.md` after every step, prints a short
-table last. Exit code 1 if a test failed, 2 without a GPU. README.md explains the numbers.
+Needs no installation of the package, no network, and of its dependencies neither jsonargparse nor diffusers. First the
+libraries are built, and loaded: every op has its kernels. Each step has a time of its own; what fails or takes longer
+is recorded, and the next goes on. Writes `<gpu>.json` and `<gpu>.md` after every step, prints a short table last; with
+`--steps`, the other steps stay in these files as they were. Exit code 1 if a test failed, 2 without a GPU. README.md
+explains the numbers.
 """
 
 from __future__ import annotations
@@ -47,8 +51,9 @@ def main() -> None:
     gpu = torch.cuda.get_device_name()
     capability = ".".join(map(str, torch.cuda.get_device_capability()))
     with tempfile.TemporaryDirectory() as scratch:
-        report = Report(gpu, options.output, Path(scratch))
-        for outcome in run_steps(steps(capability, Path(scratch)), options.budget_seconds, ROOT, log):
+        report = Report(gpu, options.output, Path(scratch), keep=bool(options.steps))
+        program = [step for step in steps(capability, Path(scratch)) if step.name in (options.steps or step.name)]
+        for outcome in run_steps(program, options.budget_seconds, ROOT, log):
             report.add(outcome)
     print(report.short())
     print(report.path.with_suffix(".md"))
@@ -59,6 +64,8 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Build, test and measure everything that needs a GPU.")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder; by default benchmarks/results")
     parser.add_argument("--budget-seconds", type=float, default=540, help="for all steps together")
+    names = [step.name for step in steps("", Path())]
+    parser.add_argument("--steps", nargs="+", choices=names, metavar="STEP", help=f"some of {', '.join(names)}")
     return parser.parse_args()
 
 
@@ -79,7 +86,8 @@ def steps(capability: str, scratch: Path) -> list[Step]:
 
     sampling = ("--dtypes", "bfloat16", "--batch-sizes", "1", "64", "--seconds")
     return [
-        Step("build", (python, "setup.py", "build_ext", "--inplace"), 100, is_test=True, environment=build),
+        Step("build", (python, "setup.py", "build_ext", "--inplace"), 90, is_test=True, environment=build),
+        Step("load", (python, "tests/registered.py"), 10, is_test=True, environment=source),
         Step("tests", (*pytest, "-n", "8", *GPU_TESTS), 80, is_test=True, environment=source),
         sanitizer("memcheck", (*pytest, *SANITIZED_TESTS), source),
         sanitizer("racecheck", (*pytest, *SANITIZED_TESTS), source),
@@ -112,14 +120,17 @@ def sanitizer(tool: str, command: Sequence[str], source: Mapping[str, str]) -> S
 class Report:
     """The files `<gpu>.json` and `<gpu>.md` in `folder`, written again after every step."""
 
-    def __init__(self, gpu: str, folder: Path, scratch: Path) -> None:
+    def __init__(self, gpu: str, folder: Path, scratch: Path, keep: bool = False) -> None:
+        """keep: go on from the files that are there."""
         self.path, self.scratch = folder / f"{slug(gpu)}.json", scratch
         versions = {"torch": torch.__version__, "cuda": torch.version.cuda, "python": sys.version.split()[0]}
-        self.values: dict[str, Any] = {"gpu": gpu, **versions, "steps": []}
+        before = json.loads(self.path.read_text()) if keep and self.path.exists() else {}
+        self.values: dict[str, Any] = {"steps": []} | before | {"gpu": gpu, **versions}
 
     def add(self, outcome: Outcome) -> None:
         """Record a step with the results it has left, finished or not."""
-        self.values["steps"].append(outcome.to_dict())
+        others = [step for step in self.values["steps"] if step["name"] != outcome.name]
+        self.values["steps"] = [*others, outcome.to_dict()]
         results = self.scratch / f"{outcome.name}.json"
         if results.exists():
             self.values[outcome.name] = json.loads(results.read_text())

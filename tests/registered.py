@@ -1,6 +1,6 @@
 """Whether both libraries of ops load, and serve every op of the schema: first contact with a torch built for CUDA.
 
-    python -m tests.registered
+    python tests/registered.py
 
 Needs no GPU. Exit code 1 where a kernel is missing, or torch has no CUDA.
 """

@@ -5,12 +5,14 @@ from __future__ import annotations
 import fcntl
 import itertools
 import json
+import os
 import subprocess
 import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -563,6 +565,46 @@ class TestGpuReport:
         program = gpu_report.steps("9.0", tmp_path)
         assert [step.name for step in program if not step.is_test] == list(gpu_report.BENCHMARKS)
         assert sum(step.seconds for step in program) == 540
+
+    def test_some_steps_again(self, tmp_path: Path) -> None:
+        """They replace what they were; the others stay."""
+
+        def report(keep: bool, *outcomes: tuple[str, str]) -> list[tuple[str, str]]:
+            written = gpu_report.Report("ACME", tmp_path, tmp_path, keep)
+            for name, status in outcomes:
+                written.add(steps.Outcome(name, status, 1.0, True, "", ""))
+            found = json.loads((tmp_path / "acme.json").read_text())["steps"]
+            return [(step["name"], step["status"]) for step in found]
+
+        report(False, ("build", "passed"), ("tests", "failed"))
+        assert report(True, ("tests", "passed")) == [("build", "passed"), ("tests", "passed")]
+        assert report(False, ("load", "passed")) == [("load", "passed")]
+
+    def test_every_step_fails_by_itself(self, tmp_path: Path) -> None:
+        """Without GPU and built libraries: no step of the real ones brings the report down, and each says why."""
+        names = ("load", "ops_speed", "gemm_speed")
+        program = [step for step in gpu_report.steps("9.0", tmp_path) if step.name in names]
+        broken = [replace(step, environment={"PYTHONPATH": str(tmp_path)}) for step in program]
+        (tmp_path / "flowar.py").write_text("raise ImportError('no library')\n")
+        outcomes = list(steps.run_steps(broken, 300, gpu_report.ROOT, lambda message: None))
+        assert [outcome.status for outcome in outcomes] == ["failed"] * 3
+        assert all("no library" in outcome.output for outcome in outcomes)
+
+    @pytest.mark.slow
+    def test_without_packages_that_a_machine_may_lack(self, tmp_path: Path) -> None:
+        for name in ("jsonargparse", "diffusers", "flash_attn"):
+            code = f"raise ModuleNotFoundError('No module named {name}', name='{name}')\n"
+            (tmp_path / f"{name}.py").write_text(code)
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(gpu_report.ROOT)])}
+        options = ["--models", "flowar-fashion", "--batch-sizes", "1", "--seconds", "0", "--device", "cpu"]
+        commands = [
+            ["benchmarks/sample_speed.py", *options, "--output", str(tmp_path / "samples.json")],
+            ["benchmarks/training_speed.py", *options, "--output", str(tmp_path / "training.json")],
+            ["-m", "pytest", "-p", "no:cacheprovider", "--collect-only", "tests/ops", "tests/test_gpu.py"],
+        ]
+        for command in commands:
+            done = subprocess.run([sys.executable, *command], cwd=gpu_report.ROOT, env=environment, capture_output=True)
+            assert done.returncode == 0, done.stdout + done.stderr
 
     @pytest.mark.parametrize("status", ["passed", "failed", "timed out", "skipped"])
     def test_partial_results(
