@@ -3,7 +3,8 @@
 #   make sample   a picture from the model that ships with the package: samples.png
 #   make test     the tests, but for the slow ones, and those of the C++ kernels
 #   make wheels   a wheel for each Python that is tested, installed and used outside of the checkout
-#   make first-contact   such a wheel with the ops for GPUs, under the oldest torch: needs nvcc, no GPU, and several GB
+#   make first-contact   such a wheel with the ops for GPUs, under the oldest torch, on GPUs that are not there:
+#                 needs nvcc, no GPU, and several GB
 #   make lint     what the code must look like;  make format  mends what can be mended
 #   make docs     the documentation site, in build/site
 #   make bench    naive against optimised sampling on this machine
@@ -41,7 +42,8 @@ test: $(VENV)/development.stamp
 	$(BIN)/pytest -n auto -m "not slow"
 
 first-contact:
-	FLOWAR_BUILD_CUDA=1 TORCH_CUDA_ARCH_LIST=9.0 .ci/wheel $(or $(call python,3.12),$(PYTHON)) 2.11.0 tests/registered.py
+	FLOWAR_BUILD_CUDA=1 TORCH_CUDA_ARCH_LIST=9.0 .ci/wheel $(or $(call python,3.12),$(PYTHON)) 2.11.0 \
+		tests/registered.py tests/fake_gpu_run.py
 
 wheels: $(PYTHONS:%=wheel-%)
 

@@ -26,7 +26,9 @@ from torch._subclasses import FakeTensor, FakeTensorMode, fake_tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-ROOT = Path(__file__).parents[1]
+import flowar
+
+OURS = (Path(flowar.__file__).parent, Path(__file__).parent)  # the package may be installed elsewhere
 MIXED, READ, WAIT, RAISED = "mixed devices", "host read", "wait of the host", "raised"
 TO_HOST, PICTURES, CAPTURED = "copy to the host", "copy of pictures to the host", "not for a CUDA graph"
 KINDS = frozenset((MIXED, READ, WAIT, TO_HOST, PICTURES, CAPTURED))
@@ -205,9 +207,10 @@ def address_of(tensor: Tensor) -> int:
 
 def is_ours(frame: traceback.FrameSummary) -> bool:
     path = Path(frame.filename)
-    return ROOT in path.parents and path.stem not in ("fake_cuda", "fake_driver")
+    return path.stem not in ("fake_cuda", "fake_driver") and any(folder in path.parents for folder in OURS)
 
 
 def place(frame: traceback.FrameSummary) -> str:
     path = Path(frame.filename)
-    return f"{path.relative_to(ROOT) if ROOT in path.parents else path}:{frame.lineno}"
+    inside = next((path.relative_to(folder.parent) for folder in OURS if folder in path.parents), path)
+    return f"{inside}:{frame.lineno}"
