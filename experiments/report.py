@@ -30,7 +30,7 @@ def write_report(folder: Path, budget_name: str, budget: Budget, rows: Rows) -> 
     for experiment in EXPERIMENTS:
         found = results(experiment, budget, rows)
         if found is None:
-            sections.append(f"### {experiment.title}\n\nNot run yet.")
+            sections.append(f"### {experiment.title}\n\nNot all of its rows are there yet.")
             continue
         path = folder / "figures" / f"{budget_name}-{experiment.name}.png"
         write_aside(path, partial(figure(experiment, found).savefig, format="png", dpi=100))
