@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
             DataConfig(options.data, options.tokenizer, image_size=options.image_size, crops=4),
             folder,
             FlowARConfig.preset(options.model, num_classes=options.num_classes),
-            OptimConfig(batch_size=options.batch_size, steps=options.steps, lr=options.lr, warmup_steps=100),
+            optim=OptimConfig(batch_size=options.batch_size, steps=options.steps, lr=options.lr, warmup_steps=100),
             precision="bf16",
             log_every=max(1, min(20, options.steps // 2)),
             sample_every=0,
