@@ -14,7 +14,8 @@ from torch import Tensor
 from experiments.budgets import Budget
 from flowar.tokenizer import RECORD_FILE, Tokenizer
 from flowar.tokenizer_loading import load_tokenizer
-from flowar.training.tokenizer_training import TokenizerTrainingConfig, train_tokenizer
+from flowar.training.tokenizer_config import TokenizerTrainingConfig
+from flowar.training.tokenizer_training import train_tokenizer
 
 TRAINED = ("AutoencoderKL", "AutoencoderDC")
 WIDTHS = (16, 32, 64)

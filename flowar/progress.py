@@ -22,3 +22,11 @@ def step_progress(
 
     with tqdm(total=total, desc=description, initial=initial, leave=False) as bar:
         yield lambda: (bar.update(), None)[1]
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: 45 s, 12 min, 1 h 05 min."""
+    minutes = round(seconds / 60)
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{minutes} min"

@@ -435,8 +435,31 @@ class TestTokenizers:
         training = ["--training.widths", "[8, 16]", "--training.steps", "2", "--training.robust_steps", "1"]
         main(["train-tokenizer", "--data", str(idx_folder), "--output", str(output), *training])
         record = json.loads((output / "tokenizer.json").read_text())
-        assert capsys.readouterr().out == f"tokenizer {record['weights']} in {output}\n"
-        assert (record["channels"], record["stride"], record["image_channels"]) == (8, 2, 1)
+        said = capsys.readouterr().out
+        assert said.startswith(f"tokenizer {record['weights']} in {output}; 1 images held out: ")
+        assert re.search(r"\d+\.\d\d dB \(grey .*; worst tenth of the images .*\)\n$", said)
+        assert (record["channels"], record["stride"], record["image_channels"]) == (4, 2, 1)
+        assert f"found checkpoints in {output}; resume it" in refused(
+            capsys, ["train-tokenizer", "--data", str(idx_folder), "--output", str(output), *training]
+        )
+
+    def test_train_and_resume(
+        self, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, tmp_path: Path
+    ) -> None:
+        """Of folders of photos, with others to measure by; an unreadable one is skipped, and said."""
+        photos = write_class_folders(tmp_path / "photos")
+        (photos / "cats" / "bad.png").write_bytes(b"no image")
+        data = ["--data", str(photos), "--image_size", "8", "--output", str(tmp_path / "out")]
+        training = ["--training.steps", "2", "--training.robust_steps", "0", "--training.batch_size", "2"]
+        arguments = ["train-tokenizer", *data, "--held_out", str(photos), *training]
+        assert "bad.png: expected a readable image" in refused(capsys, arguments)
+        main([*arguments, "--on_bad_image", "skip"])
+        first = capsys.readouterr()
+        assert "images held out: " in first.out
+        assert caplog.text.count("skipped ") == 2  # of either folder
+        assert json.loads((tmp_path / "out" / "training.json").read_text())["flips"] is True
+        main([*arguments, "--on_bad_image", "skip", "--resume", "true"])
+        assert capsys.readouterr().out == first.out
 
     @pytest.mark.parametrize(
         ("arguments", "message"),

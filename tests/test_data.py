@@ -164,7 +164,9 @@ def test_damaged_image_file(tmp_path: Path, share: float) -> None:
     path.write_bytes(content[: int(len(content) * share)])
     with pytest.raises(DataError, match=r"dogs/c\.PNG: expected a readable image"):
         list(source.batches(2))
-    assert [len(batch) for batch in source.batches(2, skip_bad=True)] == [2, 1]
+    skipped: list[str] = []
+    assert [len(batch) for batch in source.batches(2, skipped)] == [2, 1]
+    assert len(skipped) == 1
 
 
 def test_rectangular_idx_images(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from flowar.errors import CheckpointError, FlowARError, MissingPackageError
 from flowar.kl16 import LATENT_SCALE, load_kl16
 from flowar.tokenizer import ConvTokenizer, PixelTokenizer, Tokenizer
 from flowar.tokenizer_loading import check_tokenizer, load_tokenizer
-from flowar.training.tokenizer_training import calibrate
+from flowar.training.calibration import calibrate
 
 
 def pixel() -> PixelTokenizer:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import logging
+import math
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import error
+from PIL import Image
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 from training_runs import run_config
@@ -18,13 +23,23 @@ from training_runs import run_config
 from flowar import FlowARPipeline
 from flowar.cli import main, parse_options
 from flowar.commands.train_tokenizer import Options
-from flowar.errors import FlowARError, MissingPackageError
+from flowar.errors import DataError, FlowARError, MissingPackageError
 from flowar.tokenizer import ConvTokenizer, PixelTokenizer, Tokenizer
 from flowar.tokenizer_loading import load_tokenizer
-from flowar.training import tokenizer_training
+from flowar.training.calibration import calibrate, warn_unless_normalised
+from flowar.training.checkpoints import checkpoints
 from flowar.training.data import open_images
+from flowar.training.data_config import DataConfig
+from flowar.training.load_data import load_data
 from flowar.training.perceptual import PerceptualLoss
-from flowar.training.tokenizer_training import TokenizerTraining, TokenizerTrainingConfig, calibrate, train_tokenizer
+from flowar.training.reconstructions import draw, reconstruct
+from flowar.training.small_autoencoders import new_tokenizer
+from flowar.training.tokenizer_config import TokenizerTrainingConfig
+from flowar.training.tokenizer_losses import TokenizerLosses
+from flowar.training.tokenizer_losses import kl_divergence as mean_kl_divergence
+from flowar.training.tokenizer_state import TokenizerState
+from flowar.training.tokenizer_training import train_tokenizer
+from flowar.training.tokenizer_watch import WatchOptions
 from flowar.training.tokenizers import tokenizer_for_training
 from flowar.training.trainer import train
 
@@ -64,7 +79,7 @@ class TestTokenizerTraining:
         pytest.importorskip("diffusers", reason="needs the extra [vae]")
         images = self.images()
         unit = images.float() / 127.5 - 1
-        config = self.config(kind=kind, steps=24, warmup_steps=2, robust_steps=2)
+        config = self.config(kind=kind, steps=40, warmup_steps=2, robust_steps=2)
         tokenizer, fresh = (train_tokenizer(images, each) for each in (config, replace(config, steps=1)))
         errors = [(one.decode(one.encode(unit)) - unit).abs().mean().item() for one in (tokenizer, fresh)]
         assert errors[0] < 0.7 * errors[1]
@@ -78,16 +93,35 @@ class TestTokenizerTraining:
         assert loaded.record() == tokenizer.record()
         assert error(loaded.decode(loaded.encode(unit)), tokenizer.decode(tokenizer.encode(unit))) < 1e-4
 
-    @pytest.mark.parametrize(("kind", "widths"), [("conv", [16, 48, 96]), ("AutoencoderDC", [16, 32, 64])])
-    def test_widths_left_out(self, kind: str, widths: list[int]) -> None:
+    @pytest.mark.parametrize(
+        ("kind", "size", "widths", "channels", "steps"),
+        [
+            ("conv", (28, 28), [16, 48, 96], 8, 1400),
+            ("conv", (32, 32), [16, 48, 96], 8, 1600),
+            ("conv", (64, 96), [16, 48, 96, 192], 16, 3200),
+            ("conv", (256, 256), [16, 48, 96, 192, 192], 16, 12800),
+            ("conv", (48, 52), [16, 48, 96], 8, 2400),
+            ("conv", (8, 8), [16, 48], 4, 400),
+            ("AutoencoderDC", (64, 64), [16, 32, 64, 128], 16, 3200),
+        ],
+    )
+    def test_what_is_left_out_follows_from_the_size(
+        self, kind: str, size: tuple[int, int], widths: list[int], channels: int, steps: int
+    ) -> None:
         arguments = ["--data", "x", "--output", "y", "--training.kind", kind]
-        assert parse_options("train-tokenizer", Options, arguments).training.all_widths == widths
+        config = parse_options("train-tokenizer", Options, arguments).training.for_images(size, flips=True)
+        assert (config.widths, config.channels, config.steps) == (widths, channels, steps)
+        assert (config.robust_steps, config.flips) == (steps * 7 // 16, True)
+
+    def test_what_is_given_stays(self) -> None:
+        given = self.config(widths=[8, 16, 16], robust_steps=0, flips=False)
+        assert given.for_images((32, 32), flips=True) == given
 
     def test_kl_divergence(self) -> None:
         mean, std = torch.randn(2, 3), torch.rand(2, 3) + 0.1
         expected = kl_divergence(Normal(mean, std), Normal(0, 1)).mean()
-        assert tokenizer_training.kl_divergence(mean, std) == pytest.approx(expected.item(), rel=1e-5)
-        assert tokenizer_training.kl_divergence(mean, torch.zeros(2, 3)) == 0
+        assert mean_kl_divergence(mean, std) == pytest.approx(expected.item(), rel=1e-5)
+        assert mean_kl_divergence(mean, torch.zeros(2, 3)) == 0
 
     def test_seed(self) -> None:
         first, second, other = (
@@ -100,6 +134,40 @@ class TestTokenizerTraining:
         for name, weight in plain.state_dict().items():
             assert torch.equal(weight, robust.state_dict()[name]) == ("decoder" not in name)
 
+    def test_flips(self) -> None:
+        images = self.images()
+        images[..., 0] = 255  # so that none is its own mirror image
+        losses = TokenizerLosses(PixelTokenizer(1, 2), images, self.config(batch_size=64, flips=True))
+        left, right = ((losses.batch(0)[..., side] == 1).all((1, 2)) for side in (0, -1))
+        assert (left ^ right).all()
+        assert 16 < left.sum() < 48
+
+    def test_batches_depend_on_the_step(self) -> None:
+        losses = TokenizerLosses(PixelTokenizer(1, 2), self.images(), self.config())
+        first, other, again = (losses.batch(step) for step in (0, 1, 0))
+        assert torch.equal(first, again)
+        assert not torch.equal(first, other)
+
+    def test_latent_noise(self) -> None:
+        """Pixel patches decode to what they are, so that all of the loss is the noise; an even batch has none."""
+        images = self.images()
+        quiet, noisy = (
+            TokenizerLosses(PixelTokenizer(1, 2), images, self.config(latent_noise=noise)).autoencoding(0)
+            for noise in (0.0, 0.5)
+        )
+        assert quiet < 1e-6 < 0.01 < noisy
+
+    def test_bf16_learns_as_float32_does(self) -> None:
+        images = self.images()
+        unit = images.float() / 127.5 - 1
+        errors = []
+        for precision in ("bf16", "float32"):
+            tokenizer = train_tokenizer(images, self.config(precision=precision))
+            assert {weight.dtype for weight in tokenizer.parameters()} == {torch.float32}
+            errors.append((tokenizer.decode(tokenizer.encode(unit)) - unit).abs().mean().item())
+        assert errors[0] == pytest.approx(errors[1], rel=0.25)
+        assert errors[0] != errors[1]
+
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
@@ -108,6 +176,9 @@ class TestTokenizerTraining:
             ({"kind": "AutoencoderDC", "channels": 3}, r"the last to be a multiple of 3 channels \(AutoencoderDC\)"),
             ({"kind": "AutoencoderKL", "widths": [8, 12]}, r"widths: expected multiples of 8, got \[8, 12\]"),
             ({"perceptual_weight": -1.0}, r"perceptual_weight: expected a number >= 0, got -1\.0"),
+            ({"latent_noise": float("nan")}, "latent_noise: expected a number >= 0, got nan"),
+            ({"interval": 0}, "interval: expected a positive integer, got 0"),
+            ({"channels": 0}, "channels: expected a positive integer, got 0"),
         ],
     )
     def test_bad_values(self, changes: dict[str, Any], message: str) -> None:
@@ -151,6 +222,141 @@ class TestTokenizerTraining:
         assert isinstance(FlowARPipeline.from_pretrained(folder).tokenizer, ConvTokenizer)
 
 
+class TestWatch:
+    """A training that is looked at, killed and resumed."""
+
+    def config(self, **changes: Any) -> TokenizerTrainingConfig:
+        return TestTokenizerTraining().config(steps=4, robust_steps=3, interval=2, flips=True, **changes)
+
+    def train(self, output: Path, resume: bool = False, **changes: Any) -> Tokenizer:
+        images = TestTokenizerTraining().images()
+        return train_tokenizer(images, self.config(**changes), watched=WatchOptions(output, images[::5], resume))
+
+    def test_what_it_leaves(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level(logging.INFO)
+        self.train(tmp_path)
+        assert [path.name for path in checkpoints(tmp_path / "checkpoints")] == ["step_00000006", "step_00000007"]
+        rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+        assert [row["step"] for row in rows] == [2, 4, 6, 7]
+        assert all(0 < row["psnr_worst"] <= row["psnr"] == row["psnr_colour"]["grey"] for row in rows)
+        pictures = sorted((tmp_path / "reconstructions").glob("*.png"))
+        assert [path.name for path in pictures] == [f"step_{step:08d}.png" for step in (2, 4, 6, 7)]
+        assert json.loads((tmp_path / "training.json").read_text())["steps"] == 4
+        said = [message for message in caplog.messages if message.startswith("step ")]
+        assert len(said) == 4
+        assert re.fullmatch(
+            r"step 6 of 7: loss .*; held out .* dB \(grey .*; worst .*\); .* images/s, \d+ s left", said[2]
+        )
+
+    @pytest.mark.parametrize("lost", [2, 4, 6])
+    def test_resumes_bit_for_bit(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: int) -> None:
+        """In either stage, and between them; whether it is watched changes nothing."""
+        whole = self.train(tmp_path / "whole")
+
+        step = TokenizerState.update
+
+        def update(state: TokenizerState, loss: Tensor) -> None:
+            if state.step == lost:
+                raise KeyboardInterrupt
+            step(state, loss)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(TokenizerState, "update", update)
+            with pytest.raises(KeyboardInterrupt):
+                self.train(tmp_path / "run")
+        resumed = self.train(tmp_path / "run", resume=True)
+        alone = train_tokenizer(TestTokenizerTraining().images(), self.config())
+        assert resumed.record() == whole.record() == alone.record()
+        rows = [(tmp_path / run / "metrics.jsonl").read_text().splitlines() for run in ("whole", "run")]
+        losses = [[(row["step"], row["loss"], row["psnr"]) for row in map(json.loads, each)] for each in rows]
+        assert losses[0] == losses[1]
+
+    def test_a_finished_training_resumes_to_its_end(self, tmp_path: Path) -> None:
+        whole = self.train(tmp_path)
+        assert self.train(tmp_path, resume=True).record() == whole.record()
+
+    def test_a_second_training(self, tmp_path: Path) -> None:
+        self.train(tmp_path)
+        with pytest.raises(
+            DataError, match=r"output: expected a folder without a run, found checkpoints in .*; resume"
+        ):
+            self.train(tmp_path)
+        with pytest.raises(DataError, match=r"expected a checkpoint of .*, got one of .*"):
+            self.train(tmp_path, resume=True, kl_weight=0.5)
+
+    def test_nothing_to_resume(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match=r"resume: expected checkpoints in .*, found none"):
+            self.train(tmp_path, resume=True)
+
+
+class TestReconstructions:
+    def test_decibels_by_colour_and_of_the_worst(self) -> None:
+        """Pixel patches lose nothing, so a decoder that is off by a known amount shows what is measured."""
+        images = torch.randint(80, 160, (20, 3, 8, 8), dtype=torch.uint8)
+
+        class Off(PixelTokenizer):
+            def _decode(self, latents: Tensor) -> Tensor:
+                decoded = super()._decode(latents)
+                decoded[:, 0] += 0.2
+                return decoded
+
+        found = reconstruct(Off(3, 2), images)
+        assert found.by_colour["red"] == pytest.approx(20.0, abs=1e-3)  # 10 log10(4 / 0.04)
+        assert found.by_colour["green"] == found.by_colour["blue"] == 100
+        assert [found.psnr, found.worst] == pytest.approx([20 + 10 * math.log10(3)] * 2, abs=1e-3)
+        assert "(red 20.0, green 100.0, blue 100.0; worst tenth of the images 24.8)" in str(found)
+
+    def test_worst(self) -> None:
+        images = torch.full((20, 1, 8, 8), 255, dtype=torch.uint8)
+        images[[3, 7], :, ::2] = 200
+
+        class Flat(PixelTokenizer):
+            def _decode(self, latents: Tensor) -> Tensor:
+                return torch.ones_like(super()._decode(latents))
+
+        found = reconstruct(Flat(1, 2), images)
+        assert found.errors.nonzero().flatten().tolist() == [3, 7]
+        assert found.psnr == pytest.approx(found.worst + 10, abs=1e-3)
+
+    @pytest.mark.parametrize(("count", "rows"), [(3, 4), (25, 6)])
+    def test_picture(self, tmp_path: Path, count: int, rows: int) -> None:
+        images = torch.randint(256, (count, 3, 8, 8), dtype=torch.uint8)
+        draw(images, reconstruct(PixelTokenizer(3, 2), images), tmp_path / "a" / "b.png")
+        picture = Image.open(tmp_path / "a" / "b.png")
+        assert (picture.mode, picture.size) == ("RGB", (10 * 96, rows * 96))
+        above, below = (picture.crop((0, 96 * row, 960, 96 * row + 96)).tobytes() for row in (0, 1))
+        assert above == below
+
+
+class TestUnnormalisedLatents:
+    @pytest.mark.parametrize(
+        ("mean", "std", "warned"),
+        [(0.0, 1.0, False), (0.4, 0.6, False), (0.7, 1.0, True), (0.0, 0.3, True), (0, 3, True)],
+    )
+    def test_warning(self, caplog: pytest.LogCaptureFixture, mean: float, std: float, warned: bool) -> None:
+        latents = mean + std * torch.randn(64, 4, 8, 8)
+        warn_unless_normalised(latents, torch.zeros_like(latents))
+        assert ("`flowar calibrate-tokenizer` measures" in caplog.text) == warned
+
+    def test_variance_of_the_posterior_counts(self, caplog: pytest.LogCaptureFixture) -> None:
+        warn_unless_normalised(0.3 * torch.randn(64, 4, 8, 8), torch.full((64, 4, 8, 8), 0.95))
+        assert not caplog.text
+
+    @pytest.mark.parametrize(("scaling_factor", "warned"), [(1.0, False), (20.0, True)])
+    def test_folder_of_diffusers(
+        self, idx_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, scaling_factor: float, warned: bool
+    ) -> None:
+        """What its configuration says of its latents is taken for true, and may be far from it."""
+        pytest.importorskip("diffusers", reason="needs the extra [vae]")
+        tokenizer = new_tokenizer("AutoencoderKL", 1, 2, [8, 16])
+        calibrate(tokenizer, open_images(idx_folder).batches(8))
+        std, mean = tokenizer.std.mean().item(), tokenizer.mean.mean().item()
+        tokenizer.vae.register_to_config(scaling_factor=scaling_factor / std, shift_factor=mean)
+        tokenizer.vae.save_pretrained(tmp_path / "vae")
+        load_data(DataConfig(str(idx_folder), str(tmp_path / "vae"), device="cpu"), tmp_path / "run")
+        assert ("expected channels of mean 0 and standard deviation 1" in caplog.text) == warned
+
+
 class TestPerceptualLoss:
     @pytest.fixture
     def loss(self) -> PerceptualLoss:
@@ -181,10 +387,10 @@ class TestPerceptualLoss:
         decoded, images = torch.rand(2, 2, 1, 8, 8)
         config = TestTokenizerTraining().config()
         without, with_it = (
-            TokenizerTraining(PixelTokenizer(1, 2), images, replace(config, perceptual_weight=weight))
+            TokenizerLosses(PixelTokenizer(1, 2), images, replace(config, perceptual_weight=weight))
             for weight in (0.0, 0.5)
         )
-        difference = with_it.reconstruction_loss(decoded, images) - without.reconstruction_loss(decoded, images)
+        difference = with_it.reconstruction(decoded, images) - without.reconstruction(decoded, images)
         assert difference.item() == pytest.approx(0.5 * loss(decoded, images).item(), rel=1e-4)
 
     def test_without_the_package(self, monkeypatch: pytest.MonkeyPatch) -> None:

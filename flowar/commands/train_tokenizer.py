@@ -2,28 +2,52 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-from flowar.training.tokenizer_training import TokenizerTrainingConfig, train_tokenizer
+from flowar.config import is_number, require
+from flowar.errors import DataError
+from flowar.training.tokenizer_config import TokenizerTrainingConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from flowar.training.image_source import ImageSource
+
+log = logging.getLogger(__name__)
 
 READ_BATCH = 256
+MOST_HELD_OUT = 1024  # images that are measured at every interval
+LOOKED_AT = 64  # of them, whose latents' variance is looked at
 
 
 @dataclass
 class Options:
-    """Train a small tokenizer on a folder of images.
+    """Train a small tokenizer on a folder of images, or resume its training.
+
+    Every interval writes a checkpoint and a picture of held-out images above their reconstructions, and says how good
+    these are. Judge a tokenizer by them: neither its loss nor that of a model trained on its latents tells. A tokenizer
+    that knows fewer colours has simpler latents, and gives models a lower loss.
 
     Attributes:
         data: one subfolder of images a class, Fashion-MNIST's idx files, or WebDataset tars (a folder or a pattern).
-        output: folder to write the tokenizer to.
+        output: folder to write the tokenizer to, with `reconstructions`, `checkpoints` and `metrics.jsonl`.
         image_size: images are scaled and cropped to this, a side or [height, width]; those of idx files stay as they
             are.
         image_channels: 1 for grey, 3 for RGB; idx files are grey.
         split: of idx files.
+        held_out: images to measure by, in any of these forms, of idx files the split t10k; left out, a share of `data`.
+        held_out_share: of `data`, spread evenly, not trained on where `held_out` is left out.
+        on_bad_image: what an unreadable image does: "fail", or "skip" to go on without it.
+        resume: go on from the newest checkpoint in `output`, exactly as if the training had not been interrupted.
         device: "auto" is the GPU if there is one.
         training: see `TokenizerTrainingConfig`.
+
+    Raises:
+        ValueError: for a share that is none.
     """
 
     data: str
@@ -31,19 +55,86 @@ class Options:
     image_size: int | Sequence[int] = 32
     image_channels: int = 3
     split: str = "train"
+    held_out: str | None = None
+    held_out_share: float = 0.05
+    on_bad_image: Literal["fail", "skip"] = "fail"
+    resume: bool = False
     device: str = "auto"
     training: TokenizerTrainingConfig = field(default_factory=TokenizerTrainingConfig)
 
+    def __post_init__(self) -> None:
+        share = self.held_out_share
+        require("held_out_share", "a number between 0 and 0.5", share, is_number(share) and 0 < share <= 0.5)
+
+    @property
+    def skip(self) -> bool:
+        """Whether unreadable images are skipped."""
+        return self.on_bad_image == "skip"
+
 
 def run(options: Options) -> None:
-    """Train, write the tokenizer folder and say where it is."""
+    """Train, write the tokenizer folder, and say where it is and how well it reconstructs."""
+    from flowar.precision import default_device
+    from flowar.training.calibration import warn_unless_normalised
+    from flowar.training.data import open_images
+    from flowar.training.reconstructions import reconstruct
+    from flowar.training.tokenizer_training import train_tokenizer
+    from flowar.training.tokenizer_watch import WatchOptions
+    from flowar.training.transforms import to_unit_range
+
+    source, skip = open_images(options.data, options.split, options.image_size, options.image_channels), options.skip
+    images = read(source, skip)
+    if options.held_out is None:
+        images, held_out = split(images, options.held_out_share)
+    else:
+        held_out = read(open_images(options.held_out, "t10k", options.image_size, options.image_channels), skip)
+    held_out = evenly(held_out, MOST_HELD_OUT)
+    height, width = source.image_size
+    training = options.training.for_images((height, width), source.flips)
+    watched = WatchOptions(options.output, held_out, options.resume)
+    tokenizer = train_tokenizer(images, training, default_device(options.device), watched)
+    tokenizer.save_pretrained(options.output)
+    some = to_unit_range(evenly(held_out, LOOKED_AT).to(tokenizer.mean.device))
+    warn_unless_normalised(*tokenizer.posterior(some))
+    found = reconstruct(tokenizer, held_out)
+    weights = tokenizer.record()["weights"]
+    print(f"tokenizer {weights} in {options.output}; {len(held_out)} images held out: {found}")
+
+
+def read(source: ImageSource, skip_bad: bool) -> Tensor:
+    """All images of `source`, uint8 [N, C, H, W].
+
+    Raises:
+        DataError: for an unreadable image, unless those are skipped, and if none is left.
+    """
     import torch
 
-    from flowar.precision import default_device
-    from flowar.training.data import open_images
+    skipped: list[str] = []
+    batches = [*source.batches(READ_BATCH, skipped if skip_bad else None)]
+    for reason in skipped:
+        log.warning("skipped %s", reason)
+    if not batches:
+        raise DataError(f"data: expected a readable image in {source.root}, found none")
+    return torch.cat(batches)
 
-    source = open_images(options.data, options.split, options.image_size, options.image_channels)
-    images = torch.cat([*source.batches(READ_BATCH)])
-    tokenizer = train_tokenizer(images, options.training, default_device(options.device))
-    tokenizer.save_pretrained(options.output)
-    print(f"tokenizer {tokenizer.record()['weights']} in {options.output}")
+
+def split(images: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """Images to train on, and every so many-th of them that is held out.
+
+    Raises:
+        DataError: for a single image.
+    """
+    import torch
+
+    if len(images) < 2:
+        raise DataError(f"data: expected two images or more, of which some are held out, got {len(images)}")
+    every = min(round(1 / share), len(images))
+    chosen = torch.arange(len(images)) % every == every // 2
+    return images[~chosen], images[chosen]
+
+
+def evenly(images: Tensor, most: int) -> Tensor:
+    """At most so many of `images`, from all over."""
+    import torch
+
+    return images[torch.linspace(0, len(images) - 1, min(most, len(images))).long()]

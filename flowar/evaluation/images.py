@@ -158,7 +158,7 @@ class ArrayImages(ImageSource):
         pixels = self.images[index]
         return Image.fromarray(pixels[..., 0] if self.channels == 1 else pixels)
 
-    def batches(self, size: int, skip_bad: bool = False) -> Iterator[Tensor]:
+    def batches(self, size: int, skipped: list[str] | None = None) -> Iterator[Tensor]:
         for begin in range(0, len(self), size):
             yield torch.from_numpy(self.images[begin : begin + size]).movedim(3, 1)
 

@@ -2,7 +2,7 @@
 
 A checkpoint is a folder `step_00000500`:
 
-    shard-*.safetensors   the tensors of `TrainState`, by torch.distributed.checkpoint: every rank writes its own part,
+    shard-*.safetensors   the tensors of a run's state, by torch.distributed.checkpoint: every rank writes its part,
                           and any number of ranks may read
     checkpoint.json       written last: steps, the configuration, size and checksum of every file
 
@@ -20,9 +20,10 @@ import warnings
 import zlib
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch.distributed as dist
+from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict_loader import load as load_distributed
@@ -31,7 +32,6 @@ from torch.distributed.checkpoint.state_dict_saver import async_save
 from flowar.errors import CheckpointError, DataError, first_line
 from flowar.files import read_json, write_json
 from flowar.training.ranks import Ranks
-from flowar.training.state import TrainState
 
 log = logging.getLogger(__name__)
 
@@ -42,10 +42,41 @@ RECORD_FILE = "checkpoint.json"
 CHUNK = 2**24  # bytes read at once
 
 
+class State(Protocol):
+    """What checkpoints are of: the moving parts of a run."""
+
+    @property
+    def step(self) -> int:
+        """Steps taken."""
+
+    def identity(self) -> dict[str, Any]:
+        """Plain data that must be equal for a checkpoint to be one of this run."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that is a tensor, under one name each; loading writes to these very tensors."""
+
+    def progress(self) -> dict[str, int]:
+        """Everything else, `step` among it."""
+
+    def set_progress(self, progress: dict[str, Any]) -> None:
+        """Take over what `progress` returned."""
+
+
 def checkpoints(folder: Path) -> list[Path]:
     """Finished checkpoints in `folder`, oldest first."""
     found = {int(m[1]): path for path in folder.glob("step_*") if (m := re.fullmatch(r"step_(\d+)", path.name))}
     return [found[step] for step in sorted(found)]
+
+
+def refuse_second_run(output: Path, folder: Path) -> None:
+    """Check that a run that is to begin in `output` finds no checkpoints of another in `folder`.
+
+    Raises:
+        DataError: if there are some.
+    """
+    if checkpoints(folder):
+        found = f"found checkpoints in {output}; resume it instead"
+        raise DataError(f"output: expected a folder without a run, {found}")
 
 
 class CheckpointWriter:
@@ -61,7 +92,7 @@ class CheckpointWriter:
             for unfinished in folder.glob(".step_*"):
                 shutil.rmtree(unfinished)
 
-    def save(self, state: TrainState) -> None:
+    def save(self, state: State) -> None:
         """Copy the state, then write it in the background. All ranks must call this together.
 
         Raises:
@@ -70,7 +101,7 @@ class CheckpointWriter:
         self.wait()
         path = self.folder / f"step_{state.step:08d}"
         aside = path.with_name(f".{path.name}")
-        record = {"format": 1, **state.progress(), "config": state.model.config.to_dict()}
+        record = {"format": 1, **state.progress(), "config": state.identity()}
         with self.ranks.main_first():
             aside.mkdir(parents=True, exist_ok=True)
         storage = HuggingFaceStorageWriter(str(aside), save_distributed=True)
@@ -113,7 +144,7 @@ class CheckpointWriter:
             raise OSError(f"{path}: writing failed: {first_line(cause(error))}") from error
 
 
-def load_checkpoint(state: TrainState, folder: Path) -> Path:
+def load_checkpoint(state: State, folder: Path) -> Path:
     """Continue from the newest checkpoint in `folder` that is whole. All ranks must call this together.
 
     Damaged ones are named in the log and passed over.
@@ -126,11 +157,11 @@ def load_checkpoint(state: TrainState, folder: Path) -> Path:
         raise DataError(f"resume: expected checkpoints in {folder}, found none")
     for path in reversed(found):
         try:
-            record = check(path)
+            record = check(path, state.progress())
         except DataError as error:
             log.warning("%s; trying the checkpoint before it", error)
             continue
-        expected, got = (json.dumps(each) for each in (state.model.config.to_dict(), record["config"]))
+        expected, got = (json.dumps(each) for each in (state.identity(), record["config"]))
         if expected != got:
             raise DataError(f"{path}: expected a checkpoint of {expected}, got one of {got}")
         load(state, path)
@@ -139,7 +170,7 @@ def load_checkpoint(state: TrainState, folder: Path) -> Path:
     raise DataError(f"resume: expected a checkpoint that is whole in {folder}, got {len(found)} damaged ones")
 
 
-def load(state: TrainState, path: Path) -> None:
+def load(state: State, path: Path) -> None:
     """Fill the tensors of `state`."""
     reader = HuggingFaceStorageReader(str(path))
     try:
@@ -148,8 +179,8 @@ def load(state: TrainState, path: Path) -> None:
         raise DataError(f"{path}: expected a training checkpoint ({first_line(cause(error))})") from error
 
 
-def check(path: Path) -> dict[str, Any]:
-    """The record of a checkpoint whose files are as they were written.
+def check(path: Path, progress: dict[str, int]) -> dict[str, Any]:
+    """The record of a checkpoint whose files are as they were written; it has what `progress` has.
 
     Raises:
         DataError: naming the first file that is not.
@@ -158,7 +189,7 @@ def check(path: Path) -> dict[str, Any]:
         record = read_json(path / RECORD_FILE)
     except CheckpointError as error:
         raise DataError(str(error)) from error
-    missing = {"step", "updates", "skipped_in_a_row", "config", "files"} - record.keys()
+    missing = {*progress, "config", "files"} - record.keys()
     if missing:
         raise DataError(f"{path / RECORD_FILE}: expected the record of a checkpoint, got one without {missing}")
     for name, written in record["files"].items():

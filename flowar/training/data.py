@@ -35,7 +35,7 @@ class IdxImages(ImageSource):
     def _read(self, index: int) -> Image.Image:
         return Image.fromarray(self.images[index, 0].numpy())
 
-    def batches(self, size: int, skip_bad: bool = False) -> Iterator[Tensor]:
+    def batches(self, size: int, skipped: list[str] | None = None) -> Iterator[Tensor]:
         yield from self.images.split(size)
 
     def fingerprint(self) -> str:

@@ -24,6 +24,7 @@ from flowar.progress import step_progress
 from flowar.threads import usable_cpus
 from flowar.tokenizer import Tokenizer
 from flowar.tokenizer_loading import load_tokenizer
+from flowar.training.calibration import warn_unless_normalised
 from flowar.training.data_config import DataConfig
 from flowar.training.image_source import ImageSource
 from flowar.training.latent_store import (
@@ -38,6 +39,8 @@ from flowar.training.latent_store import (
 from flowar.training.transforms import to_unit_range, variants
 
 log = logging.getLogger(__name__)
+
+SAMPLED_IMAGES = 1024  # whose latents' mean and variance are looked at
 
 
 def encode(folder: Path, source: ImageSource, tokenizer: Tokenizer, config: DataConfig) -> LatentStore:
@@ -65,6 +68,7 @@ def encode(folder: Path, source: ImageSource, tokenizer: Tokenizer, config: Data
                     log.warning("skipped %s", reason)
                 advance()
         write_record(folder, encoder.shards, key, source)
+        warn_unless_normalised(*encoder.sample())
     store = LatentStore.open(folder)
     check_key(folder, store.key, key, tokenizer)
     return store
@@ -148,6 +152,13 @@ class Encoder:
         """The images of shard `number`."""
         size = self.config.shard_size
         return range(number * size, min((number + 1) * size, len(self.source)))
+
+    def sample(self) -> tuple[Tensor, Tensor]:
+        """Means and standard deviations of the posteriors of images from all shards, each [B, c, h, w]."""
+        each = max(1, SAMPLED_IMAGES // self.shards)
+        moments = torch.cat([Shard.open(shard_path(self.folder, n)).moments[:each] for n in range(self.shards)])
+        mean = moments[:, 0, 0].float()
+        return mean, moments[:, 0, 1].float() if self.noisy else torch.zeros_like(mean)
 
     def write(self, number: int) -> list[str]:
         """Encode and write shard `number`; returns what there is to say of unreadable images.

@@ -68,20 +68,24 @@ class ImageSource(ABC):
             name = self.root / self.name(index)
             raise DataError(f"{name}: expected a readable image ({first_line(error)})") from error
 
-    def batches(self, size: int, skip_bad: bool = False) -> Iterator[Tensor]:
-        """All images in order, as uint8 [<= size, channels, H, W]; unreadable ones are left out if so asked.
+    def batches(self, size: int, skipped: list[str] | None = None) -> Iterator[Tensor]:
+        """All images in order, as uint8 [<= size, channels, H, W].
+
+        Args:
+            skipped: gets what is wrong with each unreadable image, which is then left out.
 
         Raises:
-            DataError: for an unreadable image, unless it is to be left out.
+            DataError: for an unreadable image, without `skipped`.
         """
         for part in torch.arange(len(self)).split(size):
             images = []
             for index in part.tolist():
                 try:
                     images.append(to_tensor(center_crop(self.read(index), self.image_size)))
-                except DataError:
-                    if not skip_bad:
+                except DataError as error:
+                    if skipped is None:
                         raise
+                    skipped.append(str(error))
             if images:
                 yield torch.stack(images)
 

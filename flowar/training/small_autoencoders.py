@@ -6,11 +6,19 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from flowar.autoencoder_tokenizer import AutoencoderTokenizer, autoencoder_class
-from flowar.config import is_count, require
+from flowar.config import Grid, is_count, require
 from flowar.conv_autoencoder import NORM_GROUPS
 from flowar.tokenizer import ConvTokenizer, Tokenizer
 
-DEFAULT_WIDTHS = {"conv": (16, 48, 96), "AutoencoderKL": (16, 32, 64), "AutoencoderDC": (16, 32, 64)}
+# By resolution, finest first: a tokenizer takes as many as its stride asks for.
+DEFAULT_WIDTHS = {
+    "conv": (16, 48, 96, 192, 192),
+    "AutoencoderKL": (16, 32, 64, 128, 128),
+    "AutoencoderDC": (16, 32, 64, 128, 256),
+}
+STRIDES = (16, 8, 4)  # of defaults, where they fit
+SMALLEST_GRID = 7  # positions along a side that a default stride leaves
+MOST_CHANNELS = 16
 HEAD_WIDTH = 8  # of the linear attention in AutoencoderDC
 ATTENTION_WINDOW = (5,)  # that its queries, keys and values are averaged over besides, as in the published ones
 
@@ -69,6 +77,20 @@ def autoencoder_dc(image_channels: int, channels: int, widths: Sequence[int]) ->
         **{f"{side}_{name}": value for side in ("encoder", "decoder") for name, value in sides.items()},
     )
     return AutoencoderTokenizer(vae)
+
+
+def default_widths(kind: str, size: Grid) -> list[int]:
+    """Widths for images of `size`: of the largest stride up to 16 that fits and leaves a grid of 7 or more, or of 2."""
+    fitting = (
+        stride for stride in STRIDES if all(side % stride == 0 and side // stride >= SMALLEST_GRID for side in size)
+    )
+    stride = next(fitting, 2)
+    return [*DEFAULT_WIDTHS[kind][: stride.bit_length()]]
+
+
+def default_channels(widths: Sequence[int]) -> int:
+    """Latent channels: twice the stride, at most 16."""
+    return min(MOST_CHANNELS, 2 ** len(widths))
 
 
 def check_widths(kind: str, channels: int, widths: Sequence[int]) -> None:

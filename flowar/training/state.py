@@ -41,6 +41,10 @@ class TrainState:
         """That of a run that begins with `model`."""
         return TrainState(model, new_optimizers(model, optim), Averages(model.named_parameters(), optim.ema_decays))
 
+    def identity(self) -> dict[str, Any]:
+        """The model's configuration."""
+        return self.model.config.to_dict()
+
     def tensors(self) -> dict[str, Tensor]:
         """Everything that is a tensor, under one name each; loading writes to these very tensors."""
         weights = {f"model.{name}": parameter.detach() for name, parameter in self.model.named_parameters()}

