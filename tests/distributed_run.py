@@ -12,7 +12,7 @@ import torch
 from training_runs import MODEL, run_config
 
 from flowar.commands.train import run
-from flowar.training.config import OptimConfig
+from flowar.training.config import OptimConfig, ValidationConfig
 
 torch.set_num_threads(1)
 logging.basicConfig(level=logging.INFO)
@@ -20,4 +20,5 @@ options = json.loads(Path(sys.argv[1]).read_text())
 model = replace(MODEL, **options.pop("model", {}))
 data, output = (Path(options.pop(name)) for name in ("data", "output"))
 optim = OptimConfig(**options.pop("optim"))
-run(replace(run_config(data, output, model=model, **options), optim=optim))
+validation = ValidationConfig(**options.pop("validation", {}))
+run(replace(run_config(data, output, model=model, **options), optim=optim, validation=validation))

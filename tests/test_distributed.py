@@ -83,15 +83,19 @@ def alone(folder: Path) -> Path:
         ("fsdp", {"parallel": "fsdp"}),
         ("fsdp_parts", {"parallel": "fsdp", "micro_batch": 2}),
         ("hybrid", {"parallel": "hybrid"}),
+        ("held_out", {"parallel": "fsdp", "validation": {"share": 0.2, "every": 3}, "balance_classes": True}),
         ("muon", {"optim": {"optimizer": "muon"}}),
         ("cross", {"parallel": "fsdp", "checkpointing": "all", "model": CROSS}),
     ],
 )
 def test_two_processes_lose_what_one_does(folder: Path, alone: Path, name: str, options: dict[str, Any]) -> None:
     two = run(folder, name, 2, sample_every=6, **options)
-    changed = {key: options[key] for key in ("model", "optim") if key in options}
+    changed = {key: options[key] for key in ("model", "optim", "validation", "balance_classes") if key in options}
     one = run(folder, f"{name}_alone", 1, **changed) if changed else alone
     assert losses(two) == pytest.approx(losses(one), rel=1e-5)
+    held_out = [[row["held_out_loss"] for row in rows(each) if "held_out_loss" in row] for each in (two, one)]
+    assert held_out[0] == pytest.approx(held_out[1], rel=1e-5)
+    assert len(held_out[0]) == (2 if "validation" in options else 0)
     norms = ([row["grad_norm"] for row in rows(each)] for each in (two, one))
     assert next(norms) == pytest.approx(next(norms), rel=1e-4)
     assert FlowAR.from_pretrained(two / "model").sample([1]).isfinite().all()
