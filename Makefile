@@ -2,6 +2,7 @@
 #
 #   make sample   a picture from the model that ships with the package: samples.png
 #   make test     the tests, but for the slow ones, and those of the C++ kernels
+#   make test-nan the tests of Python again, with fresh memory full of NaN
 #   make wheels   a wheel for each Python that is tested, installed and used outside of the checkout
 #   make first-contact   such a wheel with the ops for GPUs, under the oldest torch, on GPUs that are not there:
 #                 needs nvcc, no GPU, and several GB
@@ -30,7 +31,7 @@ PYTHONS := 3.10 3.12 3.13
 # Of a version: by its name, or where pyenv has it.
 python = $(firstword $(wildcard $(HOME)/.pyenv/versions/$(1).*/bin/python) $(shell command -v python$(1)))
 
-.PHONY: sample test first-contact wheels lint format docs bench clean
+.PHONY: sample test test-nan first-contact wheels lint format docs bench clean
 
 sample: $(VENV)/package.stamp
 	$(BIN)/flowar sample --output samples.png
@@ -40,6 +41,15 @@ test: $(VENV)/development.stamp
 	$(BIN)/cmake --build $(BUILD) --parallel 2
 	$(BIN)/ctest --test-dir $(BUILD) --output-on-failure
 	$(BIN)/pytest -n auto -m "not slow"
+
+# Python asserts first that the library works: the loader passes over what it cannot load.
+NAN_MEMORY := LD_PRELOAD=$(CURDIR)/$(BUILD)/libnan_memory.so
+
+test-nan: $(VENV)/development.stamp
+	$(BIN)/cmake -S . -B $(BUILD)
+	$(BIN)/cmake --build $(BUILD) --target nan_memory
+	$(NAN_MEMORY) $(BIN)/python -c "import torch; assert torch.empty(99).isnan().all()"
+	$(NAN_MEMORY) $(BIN)/pytest -n auto -m "not slow"
 
 first-contact:
 	FLOWAR_BUILD_CUDA=1 TORCH_CUDA_ARCH_LIST=9.0 .ci/wheel $(or $(call python,3.12),$(PYTHON)) 2.11.0 \

@@ -14,7 +14,10 @@ from torch.utils._pytree import tree_leaves
 
 from flowar.errors import TrainingError
 
-UNINITIALIZED = ("empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided")  # memory, not numbers
+# What these return is memory, not numbers: the trace writes zeros into it.
+ALLOCATIONS = ("empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided", "empty_permuted")
+RESIZES = ("resize_", "resize_as_", "_resize_output_")  # of the memory that they add the same is true
+UNDECLARED_VIEWS = ("_unsafe_view",)  # their schemas do not say so
 
 
 def trace(model: nn.Module, work: Callable[[], object]) -> str | None:
@@ -22,7 +25,8 @@ def trace(model: nn.Module, work: Callable[[], object]) -> str | None:
 
     Returns:
         What was found first, in words, or None. It waits for the device after every op: for a step that is known to
-        be bad, not for every step.
+        be bad, not for every step. Memory that `work` allocates holds zeros until it is written, whatever was there
+        before, so that no op is blamed for it; a view of other numbers is not blamed for them either.
     """
     try:
         with FiniteOps(model) as mode, mode.module_names():
@@ -42,13 +46,23 @@ class FiniteOps(TorchDispatchMode):
         self.behind = ""  # the module whose backward pass has begun last
 
     def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        results = op(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
         name = op.overloadpacket.__name__
-        memory = name in UNINITIALIZED or op.is_view  # a view of memory that is yet to be written
-        if not memory and not all(map(finite, tree_leaves(results))):
+        read, written = tensors_of(op, args, kwargs)
+        sizes = [each.untyped_storage().nbytes() for each in written]
+        finite_arguments = all(map(finite, read))
+        results = op(*args, **kwargs)
+        if name in ALLOCATIONS:
+            for each in tensors(results):
+                each.zero_()
+        elif name in RESIZES:
+            for each, size in zip(written, sizes, strict=True):
+                clear_storage(each, size)
+        made = written + made_by(op, read, results)
+        if not all(map(finite, made)):
             where = self.inside[-1] if self.inside else f"backward of {self.behind}" if self.behind else "the loss"
-            cause = "from finite arguments" if all(map(finite, tree_leaves(args))) else "from arguments that were not"
-            shapes = [list(each.shape) for each in tree_leaves(results) if isinstance(each, Tensor)]
+            cause = "from finite arguments" if finite_arguments else "from arguments that were not"
+            shapes = [list(each.shape) for each in made]
             raise TrainingError(f"{where}: op {op.namespace}.{name} gave numbers that are not finite, {cause} {shapes}")
         return results
 
@@ -73,6 +87,47 @@ class FiniteOps(TorchDispatchMode):
                 handle.remove()
 
 
-def finite(value: Any) -> bool:
-    """Whether `value` is no floating tensor, or one of finite numbers."""
-    return not isinstance(value, Tensor) or not value.is_floating_point() or bool(torch.isfinite(value).all())
+def tensors_of(op: Any, args: Any, kwargs: Any) -> tuple[list[Tensor], list[Tensor]]:
+    """By the schema of `op`, the arguments whose numbers it takes, and those that it writes into; some are both."""
+    read: list[Tensor] = []
+    written: list[Tensor] = []
+    schema = op._schema.arguments
+    values = {declared.name: value for declared, value in zip(schema, args, strict=False)} | kwargs
+    for declared in schema:
+        found = tensors(values.get(declared.name))
+        if not declared.is_out:
+            read += found
+        if declared.alias_info is not None and declared.alias_info.is_write:
+            written += found
+    return read, written
+
+
+def made_by(op: Any, read: list[Tensor], results: Any) -> list[Tensor]:
+    """Those of the `results` of an op whose numbers it made: not its arguments, and not views of them."""
+    name, returns = op.overloadpacket.__name__, op._schema.returns
+    if name in UNDECLARED_VIEWS:
+        return []
+    values = [results] if len(returns) == 1 else results or []
+    new = [value for value, declared in zip(values, returns, strict=True) if declared.alias_info is None]
+    made = tensors(new)
+    if "attention" in name or "attn" in name:
+        # What they keep for the backward pass, a number or so a query, is padded with memory that is never written.
+        shapes = {each.shape for each in read}
+        made = [each for each in made if each.shape in shapes]
+    return made
+
+
+def tensors(tree: Any) -> list[Tensor]:
+    """The tensors in lists, tuples and dicts."""
+    return [each for each in tree_leaves(tree) if isinstance(each, Tensor)]
+
+
+def clear_storage(x: Tensor, start: int) -> None:
+    """Zeros in the memory of `x` from byte `start` on."""
+    memory = torch.empty(0, dtype=torch.uint8, device=x.device).set_(x.untyped_storage())
+    memory[start:].zero_()
+
+
+def finite(x: Tensor) -> bool:
+    """Whether `x` holds no floating numbers, or finite ones only."""
+    return not (x.is_floating_point() or x.is_complex()) or bool(torch.isfinite(x).all())
