@@ -38,7 +38,7 @@ def run(folder: Path, name: str, processes: int, **options: Any) -> Path:
     """A run in `folder / name`; its folder."""
     output = folder / name
     done = subprocess.run(
-        command(folder, processes, output=str(output), **options), capture_output=True, text=True, timeout=120
+        command(folder, processes, output=str(output), **options), capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return output
@@ -47,7 +47,7 @@ def run(folder: Path, name: str, processes: int, **options: Any) -> Path:
 def refused(folder: Path, name: str, **options: Any) -> str:
     """What a run of two processes says that ends with an error."""
     done = subprocess.run(
-        command(folder, 2, output=str(folder / name), **options), capture_output=True, text=True, timeout=120
+        command(folder, 2, output=str(folder / name), **options), capture_output=True, text=True, timeout=600
     )
     assert done.returncode != 0
     return done.stderr
@@ -128,7 +128,7 @@ def test_resuming_with_other_processes(folder: Path, alone: Path, first: str, se
         ),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     assert started.returncode == 0, started.stderr[-4000:]
     remove_after(folder / f"{first}_{second}", step)
@@ -172,7 +172,7 @@ def test_kill_at_any_moment(folder: Path, alone: Path, processes: int) -> None:
             arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
         if last:
-            assert process.wait(300) == 0
+            assert process.wait(600) == 0
         else:
             wait_for_checkpoint(folder / name, 3 + 8 * kill, process)
             os.killpg(process.pid, signal.SIGKILL)
@@ -185,10 +185,10 @@ def test_kill_at_any_moment(folder: Path, alone: Path, processes: int) -> None:
 
 def wait_for_checkpoint(run: Path, step: int, process: subprocess.Popen[bytes]) -> None:
     """Until one of `step` or later is there."""
-    end = time.monotonic() + 120
+    end = time.monotonic() + 600
     while time.monotonic() < end:
         assert process.poll() is None, "the run ended before it was killed"
         if any(int(path.name.split("_")[1]) >= step for path in (run / "checkpoints").glob("step_*")):
             return
         time.sleep(0.01)
-    raise AssertionError(f"no checkpoint of step {step} within two minutes")
+    raise AssertionError(f"no checkpoint of step {step} within ten minutes")

@@ -164,7 +164,7 @@ class TestChunks:
         program = str(Path(__file__).with_name("evaluation_runs.py"))
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
         done = subprocess.run(
-            [sys.executable, *launcher, program, str(path)], capture_output=True, text=True, timeout=120
+            [sys.executable, *launcher, program, str(path)], capture_output=True, text=True, timeout=600
         )
         assert done.returncode == 0, done.stderr[-4000:]
         assert values(read_card(config["output"])) == pytest.approx(values(card), rel=1e-3)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome")
-PATIENCE = 120_000  # milliseconds, for machines that have other things to do
+PATIENCE = 600_000  # milliseconds, for machines that have other things to do
 MARGIN = 30  # pixels around the picture in the editor
 STEPS = 3  # of the mouse from point to point; without a GPU each may take a second to draw
 Point = tuple[float, float]

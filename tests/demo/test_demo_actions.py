@@ -75,7 +75,7 @@ class TestReports:
 
         def work(report: Callable[[str], None]) -> None:
             report("first")
-            report("seen" if seen.wait(10) else "never seen")
+            report("seen" if seen.wait(60) else "never seen")
 
         iterator = reports(work)
         assert next(iterator) == "first"
