@@ -102,9 +102,9 @@ def guided(model: FlowAR, schedule: Schedule) -> Schedule:
 
 
 def draw(model: FlowAR, schedule: Schedule, count: int) -> Tensor:
-    """Latents of as many images."""
+    """Latents of as many images, in float32: what is looked for is far below the rounding of bfloat16."""
     labels = torch.arange(count) % model.config.num_classes
-    return model.sample(labels, schedule=schedule, seed=0, progress=False)
+    return model.sample(labels, schedule=schedule, seed=0, dtype="float32", progress=False)
 
 
 def plot(results: list[dict[str, Any]]) -> Any:

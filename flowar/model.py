@@ -234,7 +234,7 @@ class FlowAR(PretrainedModel):
         """
         labels = self.check_labels(class_labels)
         schedule = self.schedule(num_inference_steps, guidance_scale, guidance_interval, schedule)
-        precision = resolve_precision(dtype, labels.device, self.ar_transformer.input_positions.dtype)
+        precision = self.precision(dtype)
         scales, state_dtype = len(self.config.grids), torch.promote_types(precision.dtype, torch.float32)
         given = None if noise is None else [part.to(state_dtype) for part in self.check_noise(noise, labels)]
         if pins is not None:
@@ -251,6 +251,15 @@ class FlowAR(PretrainedModel):
                 seeds_or_noise = given or to_device(image_seeds(seed, len(labels)), labels.device)
                 tokens = self._plan(precision).sample(labels, schedule, seeds_or_noise, callbacks, pins)
         return self.pyramid.to_grid(tokens, scales - 1).clone(memory_format=torch.contiguous_format)
+
+    def precision(self, dtype: torch.dtype | str | None = None) -> Precision:
+        """The precision that `sample` runs in with this `dtype`, on the model's device.
+
+        Raises:
+            ValueError: as of `sample`.
+        """
+        parameter = self.ar_transformer.input_positions
+        return resolve_precision(dtype, parameter.device, parameter.dtype)
 
     def schedule(
         self,

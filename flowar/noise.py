@@ -1,4 +1,4 @@
-"""Noise that depends on the seed alone: image i of seed s is the same in any batch, on any device."""
+"""Noise that depends on the seed alone: that of image i of seed s is the same in any batch, on any device."""
 
 from __future__ import annotations
 

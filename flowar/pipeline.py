@@ -15,7 +15,6 @@ from flowar.class_names import class_names_of, resolve
 from flowar.cuda_graph import GraphedFunction
 from flowar.hub import Repository, locate
 from flowar.model import FlowAR
-from flowar.precision import resolve_precision
 from flowar.tokenizer import Tokenizer
 from flowar.tokenizer_loading import check_tokenizer, load_tokenizer
 
@@ -182,7 +181,7 @@ class FlowARPipeline:
         parameter = self.model.ar_transformer.input_positions
         if naive or self.model.training or parameter.device.type != "cpu":
             return False
-        return resolve_precision(dtype, parameter.device, parameter.dtype).dtype == parameter.dtype
+        return self.model.precision(dtype).dtype == parameter.dtype
 
     def _decoder_weights(self) -> list[Tensor]:
         return [*self.tokenizer.parameters(), *self.tokenizer.buffers()]

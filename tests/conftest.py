@@ -125,8 +125,19 @@ def fixed_seed() -> None:
 @pytest.fixture(autouse=True)
 def float32_on_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the processor: bfloat16, the default where it is native, would hide the errors that tests look for."""
-    native = precision.native_bfloat16
-    monkeypatch.setattr(precision, "native_bfloat16", lambda device: device.type != "cpu" and native(device))
+    pretend_native_bfloat16(monkeypatch, False)
+
+
+@pytest.fixture(params=["float32", "bfloat16"])
+def either_default(request: pytest.FixtureRequest, float32_on_cpus: None, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The test runs as a CPU without native bfloat16 does by default, and as one with it, whatever the processor."""
+    pretend_native_bfloat16(monkeypatch, request.param == "bfloat16")
+    return request.param
+
+
+def pretend_native_bfloat16(monkeypatch: pytest.MonkeyPatch, native: bool) -> None:
+    capabilities = torch.cpu.get_capabilities() | {"avx512_bf16": native, "amx_bf16": native}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
 
 
 @pytest.fixture(params=["compiled", "reference"])

@@ -28,6 +28,8 @@ from flowar.training.checkpoints import checkpoints
 from flowar.training.config import FinetuneConfig, TrainConfig
 from flowar.training.step import TrainingStep
 
+pytestmark = pytest.mark.usefixtures("either_default")
+
 TRAINING = (
     *("--data.tokenizer", "pixel:2", "--model.num_classes", "10", "--model.num_inference_steps", "2"),
     *("--model.ar_width", "32", "--model.ar_depth", "2", "--model.ar_heads", "2", "--model.flow_width", "64"),
@@ -212,7 +214,7 @@ class TestSample:
                 *("--naive", "--dtype", "float32", "--device", "cpu", "--output", str(output)),
             ]
         )
-        (expected,) = pipeline([1], 2, 3.0, (0.0, 0.5), seed=7, naive=True).images
+        (expected,) = pipeline([1], 2, 3.0, (0.0, 0.5), seed=7, dtype="float32", naive=True).images
         assert Image.open(output).tobytes() == expected.tobytes()
 
     @pytest.mark.parametrize("dtype", ["bf16", pytest.param("fp8", marks=needs_fp8), "float64"])

@@ -20,6 +20,8 @@ from flowar.engine import InferencePlan, Savings, bucket
 from flowar.noise import image_seeds, scale_noise
 from flowar.precision import PRECISIONS
 
+pytestmark = pytest.mark.usefixtures("either_default")
+
 BLOCKS = ["attn_mlp", "attn_cross_mlp"]
 SCHEDULE = Schedule.published(6, 3.0, (0.0, 0.8))
 
@@ -66,7 +68,7 @@ def test_memory_budget_of_modulations(flow_block: Any, budget: int, monkeypatch:
     """Block by block, several steps at once, all steps at once: the same numbers."""
     monkeypatch.setitem(sampling_program.MODULATION_BUDGET, "cpu", budget)
     model = small_model(flow_block=flow_block)
-    naive = model.sample([1, 2], schedule=SCHEDULE, naive=True)
+    naive = model.sample([1, 2], schedule=SCHEDULE, naive=True, dtype="float32")
     assert error(model.pyramid.to_grid(run(InferencePlan(model, torch.float32, Savings()), [1, 2]), 2), naive) < 1e-4
 
 
@@ -285,13 +287,13 @@ def test_graphs_need_a_gpu() -> None:
 def test_model_drops_the_programs_of_old_weights(graphs: CudaApi) -> None:
     model: FlowAR = small_model()
     model.sample([0], 2)
-    old = model._plan(PRECISIONS["float32"])
+    old = model._plan(model.precision())
     assert old._idle
     with torch.no_grad():
         next(model.parameters()).add_(1)
     model.sample([0], 2)
     assert not old._idle
-    assert model._plan(PRECISIONS["float32"]) is not old
+    assert model._plan(model.precision()) is not old
 
 
 @needs_fp8

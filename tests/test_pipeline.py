@@ -18,6 +18,8 @@ from flowar.errors import FlowARError
 from flowar.pipeline import image_grid, to_pil
 from flowar.tokenizer import ConvTokenizer, PixelTokenizer, Tokenizer
 
+pytestmark = pytest.mark.usefixtures("either_default")
+
 
 def grey() -> Tokenizer:
     torch.manual_seed(0)

@@ -25,7 +25,7 @@ from flowar.training.optimizer import learning_rate
 from flowar.training.step import Outcome, TrainingStep
 from flowar.training.trainer import train
 
-pytestmark = pytest.mark.usefixtures("without_tensorboard")
+pytestmark = pytest.mark.usefixtures("without_tensorboard", "either_default")
 
 
 def leftovers(folder: Path) -> list[Path]:

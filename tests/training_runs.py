@@ -21,7 +21,6 @@ def run_config(data: Path, output: Path, **changes: Any) -> TrainConfig:
     optim = OptimConfig(**({"batch_size": 8, "steps": 6, "lr": 1e-3, "warmup_steps": 2} | changes.pop("optim", {})))
     small = {
         "model": MODEL,
-        "precision": "float32",
         "device": "cpu",
         "log_every": 1,
         "sample_every": 0,

@@ -26,7 +26,7 @@ class Options:
         classes: labels or names to draw, as in 0,3,7 or in "golden retriever" 360; all classes (the first ten of a
             large model) if left out.
         per_class: images of every class; the grid has a column a class.
-        seed: image i of a seed is the same in any batch, on any machine.
+        seed: image i of a seed is the same in any batch and, in one dtype, on any machine, up to rounding.
         output: the PNG to write.
         schedule: a preset (published-s, published-l, published-h, paper, disa, fast, draft) or a .json file; the
             model's own if left out.

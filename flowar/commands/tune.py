@@ -49,4 +49,4 @@ def run(options: Options) -> None:
     schedule.save(options.output)
     print(tuning.table(plans, chosen))
     print(schedule.describe(scales))
-    print(f"schedule in {options.output}")
+    print(f"schedule in {options.output}, measured in {model.precision(options.dtype).name}")

@@ -18,7 +18,6 @@ from flowar.evaluation.images import GeneratedImages, Images, open_stored
 from flowar.evaluation.measure import Measuring, bias_warnings
 from flowar.evaluation.reference import Reference, open_reference
 from flowar.pipeline import FlowARPipeline
-from flowar.precision import resolve_precision
 from flowar.schedule import Schedule
 from flowar.training.ranks import Ranks
 from flowar.weights import fingerprint
@@ -125,12 +124,11 @@ def open_images_to_evaluate(
     pipeline.model.check_labels(classes)
     folder = config.output / "images" if config.save_images else None
     drawn = GeneratedImages(pipeline, config.num_images, classes, schedule, config.seed, config.dtype, folder)
-    parameters = pipeline.model.ar_transformer.input_positions.dtype
     return drawn, {
         "model": about_model,
         "tokenizer": pipeline.tokenizer.record(),
         "schedule": schedule_record(schedule, len(pipeline.model.config.grids)),
-        "dtype": resolve_precision(config.dtype, ranks.device, parameters).name,
+        "dtype": pipeline.model.precision(config.dtype).name,
         "images": drawn.record() | {"saved": config.save_images},
     }
 

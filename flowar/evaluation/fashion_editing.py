@@ -97,7 +97,8 @@ def main() -> None:
     for name, values in results.items():
         print(name, json.dumps({key: round(value, 4) for key, value in values.items()}))
     if options.output:
-        write_json(options.output, {"count": len(labels), "seed": options.seed, "results": results})
+        settings = {"count": len(labels), "seed": options.seed, "dtype": pipeline.model.precision().name}
+        write_json(options.output, settings | {"results": results})
 
 
 if __name__ == "__main__":

@@ -74,6 +74,7 @@ def main() -> None:
     real = FeatureStatistics.of(features)
     floor = frechet_distance(FeatureStatistics.of(training), real)
     report: dict[str, Any] = {
+        "dtype": pipeline.model.precision().name,
         "classifier_accuracy": round((predicted == test.labels).float().mean().item(), 4),
         "training_images_frechet_distance": round(floor, 3),
     }

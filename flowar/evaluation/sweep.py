@@ -134,8 +134,9 @@ class Sweep:
         Raises:
             FlowARError: if the folder has points of other settings, naming the first difference.
         """
-        own = {"num_images": self.num_images, "batch_size": self.batch_size, "seed": self.seed, "dtype": self.dtype}
-        check_settings(folder, dict(settings) | own)
+        own = {"num_images": self.num_images, "batch_size": self.batch_size, "seed": self.seed}
+        precision = {"dtype": self.pipeline.model.precision(self.dtype).name}
+        check_settings(folder, dict(settings) | own | precision)
         metrics, seconds = self.metrics(folder / POINTS), self.times()
         return [point._asdict() | metrics[point] | {SECONDS: seconds[point]} for point in self.points]
 

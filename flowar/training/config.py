@@ -166,7 +166,7 @@ class TrainConfig:
             small classes come repeatedly.
         finetune: the model to start from, if not from fresh weights.
         precision: "bf16" autocast over float32 weights, "tf32" or "float32" without it, or "auto": bf16 where the
-            hardware multiplies it natively, else float32.
+            hardware multiplies it natively, else float32; the run folder's config.json says which.
         parallel: over the processes of torchrun: "ddp" (a replica each), "fsdp" (parameters, gradients and optimizer
             split over all), "hybrid" (split inside a machine, replicas across); "auto" is ddp.
         micro_batch: images that one device takes at once; gradients of several add up to a batch. If left out, its

@@ -135,7 +135,7 @@ class TrainingStep:
             return
         self.forward = self.distributed  # not compiled
         found = nan_trace.trace(self.state.model, lambda: self._gradients(batch))
-        reason = found or f"gradient norm {norm}, though every number of the step is finite"
+        reason = found or f"gradient norm {norm}, though all is finite when the step runs again on cleared memory"
         raise TrainingError(f"step {self.state.step + 1}: {reason}")
 
 
@@ -154,11 +154,17 @@ def draw_context_noise(draws: Draws, loss: LossConfig, config: FlowARConfig) -> 
     return over_tokens(strengths, lengths) * noise
 
 
-def training_precision(name: TrainPrecision, device: torch.device) -> Precision:
-    """What `name` means on `device`; "auto": bf16 where the hardware is good at it, else float32."""
+def chosen_precision(name: TrainPrecision, device: torch.device) -> TrainPrecision:
+    """`name`, or what "auto" means on `device`: bf16 where the hardware is good at it, else float32."""
     if name == "auto":
-        name = "bf16" if native_bfloat16(device) else "float32"
-    return PRECISIONS[{"bf16": "bfloat16"}.get(name, name)]
+        return "bf16" if native_bfloat16(device) else "float32"
+    return name
+
+
+def training_precision(name: TrainPrecision, device: torch.device) -> Precision:
+    """What the networks compute in with `name` on `device`."""
+    chosen = chosen_precision(name, device)
+    return PRECISIONS[{"bf16": "bfloat16"}.get(chosen, chosen)]
 
 
 def check_shares(config: TrainConfig, world_size: int) -> None:

@@ -31,7 +31,7 @@ from flowar.training.pool import Pool
 from flowar.training.ranks import Ranks
 from flowar.training.sample_grids import sample_grid
 from flowar.training.state import TrainState
-from flowar.training.step import Batch, TrainingStep, check_shares
+from flowar.training.step import Batch, TrainingStep, check_shares, chosen_precision
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +83,8 @@ class Run:
     def to_the_end(self) -> Path:
         """Train from where the state is; returns the folder of the exported model."""
         if self.ranks.main:
-            write_json(self.output / "config.json", asdict(replace(self.config, resume=False)))
+            precision = chosen_precision(self.config.precision, self.ranks.device)  # "auto" tells nobody what it was
+            write_json(self.output / "config.json", asdict(replace(self.config, resume=False, precision=precision)))
         saving = CheckpointWriter(self.checkpoint_folder, self.config.keep_checkpoints, self.ranks)
         writer = MetricsWriter(self.output, self.state.step) if self.ranks.main else None
         try:
