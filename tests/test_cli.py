@@ -20,8 +20,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from test_data import pictures, write_class_folders, write_idx
 
-from flowar import FlowAR, FlowARPipeline
+from flowar import FlowAR, FlowARPipeline, autotune, engine, measured_products
+from flowar.autotune import Tuner
 from flowar.cli import COMMANDS, main, parse_options
+from flowar.engine import Savings
 from flowar.threads import describe_limit
 from flowar.tokenizer import PixelTokenizer
 from flowar.training.checkpoints import checkpoints
@@ -260,6 +262,8 @@ class TestSample:
             (["--device", "abacus"], "device: expected auto, cpu, or a GPU of this machine such as cuda:0, got abacus"),
             (["--model", "no-such-model"], "model: expected a folder, a shipped model"),
             (["--seed", "x"], "seed: expected int, got x; flowar sample --help lists the options"),
+            (["--attention", "cudnn"], "attention backend: expected one of auto, flash, flash-3"),
+            (["--attention", "sdpa-cudnn"], "attention backend sdpa-cudnn: expected CUDA tensors, got cpu"),
             (["--naive", "maybe"], "naive: expected bool, got maybe; flowar sample --help lists the options"),
             (["--steps", "3"], "unrecognized arguments: --steps 3; flowar sample --help lists the options"),
             (["--seed"], "argument --seed: expected one argument; flowar sample --help lists the options"),
@@ -402,6 +406,22 @@ class TestInfo:
         facts = json.loads(capsys.readouterr().out)
         assert facts["num_classes"] == 5
         assert facts["tokenizer"]["kind"] == "pixel"
+
+    def test_measured_kernels(
+        self, capsys: pytest.CaptureFixture[str], model_folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As on a GPU, where every kernel takes a microsecond."""
+        for module in (autotune, engine):
+            monkeypatch.setattr(module, "gpu_tuner", lambda device: Tuner(lambda call: 1e-6, "GPU"))
+        monkeypatch.setattr(autotune, "_chosen", {})
+        monkeypatch.setattr(engine, "default_savings", lambda device: Savings())
+        monkeypatch.setattr(measured_products, "MIN_ROWS", 8)
+        main(["info", "--model", str(model_folder)])
+        shown = capsys.readouterr().out
+        assert re.search(r"^attention \w+ 2 x \d+ heads of \d+, \d+ x \d+ tokens +sdpa$", shown, re.MULTILINE)
+        assert re.search(
+            r"^product \w+ \d+ x \d+ x \d+ with bias +torch \(torch 1.0 us, split-k 2 1", shown, re.MULTILINE
+        )
 
     def test_no_such_model(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert refused(capsys, ["info", "--model", "nowhere"]).startswith("model: expected a folder, a shipped model")

@@ -102,5 +102,5 @@ def measured_kernels(model: FlowAR) -> dict[str, str]:
         return {}
     plan = InferencePlan(model.to(device), "auto")
     labels = torch.zeros(1, dtype=torch.int64, device=device)
-    plan.sample(labels, model.schedule(1), image_seeds(0, 1).to(device), Callbacks())
+    plan.sample(labels, model.schedule(), image_seeds(0, 1).to(device), Callbacks())
     return {call: str(choice) for call, choice in plan.report().choices.items()}
