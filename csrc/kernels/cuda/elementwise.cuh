@@ -2,7 +2,7 @@
 // operand, which at the occupancy of these kernels is enough in flight for the full bandwidth of an HBM3e device.
 #pragma once
 
-#include <limits>
+#include <algorithm>
 
 #include "launch.cuh"
 #include "vec.cuh"
@@ -11,27 +11,62 @@ namespace flowar {
 
 constexpr int kThreads = 128;  // few enough that small problems reach every multiprocessor, enough for full occupancy
 
-// Index: 32 bits where they suffice, since a division of 64 bits takes longer than the rest of a group.
-template <int N, typename Index, typename Body>
-__global__ void __launch_bounds__(kThreads)
-    for_each_group_kernel(const Body body, Index count, Index tokens, Index groups) {
-  const Index i = static_cast<Index>(blockIdx.x) * kThreads + threadIdx.x;
-  if (i >= count) return;
-  const Index row = i / groups, batch = row / tokens;
-  body(batch, row - batch * tokens, static_cast<int64_t>(i - row * groups) * N);
+// The groups of a launch: x of grid and block runs over those of a row, y over tokens, z over the batch, so that no
+// thread divides. Short rows share a block.
+struct Groups {
+  int64_t per_row;
+  unsigned first_batch, first_token, end_token;
+
+  dim3 block() const {
+    const int64_t blocks = (per_row + kThreads - 1) / kThreads, width = (per_row + blocks - 1) / blocks;
+    const auto x = static_cast<unsigned>((width + 7) / 8 * 8);  // whole sectors of 32 bytes
+    return dim3(x, std::min(kThreads / x, end_token - first_token));
+  }
+  dim3 grid(unsigned batch) const {
+    const dim3 threads = block();
+    const unsigned x = static_cast<unsigned>((per_row + threads.x - 1) / threads.x);
+    return dim3(x, (end_token - first_token + threads.y - 1) / threads.y, batch);
+  }
+};
+
+template <int N, typename Body>
+__global__ void __launch_bounds__(kThreads) for_each_group_kernel(const Body body, const Groups groups) {
+  const int64_t group = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  const unsigned token = groups.first_token + blockIdx.y * blockDim.y + threadIdx.y;
+  if (group < groups.per_row && token < groups.end_token) body(groups.first_batch + blockIdx.z, token, group * N);
 }
 
-// Calls body(batch, token, first channel) for every group of every row.
+// Calls body(batch, token, first channel) for every group of every row. One launch, but for more rows than a grid has.
 template <int N, typename Body>
 cudaError_t for_each_group(const Body& body, int64_t rows, int64_t tokens, int64_t channels, cudaStream_t stream) {
-  const int64_t groups = channels / N, count = rows * groups, blocks = (count + kThreads - 1) / kThreads;
-  if (count == 0) return cudaSuccess;
-  if (blocks > std::numeric_limits<int32_t>::max()) return cudaErrorInvalidConfiguration;
-  const auto start = [&](auto kernel) {
-    return launch(kernel, static_cast<unsigned>(blocks), kThreads, stream, body, count, tokens, groups);
+  constexpr int64_t kMostBlocks = 0xffff, kMostRows = 0x7fffffff;  // of y and z
+  if (rows * channels == 0) return cudaSuccess;
+  if (rows > kMostRows) return cudaErrorInvalidConfiguration;
+  for (int64_t batch = 0; batch < rows / tokens; batch += kMostBlocks) {
+    const auto entries = static_cast<unsigned>(std::min(rows / tokens - batch, kMostBlocks));
+    for (int64_t token = 0; token < tokens; token += kMostBlocks) {
+      const int64_t end = std::min(token + kMostBlocks, tokens);
+      const Groups groups{channels / N, static_cast<unsigned>(batch), static_cast<unsigned>(token),
+                          static_cast<unsigned>(end)};
+      const cudaError_t error =
+          launch(for_each_group_kernel<N, Body>, groups.grid(entries), groups.block(), stream, body, groups);
+      if (error != cudaSuccess) return error;
+    }
+  }
+  return cudaSuccess;
+}
+
+// That for Body<N, dtype>{p}: groups of kVector where `vectors`, of kNarrow otherwise; `common` as of common_dtype.
+template <template <int, DType> typename Body, int kNarrow = 1, typename P>
+cudaError_t for_each_group(const P& p, bool vectors, DType common, int64_t rows, int64_t channels,
+                           cudaStream_t stream) {
+  const auto run = [&](auto width, auto dtype) {
+    return for_each_group<width()>(Body<width(), dtype()>{p}, rows, p.tokens, channels, stream);
   };
-  return count <= std::numeric_limits<int32_t>::max() ? start(for_each_group_kernel<N, uint32_t, Body>)
-                                                      : start(for_each_group_kernel<N, int64_t, Body>);
+  if (!vectors) {
+    return run(std::integral_constant<int, kNarrow>(), std::integral_constant<DType, DType::kFloat32>());
+  }
+  return for_dtype(common, [&](auto dtype) { return run(std::integral_constant<int, kVector>(), dtype); });
 }
 
 }  // namespace flowar

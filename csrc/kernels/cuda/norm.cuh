@@ -35,11 +35,11 @@ __device__ Vec<N> scaled(const Vec<N>& x, const Vec<N>& scale) {
   return each<N>([&](int i) { return x[i] * (1 + scale[i]); });
 }
 
-// kNarrow: no operand is float32, so that a group takes four registers and not eight.
-template <bool kNarrow>
+// kCommon: see vec.cuh. A group of 16 bits takes four registers and not eight.
+template <DType kCommon>
 struct Held {
   // At most kMaxThreads are launched; the higher bound makes ptxas keep to 96 registers, five blocks of 1024 channels.
-  static constexpr int kThreads = kNarrow ? 640 : kMaxThreads, kGroup = kVector;
+  static constexpr int kThreads = kCommon != DType::kFloat32 ? 640 : kMaxThreads, kGroup = kVector;
   using Group = Vec<kVector>;
 
   struct Operand {
@@ -58,13 +58,16 @@ struct Held {
    public:
     __device__ void start(const Output&, int64_t) {}
     __device__ void add(const Output&, int64_t, const Group& group) { sum_ = sum_ + group; }
-    __device__ void finish(const Output& out, int64_t offset) { store(out, offset, sum_); }
+    __device__ void finish(const Output& out, int64_t offset) {
+      flowar::store({out.data, 0, 0, DType::kFloat32}, offset, sum_);
+    }
 
    private:
     Group sum_{};
   };
 
   int64_t channels;
+  float share;  // of one channel in a mean
 
   // Calls body(channel) for the first channel of each of the thread's groups.
   template <typename Body>
@@ -74,10 +77,14 @@ struct Held {
   }
 
   __device__ Operand read(Input x, const Row& row) const {
-    if (kNarrow) x.dtype = x.dtype == DType::kBFloat16 ? DType::kBFloat16 : DType::kFloat16;  // tells the compiler
+    x = of_dtype<kCommon>(x);
     Operand operand{{}, x.dtype};
     for_each([&](int64_t channel) { operand.raw = load<kVector>(x, row_offset(x, row.batch, row.token) + channel); });
     return operand;
+  }
+
+  __device__ void store(const Output& out, int64_t offset, const Group& group) const {
+    flowar::store(of_dtype<kCommon>(out), offset, group);
   }
 
   // A function of a channel, as one that may be called in every pass.
@@ -111,6 +118,7 @@ struct Streamed {
   };
 
   int64_t channels;
+  float share;  // of one channel in a mean
 
   template <typename Body>
   __device__ void for_each(const Body& body) const {
@@ -119,15 +127,20 @@ struct Streamed {
 
   __device__ Operand read(const Input& x, const Row& row) const { return {x, row_offset(x, row.batch, row.token)}; }
 
+  __device__ void store(const Output& out, int64_t offset, const Group& group) const {
+    flowar::store(out, offset, group);
+  }
+
   template <typename Function>
   __device__ Function keep(const Function& function) const {
     return function;
   }
 };
 
-template <int N>
-__device__ void write(const Output& out, const Row& row, int64_t channel, const Vec<N>& group) {
-  store(out, row_offset(out, row.batch, row.token) + channel, group);
+template <typename Path>
+__device__ void write(const Path& path, const Output& out, const Row& row, int64_t channel,
+                      const typename Path::Group& group) {
+  path.store(out, row_offset(out, row.batch, row.token) + channel, group);
 }
 
 // Sums over the channels of the row: term(sum, x[i]...) adds the values of a channel to K sums.
@@ -147,8 +160,8 @@ struct Statistics {
   float mean, rstd;
 };
 
-__device__ inline float reciprocal_deviation(float squares, int64_t channels, double eps) {
-  return 1 / sqrtf(squares / static_cast<float>(channels) + static_cast<float>(eps));
+__device__ inline float reciprocal_deviation(float mean_square, double eps) {
+  return rsqrtf(mean_square + static_cast<float>(eps));
 }
 
 // Of the row x(channel).
@@ -157,11 +170,11 @@ __device__ Statistics statistics(const Path& path, const X& x, bool layer_norm, 
   float mean = 0;
   if (layer_norm) {
     const Sums<1> sums = row_sums<1>(path, [](float* sum, float value) { sum[0] += value; }, x);
-    mean = sums.value[0] / static_cast<float>(path.channels);
+    mean = sums.value[0] * path.share;
   }
   const auto square = [=](float* sum, float value) { sum[0] += (value - mean) * (value - mean); };
   const Sums<1> squares = row_sums<1>(path, square, x);
-  return {mean, reciprocal_deviation(squares.value[0], path.channels, eps)};
+  return {mean, reciprocal_deviation(squares.value[0] * path.share, eps)};
 }
 
 // What the gradient of the row x needs to know of all of it, with u the gradient of norm(x): the statistics, and the
@@ -173,7 +186,6 @@ struct Projection {
 
 template <typename Path, typename X, typename U>
 __device__ Projection projection(const Path& path, const X& x, const U& u, bool layer_norm, double eps) {
-  const float count = static_cast<float>(path.channels);
   float mean = 0, on_one = 0;
   if (layer_norm) {
     const auto add = [](float* sum, float value, float gradient) {
@@ -181,16 +193,16 @@ __device__ Projection projection(const Path& path, const X& x, const U& u, bool 
       sum[1] += gradient;
     };
     const Sums<2> sums = row_sums<2>(path, add, x, u);
-    mean = sums.value[0] / count;
-    on_one = sums.value[1] / count;
+    mean = sums.value[0] * path.share;
+    on_one = sums.value[1] * path.share;
   }
   const auto multiply = [=](float* sum, float value, float gradient) {
     sum[0] += (value - mean) * (value - mean);
     sum[1] += (value - mean) * gradient;
   };
   const Sums<2> sums = row_sums<2>(path, multiply, x, u);
-  const float rstd = reciprocal_deviation(sums.value[0], path.channels, eps);
-  return {{mean, rstd}, on_one, rstd * sums.value[1] / count};
+  const float rstd = reciprocal_deviation(sums.value[0] * path.share, eps);
+  return {{mean, rstd}, on_one, rstd * sums.value[1] * path.share};
 }
 
 template <int N>
@@ -221,7 +233,7 @@ class GradientWriter {
     if (to_.summed) {
       total_.add(to_.out, offset(part_, channel), group);
     } else {
-      store(to_.out, offset(row, channel), group);
+      path_.store(to_.out, offset(row, channel), group);
     }
   }
 
@@ -269,17 +281,20 @@ Parts parts_of(int64_t batch, int64_t tokens, const Gradients&... gradients) {
   return {batch, tokens, (gradients.summed || ... || false) ? kTokensPerPart : 1};
 }
 
-inline bool is_narrow(const Input& operand) { return operand.dtype != DType::kFloat32; }
-inline bool is_narrow(const Output&) { return true; }  // held in no registers before it is written
+inline bool is_of(DType dtype, const Input& x) { return x.dtype == dtype; }
+// Sums over tokens (token stride 0) are float32 beside any others.
+inline bool is_of(DType dtype, const Output& x) { return x.dtype == dtype || x.token_stride == 0; }
 
 // Calls launch(path, threads of a block) for the best way to read rows of these views.
 template <typename Launch, typename... Views>
-cudaError_t choose_path(int64_t channels, const Launch& launch, const Views&... views) {
-  if (channels > kVector * kMaxThreads || !vectorizable(channels, views...)) {
-    return launch(Streamed{channels}, whole_warps(std::min<int64_t>(channels, Streamed::kThreads)));
+cudaError_t choose_path(int64_t channels, const Launch& launch, const Input& first, const Views&... others) {
+  const float share = 1.0f / static_cast<float>(channels);
+  if (channels > kVector * kMaxThreads || !vectorizable(channels, first, others...)) {
+    return launch(Streamed{channels, share}, whole_warps(std::min<int64_t>(channels, Streamed::kThreads)));
   }
+  const DType common = (is_of(first.dtype, others) && ...) ? first.dtype : DType::kFloat32;
   const unsigned threads = whole_warps(channels / kVector);
-  return (is_narrow(views) && ...) ? launch(Held<true>{channels}, threads) : launch(Held<false>{channels}, threads);
+  return for_dtype(common, [&](auto dtype) { return launch(Held<dtype()>{channels, share}, threads); });
 }
 
 }  // namespace flowar

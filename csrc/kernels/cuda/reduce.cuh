@@ -15,9 +15,6 @@ constexpr int kMaxThreads = 512;  // of a block: leaves a thread up to 128 regis
 
 inline unsigned whole_warps(int64_t threads) { return static_cast<unsigned>((threads + kWarp - 1) / kWarp * kWarp); }
 
-// More blocks than any device runs at once; kernels stride over what is left.
-inline unsigned block_count(int64_t blocks) { return static_cast<unsigned>(std::min<int64_t>(blocks, 1 << 30)); }
-
 template <int K>
 struct Sums {
   float value[K];
@@ -26,8 +23,9 @@ struct Sums {
 // Adds up K values of all threads of a block of whole warps; every thread gets the sums.
 template <int K>
 __device__ void block_sum(Sums<K>& sums) {
-  __shared__ float of_warp[K][kMaxThreads / kWarp];
-  const unsigned warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+  constexpr unsigned kRead = 4;  // sums of warps at once: all of a row of 1024 channels. Behind the last are zeros
+  alignas(16) __shared__ float of_warp[K][kMaxThreads / kWarp + kRead];
+  const unsigned warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, warps = blockDim.x / kWarp;
 #pragma unroll
   for (int distance = kWarp / 2; distance > 0; distance /= 2) {
 #pragma unroll
@@ -35,13 +33,17 @@ __device__ void block_sum(Sums<K>& sums) {
   }
 #pragma unroll
   for (int k = 0; k < K; ++k) {
-    if (lane == 0) of_warp[k][warp] = sums.value[k];
+    if (lane == 0 || (warp == warps - 1 && lane < kRead)) of_warp[k][warp + lane] = lane == 0 ? sums.value[k] : 0;
     sums.value[k] = 0;
   }
   __syncthreads();
-  for (unsigned w = 0; w < blockDim.x / kWarp; ++w) {
+#pragma unroll 1
+  for (unsigned w = 0; w < warps; w += kRead) {
 #pragma unroll
-    for (int k = 0; k < K; ++k) sums.value[k] += of_warp[k][w];
+    for (int k = 0; k < K; ++k) {
+      const float4 four = *reinterpret_cast<const float4*>(of_warp[k] + w);
+      sums.value[k] += four.x + four.y + four.z + four.w;
+    }
   }
   __syncthreads();  // from here on of_warp may be written again
 }
@@ -73,25 +75,24 @@ struct TokenSums {
 constexpr int kAddThreads = 128;  // small blocks, since a thread per channel makes few
 
 static __global__ void __launch_bounds__(kAddThreads) add_parts_kernel(const TokenSums p, int64_t per_entry) {
-  const int64_t count = p.count * p.batch * p.channels;
-  const int64_t step = static_cast<int64_t>(gridDim.x) * kAddThreads;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kAddThreads + threadIdx.x; i < count; i += step) {
-    const int64_t entry = i / p.channels, channel = i % p.channels;
-    const float* part = p.parts + entry * per_entry * p.channels + channel;
+  const int64_t channel = int64_t{blockIdx.x} * kAddThreads + threadIdx.x;
+  if (channel >= p.channels) return;
+  const Output& total = p.total[blockIdx.z];
+  for (int64_t batch = blockIdx.y; batch < p.batch; batch += gridDim.y) {
+    const float* part = p.parts + (blockIdx.z * p.batch + batch) * per_entry * p.channels + channel;
     float sum = 0;
 #pragma unroll 8  // loads in flight
     for (int64_t j = 0; j < per_entry; ++j) sum += part[j * p.channels];
-    const Output& total = p.total[entry / p.batch];
-    static_cast<float*>(total.data)[entry % p.batch * total.batch_stride + channel] = sum;
+    static_cast<float*>(total.data)[batch * total.batch_stride + channel] = sum;
   }
 }
 
 // The second kernel.
 inline cudaError_t add_parts(const TokenSums& sums, cudaStream_t stream) {
   if (sums.count == 0) return cudaSuccess;
-  const int64_t channels = sums.count * sums.batch * sums.channels;
-  return launch(add_parts_kernel, block_count((channels + kAddThreads - 1) / kAddThreads), kAddThreads, stream, sums,
-                token_parts(sums.tokens));
+  const dim3 grid(static_cast<unsigned>((sums.channels + kAddThreads - 1) / kAddThreads),
+                  static_cast<unsigned>(std::min<int64_t>(sums.batch, 0xffff)), sums.count);
+  return launch(add_parts_kernel, grid, kAddThreads, stream, sums, token_parts(sums.tokens));
 }
 
 }  // namespace flowar

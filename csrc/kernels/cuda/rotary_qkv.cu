@@ -22,16 +22,18 @@ __device__ Vec<N> rotate(const Vec<N>& x, const Vec<N>& rotation, float directio
 }
 
 // Passes every part through a rotation, but for the value; P is one of the parameter structs.
-template <int N, typename P, typename Load, typename Store>
+template <int N, DType kCommon, typename P, typename Load, typename Store>
 __device__ void each_part(const P& p, DType dtype, int64_t token, int64_t channel_of_head, float direction,
                           const Load& load_part, const Store& store_part) {
-  const Raw<N> raw_rotation = load<N>(p.rotation, row_offset(p.rotation, 0, token) + channel_of_head);
+  Input from = p.rotation;
+  if (kCommon != DType::kFloat32) from.dtype = DType::kFloat32;
+  const Raw<N> raw_rotation = load<N>(from, row_offset(from, 0, token) + channel_of_head);
   Raw<N> raw[kMaxParts];
 #pragma unroll
   for (int i = 0; i < kMaxParts; ++i) {
     if (i < p.parts) raw[i] = load_part(i);
   }
-  const Vec<N> rotation = widen(raw_rotation, p.rotation.dtype);
+  const Vec<N> rotation = widen(raw_rotation, from.dtype);
 #pragma unroll
   for (int i = 0; i < kMaxParts; ++i) {
     if (i >= p.parts) return;
@@ -41,34 +43,52 @@ __device__ void each_part(const P& p, DType dtype, int64_t token, int64_t channe
   }
 }
 
-// Channels are those of one part: heads * dim.
-template <int N>
+// The head of a channel, channel / dim by a product; see fits_product.
+struct HeadOf {
+  unsigned reciprocal;  // 2^32 / dim, rounded up, or one more
+
+  explicit HeadOf(int64_t dim) : reciprocal(static_cast<unsigned>((int64_t{1} << 32) / dim + 1)) {}
+  __device__ unsigned operator()(int64_t channel) const { return __umulhi(static_cast<unsigned>(channel), reciprocal); }
+};
+
+// Channels are those of one part: heads * dim. kCommon is the dtype of packed and the parts beside a rotation in
+// float32.
+template <int N, DType kCommon>
 struct Forward {
   RotaryQkv p;
+  HeadOf head_of;
+
+  explicit Forward(const RotaryQkv& p) : p(p), head_of(p.dim) {}
+
   __device__ void operator()(int64_t batch, int64_t token, int64_t channel) const {
-    const int64_t width = p.heads * p.dim, head = static_cast<uint32_t>(channel) / static_cast<uint32_t>(p.dim);
-    const int64_t from = row_offset(p.packed, batch, token) + channel, channel_of_head = channel - head * p.dim;
-    each_part<N>(
-        p, p.packed.dtype, token, channel_of_head, 1.0f, [&](int i) { return load<N>(p.packed, from + i * width); },
+    const Input packed = of_dtype<kCommon>(p.packed);
+    const int64_t width = p.heads * p.dim, head = head_of(channel), channel_of_head = channel - head * p.dim;
+    const int64_t from = row_offset(packed, batch, token) + channel;
+    each_part<N, kCommon>(
+        p, packed.dtype, token, channel_of_head, 1.0f, [&](int i) { return load<N>(packed, from + i * width); },
         [&](int i, const Vec<N>& x) {
-          const Heads& to = p.part[i];
-          store(to.tokens, row_offset(to.tokens, batch, token) + head * to.head_stride + channel_of_head, x);
+          const Output to = of_dtype<kCommon>(p.part[i].tokens);
+          store(to, row_offset(to, batch, token) + head * p.part[i].head_stride + channel_of_head, x);
         });
   }
 };
 
-template <int N>
+template <int N, DType kCommon>
 struct Backward {
   RotaryQkvBackward p;
+  HeadOf head_of;
+
+  explicit Backward(const RotaryQkvBackward& p) : p(p), head_of(p.dim) {}
+
   __device__ void operator()(int64_t batch, int64_t token, int64_t channel) const {
-    const int64_t width = p.heads * p.dim;
-    const int64_t channel_of_head = static_cast<uint32_t>(channel) % static_cast<uint32_t>(p.dim);
-    const int64_t from = row_offset(p.grad, batch, token) + channel;
-    const int64_t to = row_offset(p.grad_packed, batch, token) + channel;
-    each_part<N>(
-        p, p.grad.dtype, token, channel_of_head, -1.0f,
-        [&](int i) { return load<N>(p.grad, from + i * p.part_stride); },
-        [&](int i, const Vec<N>& x) { store(p.grad_packed, to + i * width, x); });
+    const Input grad = of_dtype<kCommon>(p.grad);
+    const Output grad_packed = of_dtype<kCommon>(p.grad_packed);
+    const int64_t width = p.heads * p.dim, channel_of_head = channel - head_of(channel) * p.dim;
+    const int64_t from = row_offset(grad, batch, token) + channel;
+    const int64_t to = row_offset(grad_packed, batch, token) + channel;
+    each_part<N, kCommon>(
+        p, grad.dtype, token, channel_of_head, -1.0f, [&](int i) { return load<N>(grad, from + i * p.part_stride); },
+        [&](int i, const Vec<N>& x) { store(grad_packed, to + i * width, x); });
   }
 };
 
@@ -80,25 +100,30 @@ bool aligned_heads(const RotaryQkv& p) {
   return true;
 }
 
-bool fits_index(int64_t width) { return width <= std::numeric_limits<uint32_t>::max(); }
+// reciprocal * dim is at most dim above 2^32: what that adds to a channel's quotient must stay below 1 / dim.
+bool fits_product(int64_t heads, int64_t dim) { return heads * dim <= (int64_t{1} << 32) / dim; }
+
+DType common_beside(const Input& rotation, DType common) {
+  return rotation.dtype == DType::kFloat32 ? common : DType::kFloat32;
+}
 
 }  // namespace
 
 cudaError_t rotary_qkv_cuda(const RotaryQkv& p, int64_t rows, cudaStream_t stream) {
-  const int64_t width = p.heads * p.dim;
-  if (!fits_index(width)) return cudaErrorInvalidValue;
-  return vectorizable(p.dim, p.packed, p.rotation) && aligned_heads(p)
-             ? for_each_group<kVector>(Forward<kVector>{p}, rows, p.tokens, width, stream)
-             : for_each_group<2>(Forward<2>{p}, rows, p.tokens, width, stream);
+  if (rows == 0) return cudaSuccess;
+  if (!fits_product(p.heads, p.dim)) return cudaErrorInvalidValue;
+  const bool vectors = vectorizable(p.dim, p.packed, p.rotation) && aligned_heads(p);
+  const DType common = common_dtype(p.packed, p.part[0].tokens, p.part[1].tokens, p.part[2].tokens);
+  return for_each_group<Forward, 2>(p, vectors, common_beside(p.rotation, common), rows, p.heads * p.dim, stream);
 }
 
 cudaError_t rotary_qkv_backward_cuda(const RotaryQkvBackward& p, int64_t rows, cudaStream_t stream) {
-  const int64_t width = p.heads * p.dim;
-  if (!fits_index(width)) return cudaErrorInvalidValue;
-  const bool parts_aligned = p.part_stride * element_size(p.grad.dtype) % 16 == 0;
-  return vectorizable(p.dim, p.grad, p.rotation, p.grad_packed) && parts_aligned
-             ? for_each_group<kVector>(Backward<kVector>{p}, rows, p.tokens, width, stream)
-             : for_each_group<2>(Backward<2>{p}, rows, p.tokens, width, stream);
+  if (rows == 0) return cudaSuccess;
+  if (!fits_product(p.heads, p.dim)) return cudaErrorInvalidValue;
+  const bool vectors =
+      vectorizable(p.dim, p.grad, p.rotation, p.grad_packed) && p.part_stride * element_size(p.grad.dtype) % 16 == 0;
+  const DType common = common_beside(p.rotation, common_dtype(p.grad, p.grad_packed));
+  return for_each_group<Backward, 2>(p, vectors, common, rows, p.heads * p.dim, stream);
 }
 
 }  // namespace flowar

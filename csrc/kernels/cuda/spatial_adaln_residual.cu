@@ -8,8 +8,8 @@ namespace flowar {
 namespace {
 
 template <typename Path>
-__global__ void __launch_bounds__(Path::kThreads) forward_kernel(const SpatialAdalnResidual p, const Parts rows) {
-  const Path path{p.channels};
+__global__ void __launch_bounds__(Path::kThreads)
+    forward_kernel(const SpatialAdalnResidual p, const Path path, const Parts rows) {
   rows.for_each([&](const Row& row, int64_t, int64_t) {
     const auto x = path.read(p.x, row), gate = path.read(p.gate, row), branch = path.read(p.branch, row);
     const auto scale = path.read(p.scale, row), shift = path.read(p.shift, row);
@@ -17,17 +17,16 @@ __global__ void __launch_bounds__(Path::kThreads) forward_kernel(const SpatialAd
     const Statistics s = statistics(path, sum, p.layer_norm, p.eps);
     path.for_each([&](int64_t channel) {
       const auto value = sum(channel);
-      write(p.sum, row, channel, value);
-      write(p.out, row, channel, modulated(normalized(value, s), scale(channel), shift(channel)));
+      write(path, p.sum, row, channel, value);
+      write(path, p.out, row, channel, modulated(normalized(value, s), scale(channel), shift(channel)));
     });
   });
 }
 
 template <typename Path>
 __global__ void __launch_bounds__(Path::kThreads)
-    backward_kernel(const SpatialAdalnResidualBackward p, const Gradient grad_gate, const Gradient grad_branch,
-                    const Gradient grad_scale, const Parts parts) {
-  const Path path{p.channels};
+    backward_kernel(const SpatialAdalnResidualBackward p, const Path path, const Gradient grad_gate,
+                    const Gradient grad_branch, const Gradient grad_scale, const Parts parts) {
   parts.for_each([&](const Row& part, int64_t begin, int64_t end) {
     GradientWriter<Path> to_gate(grad_gate, path, part), to_branch(grad_branch, path, part);
     GradientWriter<Path> to_scale(grad_scale, path, part);
@@ -40,7 +39,7 @@ __global__ void __launch_bounds__(Path::kThreads)
       path.for_each([&](int64_t channel) {
         const auto norm = normalized(sum(channel), onto.statistics);
         const auto total = grad_sum(channel) + norm_gradient(u(channel), norm, onto);
-        write(p.grad_x, row, channel, total);
+        write(path, p.grad_x, row, channel, total);
         to_gate.write(row, channel, total * branch(channel));
         to_branch.write(row, channel, total * gate(channel));
         to_scale.write(row, channel, grad_out(channel) * norm);
@@ -58,7 +57,7 @@ cudaError_t spatial_adaln_residual_cuda(const SpatialAdalnResidual& p, int64_t r
   if (rows * p.channels == 0) return cudaSuccess;
   const Parts parts = parts_of(rows / p.tokens, p.tokens);
   const auto run = [&](auto path, unsigned threads) {
-    return launch(forward_kernel<decltype(path)>, parts.grid(), threads, stream, p, parts);
+    return launch(forward_kernel<decltype(path)>, parts.grid(), threads, stream, p, path, parts);
   };
   return choose_path(p.channels, run, p.x, p.gate, p.branch, p.scale, p.shift, p.sum, p.out);
 }
@@ -71,7 +70,7 @@ cudaError_t spatial_adaln_residual_backward_cuda(const SpatialAdalnResidualBackw
   const Gradient scale = sums.gradient(p.grad_scale);
   const Parts parts = parts_of(sums.batch, p.tokens, gate, branch, scale);
   const auto run = [&](auto path, unsigned threads) {
-    return launch(backward_kernel<decltype(path)>, parts.grid(), threads, stream, p, gate, branch, scale, parts);
+    return launch(backward_kernel<decltype(path)>, parts.grid(), threads, stream, p, path, gate, branch, scale, parts);
   };
   const cudaError_t error = choose_path(p.channels, run, p.grad_sum, p.grad_out, p.sum, p.gate, p.branch, p.scale,
                                         p.grad_x, p.grad_gate, p.grad_branch, p.grad_scale);

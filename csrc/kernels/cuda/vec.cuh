@@ -5,6 +5,8 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#include <type_traits>
+
 #include "../tensor.h"
 
 namespace flowar {
@@ -12,6 +14,33 @@ namespace flowar {
 constexpr int kVector = 8;  // 16 bytes of a 16-bit dtype, 32 of float
 
 __host__ __device__ inline int64_t element_size(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
+
+// Kernels are compiled for tensors that are all bfloat16, all float16, and, called kFloat32, for any mixture: of 16
+// bits nothing is left to be asked at run time, and results may be computed as exactly as they are rounded.
+template <DType kCommon, typename Void>
+__device__ Tokens<Void> of_dtype(Tokens<Void> x) {
+  if (kCommon != DType::kFloat32) x.dtype = kCommon;
+  return x;
+}
+
+// The dtype of 16 bits that all views have, or else kFloat32. A view that is null has any.
+template <typename View, typename... Views>
+DType common_dtype(const View& first, const Views&... views) {
+  return ((views.data == nullptr || views.dtype == first.dtype) && ...) ? first.dtype : DType::kFloat32;
+}
+
+// Calls launch(dtype), which may be a template's argument: dtype().
+template <typename Launch>
+cudaError_t for_dtype(DType common, const Launch& launch) {
+  switch (common) {
+    case DType::kBFloat16:
+      return launch(std::integral_constant<DType, DType::kBFloat16>());
+    case DType::kFloat16:
+      return launch(std::integral_constant<DType, DType::kFloat16>());
+    default:
+      return launch(std::integral_constant<DType, DType::kFloat32>());
+  }
+}
 
 // The bytes of a group as they lie in memory. Loading and widening are two steps, so that a kernel can have the loads
 // of all its operands in flight before it needs the first.

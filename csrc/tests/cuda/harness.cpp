@@ -24,13 +24,16 @@ void run_sample(void (*run)(const Sample&), const Sample& sample) {
 }  // namespace
 
 void for_each_sample(void (*run)(const Sample&)) {
-  constexpr int kMixtures = 27;
+  constexpr int kMixtures = 27;  // 0, 13 and 26 are of one dtype
   int mixture = 0;
   for (const int64_t channels : {1, 7, 8, 9, 13, 64, 67}) {
     for (int64_t offset = 0; offset < 8; ++offset) run_sample(run, {channels, offset, mixture++ % kMixtures});
   }
   for (mixture = 0; mixture < kMixtures; ++mixture) run_sample(run, {16, 0, mixture});
-  for (const int64_t channels : {768, 1024}) run_sample(run, {channels, 0, mixture++ % kMixtures});
+  for (const int64_t channels : {768, 1024}) {
+    for (const int same : {0, 13, 26}) run_sample(run, {channels, 0, same});
+    run_sample(run, {channels, 0, 1});
+  }
 }
 
 void expect_launched(const char* what, cudaError_t error) {

@@ -4,34 +4,38 @@
 namespace flowar {
 namespace {
 
-constexpr int64_t kChannels = 2 * kThreads + 2;  // so that blocks end within a row, and the last one is not full
-
 struct Visit {
   int* visits;
+  int64_t tokens, channels;
   void operator()(int64_t batch, int64_t token, int64_t channel) const {
-    ++visits[(batch * kTokens + token) * kChannels + channel];
+    ++visits[(batch * tokens + token) * channels + channel];
   }
 };
 
-// 64-bit indices are for tensors larger than a test's, so they are asked for here.
-template <typename Index>
-void visits_every_group() {
-  constexpr Index kGroups = kChannels / 2, kCount = kRows * kGroups;
-  std::vector<int> visits(kRows * kChannels);
-  expect_launched("for_each_group", launch(for_each_group_kernel<2, Index, Visit>, (kCount + kThreads - 1) / kThreads,
-                                           kThreads, nullptr, Visit{visits.data()}, kCount, Index{kTokens}, kGroups));
-  for (int64_t i = 0; i < kRows * kChannels; ++i) {
+void visits_every_group(int64_t batch, int64_t tokens, int64_t channels) {
+  std::vector<int> visits(batch * tokens * channels);
+  const Visit body{visits.data(), tokens, channels};
+  expect_launched("for_each_group", for_each_group<2>(body, batch * tokens, tokens, channels, nullptr));
+  for (int64_t i = 0; i < batch * tokens * channels; ++i) {
     if (visits[i] == (i % 2 == 0)) continue;
     ++failures;
-    std::printf("for_each_group: channel %lld of row %lld visited %d times\n", static_cast<long long>(i % kChannels),
-                static_cast<long long>(i / kChannels), visits[i]);
+    std::printf("for_each_group: channel %lld of row %lld visited %d times\n", static_cast<long long>(i % channels),
+                static_cast<long long>(i / channels), visits[i]);
   }
 }
 
-const Test narrow("groups by 32-bit index", visits_every_group<uint32_t>);
-const Test wide("groups by 64-bit index", visits_every_group<int64_t>);
+const Test rows("groups of rows", [] {
+  for (const int64_t channels : {2, 6, 34, 256, 258, 770}) {  // blocks of several rows, of one, of a part
+    for (const int64_t tokens : {1, 5, 64}) visits_every_group(2, tokens, channels);
+  }
+});
 
-const Test refusal("more groups than a launch takes", [] {
+constexpr int64_t kMost = 0xffff;  // of y and z of a grid
+
+const Test batches("groups of more batch entries than a grid has", [] { visits_every_group(kMost + 2, 1, 2); });
+const Test tokens("groups of more tokens than a grid has", [] { visits_every_group(1, 16 * kMost + 17, 2); });
+
+const Test refusal("more rows than 32 bits number", [] {
   const int64_t rows = int64_t{1} << 40;
   if (for_each_group<1>(Visit{}, rows, 1, 1, nullptr) == cudaErrorInvalidConfiguration) return;
   ++failures;

@@ -30,6 +30,7 @@ inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return
 
 inline float __uint_as_float(unsigned bits) { return std::bit_cast<float>(bits); }
 inline unsigned __float_as_uint(float value) { return std::bit_cast<unsigned>(value); }
+inline unsigned __umulhi(unsigned x, unsigned y) { return static_cast<unsigned>(uint64_t{x} * y >> 32); }
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 inline void sincospi(double x, double* sine, double* cosine) {
   *sine = std::sin(M_PI * x);
