@@ -43,6 +43,7 @@ STABLE_TORCH_LIBRARY(flowar, m) {
   m.def(
       "velocity_step(Tensor(a!) state, Tensor velocity, float dt, float guidance_weight, Tensor(b!)? next_input) -> "
       "()");
+  m.def("quantize_rows(Tensor x) -> (Tensor, Tensor)");
   m.def("counter_normal(Tensor seeds, int stream, int count) -> Tensor");
 }
 

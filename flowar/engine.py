@@ -115,18 +115,22 @@ class InferencePlan:
         if self.precision.matmul == "fp8":  # whose layers stay apart, each with scales of its own
             to_fp8(self.ar)
             to_fp8(self.flow)
-            return
+        else:
+            self._rewrite_products()
+        if self.device.type == "cpu" and self.dtype != exact.input_proj.bias.dtype:  # copies of the plan's own
+            prepack(self.ar)
+            prepack(self.flow)
+        if self.savings.single_token:
+            self.single_token_flow = packing.single_token(self.flow, exact)
+
+    def _rewrite_products(self) -> None:
+        """Those of layers that are not fp8: one layer for all modulations, and on a GPU whatever is fastest there."""
         if self._tuner is not None:
             measure_products(self.ar)
             measure_products(self.flow)
         if self.savings.stacked_modulations:
             stacked = packing.stack_modulations(self.flow)
             self.modulation = stacked if self._tuner is None else measured(stacked)
-        if self.device.type == "cpu" and self.dtype != exact.input_proj.bias.dtype:  # copies of the plan's own
-            prepack(self.ar)
-            prepack(self.flow)
-        if self.savings.single_token:
-            self.single_token_flow = packing.single_token(self.flow, exact)
 
     def flow_of(self, tokens: int) -> FlowTransformer:
         """The flow transformer for a scale of so many tokens."""

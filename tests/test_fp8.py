@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
 from conftest import TINY, needs_fp8, recorded_model, small_model
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from flowar import FlowAR
-from flowar.fp8 import Fp8Linear, quantize_rows, to_fp8
+from flowar import FlowAR, ops
+from flowar.fp8 import Fp8Linear, to_fp8
 from flowar.layers import GEGLU
+from flowar.ops import quantize_rows
 from flowar.packing import pad_hidden
 
 
@@ -131,3 +134,26 @@ def test_error_of_a_sample(name: str) -> None:
     expected, got = (each.sample([0, 1], 4, dtype=torch.bfloat16, naive=True) for each in (model, quantized))
     relative = float((got - expected).square().mean().sqrt() / expected.std())
     assert 0.002 < relative < 0.03
+
+
+class Calls(TorchDispatchMode):
+    """Counts what PyTorch dispatches."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.skipif(ops.reference_active(), reason="installed without the compiled ops")
+@pytest.mark.parametrize("name", TINY)
+def test_a_plan_dispatches_hardly_more_than_in_bfloat16(name: str) -> None:
+    """1.16 and 1.19 times as much."""
+    model, counts = recorded_model(name), []
+    for dtype in ("bf16", "fp8"):
+        model.sample([0, 1], 4, dtype=dtype)  # packs the weights
+        with Calls() as calls:
+            model.sample([0, 1], 4, dtype=dtype)
+        counts.append(calls.count)
+    assert 1000 < counts[0] < counts[1] < 1.2 * counts[0]

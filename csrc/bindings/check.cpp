@@ -42,17 +42,21 @@ DType promote(std::initializer_list<DType> dtypes) {
   return common;
 }
 
-Tensor empty(const std::vector<int64_t>& sizes, DType dtype, const Tensor& like) {
+Tensor empty(const std::vector<int64_t>& sizes, ScalarType dtype, const Tensor& like) {
   std::vector<int64_t> strides(sizes.size());
   int64_t stride = 1;
   for (size_t i = sizes.size(); i-- > 0; stride *= std::max<int64_t>(sizes[i], 1)) strides[i] = stride;
-  const int32_t type = torch::stable::detail::to<int32_t>(torch::stable::detail::from(scalar_type(dtype)));
+  const int32_t type = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
   int32_t device_type;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
   AtenTensorHandle handle;
   TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(),
                                                   type, device_type, like.get_device_index(), &handle));
   return Tensor(handle);
+}
+
+Tensor empty(const std::vector<int64_t>& sizes, DType dtype, const Tensor& like) {
+  return empty(sizes, scalar_type(dtype), like);
 }
 
 std::vector<int64_t> sizes_of(const Tensor& x) {

@@ -31,6 +31,7 @@ struct Shape {
 DType promote(std::initializer_list<DType> dtypes);
 
 // An uninitialised contiguous tensor on the device of `like`.
+Tensor empty(const std::vector<int64_t>& sizes, ScalarType dtype, const Tensor& like);
 Tensor empty(const std::vector<int64_t>& sizes, DType dtype, const Tensor& like);
 std::vector<int64_t> sizes_of(const Tensor& x);
 

@@ -1,5 +1,6 @@
 // Checks every CPU kernel against its formula, written out in double, one element at a time. Outputs lie between
 // sentinels at every misaligned offset. Usage: test_kernels [baseline|avx2|avx512]; 77 where the processor lacks it.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <functional>
@@ -11,6 +12,7 @@
 #include "kernels/geglu.h"
 #include "kernels/latent_pyramid.h"
 #include "kernels/latent_resample.h"
+#include "kernels/quantize_rows.h"
 #include "kernels/rotary_qkv.h"
 #include "kernels/silu_add.h"
 #include "kernels/spatial_adaln.h"
@@ -246,6 +248,36 @@ void test_velocity_step(DType dtype, int64_t c, int64_t offset, bool guided) {
   next.expect_sentinels("velocity_step next");
 }
 
+double e4m3_value(uint8_t bits) {
+  const int exponent = bits >> 3 & 0xf, mantissa = bits & 7;
+  const double magnitude = exponent ? std::ldexp(8 + mantissa, exponent - 10) : std::ldexp(mantissa, -9);
+  return bits & 0x80 ? -magnitude : magnitude;
+}
+
+void test_quantize_rows(DType dtype, int64_t c, int64_t offset) {
+  constexpr uint8_t kSentinel = 0x5a;
+  const int64_t rows = kBatch * kTokens, n = rows * c;
+  const Buffer x = Buffer::random(dtype, n, offset, 1);
+  std::vector<uint8_t> values(n + offset + 40, kSentinel);
+  std::vector<float> scale(rows);
+  quantize_rows_cpu({kTokens, c, x.input(kTokens * c, c), values.data() + offset, scale.data()}, 0, rows);
+  for (int64_t row = 0; row < rows; ++row) {
+    double largest = 0;
+    for (int64_t i = 0; i < c; ++i) largest = std::max(largest, std::fabs(x.get(row * c + i)));
+    for (int64_t i = 0; i < c; ++i) {
+      const double wanted = x.get(row * c + i), got = e4m3_value(values[offset + row * c + i]) * scale[row];
+      const double half_step = std::max(std::fabs(wanted) / 16, largest / 448 / 1024);
+      if (std::fabs(got - wanted) <= half_step * (1 + 1e-6)) continue;
+      if (++failures < 20) std::printf("quantize_rows [%lld]: expected %.9g, got %.9g\n", (long long)i, wanted, got);
+    }
+  }
+  const auto intact = [](uint8_t byte) { return byte == kSentinel; };
+  if (!std::all_of(values.begin(), values.begin() + offset, intact) ||
+      !std::all_of(values.begin() + offset + n, values.end(), intact)) {
+    ++failures, std::printf("quantize_rows: wrote outside of its output\n");
+  }
+}
+
 // Known answer of Philox4x32-10 for counter and key 0 (Random123's kat_vectors): 6627e8d5 e169c58d bc57ac4c 9b00dbd8.
 void test_counter_normal(int64_t count, int64_t offset) {
   const int64_t seeds[2] = {0, -5};
@@ -276,6 +308,7 @@ int main(int argc, char** argv) {
       for (const int64_t offset : {0, 1, 3, 17}) {
         test_silu_add(dtype, c, offset);
         test_geglu(dtype, c, offset);
+        test_quantize_rows(dtype, c, offset);
         for (const bool layer_norm : {false, true}) {
           for (const bool broadcast : {false, true}) test_spatial_adaln(dtype, c, offset, layer_norm, broadcast);
         }

@@ -13,6 +13,7 @@ from flowar.ops.counter_normal import counter_normal
 from flowar.ops.geglu import geglu
 from flowar.ops.latent_pyramid import latent_pyramid
 from flowar.ops.latent_resample import latent_resample
+from flowar.ops.quantize_rows import quantize_rows
 from flowar.ops.rotary_qkv import rotary_qkv, rotary_qkv_cache
 from flowar.ops.silu_add import silu_add
 from flowar.ops.spatial_adaln import spatial_adaln
@@ -28,6 +29,7 @@ __all__ = [
     "latent_pyramid",
     "latent_resample",
     "missing_kernels",
+    "quantize_rows",
     "reference",
     "reference_active",
     "rotary_qkv",

@@ -111,6 +111,21 @@ def velocity_step(
         next_input.copy_(state.repeat(next_input.shape[0] // max(batch, 1), 1, 1))
 
 
+E4M3_MAX = torch.finfo(torch.float8_e4m3fn).max  # 448
+
+
+def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows of x [..., C] in float8_e4m3fn [M, C] under float32 scales [M, 1]; their product is x, rounded.
+
+    The scale takes the largest magnitude of a row to 448, the largest of the format. A row of zeros stays one; the
+    product of a row with an element that is not finite is NaN.
+    """
+    rows = x.reshape(-1, x.shape[-1]).float()
+    largest = rows.abs().amax(-1, keepdim=True)
+    scale = (largest * (1 / E4M3_MAX)).clamp(min=torch.finfo(torch.float32).tiny)  # no division by zero
+    return (rows * (1 / scale)).to(torch.float8_e4m3fn), scale
+
+
 PHILOX_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 PHILOX_WEYL = (0x9E3779B9, 0xBB67AE85)
 

@@ -102,6 +102,10 @@ def latent_pyramid(shape: tuple[int, int, int], dtype: torch.dtype, kind: str) -
     return latents, rows, [randn(size, tokens, seed=22, dtype=dtype) for size in (1, 3, 4)]
 
 
+def quantize_rows(shape: tuple[int, int, int], dtype: torch.dtype, kind: str) -> Arguments:
+    return (activation(shape, dtype, 23),)
+
+
 # name of the case: (name of the op, its arguments)
 DIFFERENTIABLE: dict[str, tuple[str, Callable[..., Arguments]]] = {
     "silu_add": ("silu_add", silu_add),
@@ -114,7 +118,10 @@ DIFFERENTIABLE: dict[str, tuple[str, Callable[..., Arguments]]] = {
     "rotary_qkv": ("rotary_qkv", rotary_qkv),
     "latent_resample": ("latent_resample", latent_resample),
 }
-CASES = DIFFERENTIABLE | {"latent_pyramid": ("latent_pyramid", latent_pyramid)}
+CASES = DIFFERENTIABLE | {
+    "latent_pyramid": ("latent_pyramid", latent_pyramid),
+    "quantize_rows": ("quantize_rows", quantize_rows),
+}
 MODULATED = [name for name in CASES if name.startswith(("silu", "spatial"))]
 
 

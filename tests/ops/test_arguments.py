@@ -28,6 +28,8 @@ REFUSALS: list[tuple[str, tuple[Any, ...], str]] = [
     ("spatial_adaln", (INTEGERS, X, X), "spatial_adaln: x: expected a floating dtype"),
     ("spatial_adaln_residual", (X, randn(3, 1, 8), X, X, X), "spatial_adaln_residual: gate: expected a shape that"),
     ("spatial_adaln_residual", (X, X, randn(2, 4, 8), X, X), "spatial_adaln_residual: branch: expected a shape that"),
+    ("quantize_rows", (INTEGERS,), "quantize_rows: x: expected a floating dtype"),
+    ("quantize_rows", (X[..., :0],), "quantize_rows: x: expected a last dimension that is not empty, got [2, 3, 0]"),
     ("rotary_qkv", (X[0], ROTATION, 1), "rotary_qkv: packed: expected three dimensions"),
     ("rotary_qkv", (PACKED, ROTATION, 2, 4), "rotary_qkv: parts: expected 1, 2 or 3, got 4"),
     ("rotary_qkv", (PACKED, ROTATION, 0), "rotary_qkv: heads: expected at least 1, got 0"),

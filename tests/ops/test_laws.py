@@ -44,6 +44,24 @@ def test_a_closed_gate_leaves_the_residual_stream() -> None:
     torch.testing.assert_close(out, ops.spatial_adaln(x, scale, shift))
 
 
+def test_every_float8_survives_quantization() -> None:
+    """Rows that hold each number of the format, times a power of two, come back as they are."""
+    numbers = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float()
+    numbers = numbers[numbers.isfinite()]
+    for power in (-20, 0, 20):
+        values, scale = ops.quantize_rows((numbers * 2.0**power).expand(3, -1))
+        assert torch.equal(values.float(), numbers.expand(3, -1))
+        assert torch.equal(scale, torch.full((3, 1), 2.0**power))
+
+
+def test_quantized_rows_do_not_depend_on_their_size_or_neighbours() -> None:
+    x = randn(2, 3, 33)
+    values, scale = ops.quantize_rows(x)
+    larger, larger_scale = ops.quantize_rows(4 * x[1:])
+    assert torch.equal(larger.float(), values[3:].float())
+    assert torch.equal(larger_scale, 4 * scale[3:])
+
+
 def test_rotation_keeps_lengths_and_composes() -> None:
     packed, angles = randn(2, 5, 2 * 8), randn(5, 4)
     rotation, back = (torch.stack((a.cos(), a.sin()), -1) for a in (angles, -angles))

@@ -129,4 +129,16 @@ FLOWAR_ELEMENT uint16_t narrow_float16(float x) {
   return static_cast<uint16_t>(half | ((bits >> 16) & 0x8000u));
 }
 
+// float8_e4m3fn: a sign, 4 bits of exponent of bias 7, 3 of mantissa; no infinity, NaN is 0x7f. Above 464, halfway from
+// the largest to what would come next, there is NaN.
+FLOWAR_ELEMENT uint8_t narrow_e4m3(float x) {
+  const uint32_t bits = bits_as<uint32_t>(x);
+  const uint32_t magnitude = bits & 0x7fffffffu;
+  const uint32_t normal = (magnitude - 0x3c000000u + 0x7ffffu + ((magnitude >> 20) & 1u)) >> 20;
+  // Below 2^-6 it is subnormal: adding 2^14 makes the float adder round at the last bit, 2^-9.
+  const uint32_t subnormal = bits_as<uint32_t>(bits_as<float>(magnitude) + 0x1p14f) - 0x46800000u;
+  const uint32_t rounded = magnitude < 0x3c800000u ? subnormal : normal;
+  return static_cast<uint8_t>((rounded < 0x7fu ? rounded : 0x7fu) | ((bits >> 24) & 0x80u));
+}
+
 }  // namespace flowar::FLOWAR_ISA

@@ -4,6 +4,9 @@
 // too long, or whose groups do not start on 16 bytes, are read element by element, again in every pass (`Streamed`).
 #pragma once
 
+#include <algorithm>
+
+#include "../token_sums.h"
 #include "reduce.cuh"
 
 namespace flowar {
@@ -219,6 +222,12 @@ template <int N>
 __device__ Vec<N> norm_gradient(const Vec<N>& u, const Vec<N>& norm, const Projection& p) {
   return each<N>([&](int i) { return p.statistics.rstd * (u[i] - p.on_one - norm[i] * p.on_norm); });
 }
+
+// A gradient as a backward kernel writes it: a row per token, or, where it is summed over tokens, a row per block.
+struct Gradient {
+  Output out;
+  bool summed;
+};
 
 // Writes a gradient of modulation token by token, or sums it over the tokens of a part.
 template <typename Path>

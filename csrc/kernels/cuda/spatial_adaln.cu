@@ -2,7 +2,7 @@
 // rows where grad_scale sums over them.
 #include "../spatial_adaln.h"
 
-#include "norm.cuh"
+#include "token_sums.cuh"
 
 namespace flowar {
 namespace {

@@ -2,7 +2,7 @@
 // kTokensPerPart rows where a gradient sums over them.
 #include "../spatial_adaln_residual.h"
 
-#include "norm.cuh"
+#include "token_sums.cuh"
 
 namespace flowar {
 namespace {

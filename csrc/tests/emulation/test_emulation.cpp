@@ -1,6 +1,7 @@
 // The emulation itself: `test_emulation` for what it must run, `test_emulation MISUSE` for what it must not let pass.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <cuda_fp8.h>
 #include <cuda_runtime.h>
 
 #include <cstdio>
@@ -127,11 +128,27 @@ bool rounds_bfloat16() {
   return expect(right, "rounding to bfloat16");
 }
 
+bool rounds_e4m3() {
+  const auto value = [](int bits) {
+    const int exponent = bits >> 3, mantissa = bits & 7;
+    return exponent ? std::ldexp(8.0f + mantissa, exponent - 10) : std::ldexp(float(mantissa), -9);
+  };
+  bool right = emulation::e4m3_bits(1e9f) == 0x7e && emulation::e4m3_bits(-NAN) == 0xff;
+  for (int bits = 0; bits < 0x7e; ++bits) {
+    const float low = value(bits), high = value(bits + 1), middle = (low + high) / 2;
+    right &= emulation::e4m3_bits(low) == bits && emulation::e4m3_bits(-high) == (0x80 | (bits + 1));
+    right &= emulation::e4m3_bits(middle) == bits + bits % 2;
+    right &= emulation::e4m3_bits(std::nextafter(middle, high)) == bits + 1;
+  }
+  return expect(right, "rounding to float8_e4m3fn");
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   if (argc == 1) {
-    const bool results[] = {sums_blocks(), shuffles(), refuses_shapes(), rounds_halves(), rounds_bfloat16()};
+    const bool results[] = {sums_blocks(),   shuffles(),        refuses_shapes(),
+                            rounds_halves(), rounds_bfloat16(), rounds_e4m3()};
     return std::count(std::begin(results), std::end(results), false) != 0;
   }
   const std::map<std::string, void (*)(float*)> misuses{
