@@ -27,6 +27,8 @@ import pytest
 import record
 import sample_speed
 import samplers
+import sass
+import sass_table
 import steps
 import tables
 import timing
@@ -669,3 +671,42 @@ SAMPLES = {
     "skipped": {},
     "details": {"engine": {"scale_ms": [1.0, 2.5]}, "naive": {"launches": {"kernels": 65000, "launches": 65100}}},
 }
+
+
+# A kernel: a guarded exit, a loop that is entered at its test, a slow path behind a call, padding.
+LISTING = """
+.text.kernel:
+        /*0000*/                   S2R R0, SR_TID.X ;
+        /*0010*/               @P0 EXIT ;
+.L_x_1:
+        /*0020*/                   ISETP.GE.AND P0, PT, R1, R2, PT ;
+        /*0030*/               @P0 BRA `(.L_x_2) ;
+        /*0040*/                   FADD R1, R1, 1 ;
+        /*0050*/                   MUFU.RCP R3, R1 ;
+        /*0060*/                   BRA `(.L_x_1) ;
+.L_x_2:
+        /*0070*/              @!P1 BRA `(.L_x_3) ;
+        /*0080*/                   CALL.REL.NOINC `($__internal_0) ;
+.L_x_3:
+        /*0090*/                   STG.E.128 desc[UR10][R8.64], R4 ;
+        /*00a0*/                   EXIT ;
+.L_x_4:
+        /*00b0*/                   BRA `(.L_x_4);
+        /*00c0*/                   NOP;
+"""
+
+
+@pytest.mark.parametrize(("trips", "instructions"), [(1, 11), (3, 21)])
+def test_instructions_are_counted_on_the_longest_way(trips: int, instructions: int) -> None:
+    (function,) = sass.functions(LISTING)
+    issued = sass.path(function, trips)
+    assert (function.name, function.calls, issued.total()) == ("kernel", 1, instructions)
+    assert issued["MUFU.RCP"] == trips
+    assert sass_table.busiest(issued) == (("issue", 11) if trips == 1 else ("special", 24))
+
+
+def test_the_table_replaces_the_one_that_is_there() -> None:
+    page = f"a\n{sass_table.BEGIN}old\n{sass_table.END}z\n"
+    text = f"{sass_table.BEGIN}new\n{sass_table.END}"
+    assert sass_table.replaced(page, text) == f"a\n{text}z\n"
+    assert sass_table.BEGIN in sass_table.README.read_text()
