@@ -36,24 +36,29 @@ __global__ void __launch_bounds__(kThreads) for_each_group_kernel(const Body bod
   if (group < groups.per_row && token < groups.end_token) body(groups.first_batch + blockIdx.z, token, group * N);
 }
 
+// Calls launch(begin, end) for pieces of [0, count) that are no longer than `most`, until one fails.
+template <typename Launch>
+cudaError_t in_pieces(int64_t count, int64_t most, const Launch& launch) {
+  cudaError_t error = cudaSuccess;
+  for (int64_t begin = 0; begin < count && error == cudaSuccess; begin += most) {
+    error = launch(static_cast<unsigned>(begin), static_cast<unsigned>(std::min(begin + most, count)));
+  }
+  return error;
+}
+
 // Calls body(batch, token, first channel) for every group of every row. One launch, but for more rows than a grid has.
 template <int N, typename Body>
 cudaError_t for_each_group(const Body& body, int64_t rows, int64_t tokens, int64_t channels, cudaStream_t stream) {
   constexpr int64_t kMostBlocks = 0xffff, kMostRows = 0x7fffffff;  // of y and z
   if (rows * channels == 0) return cudaSuccess;
   if (rows > kMostRows) return cudaErrorInvalidConfiguration;
-  for (int64_t batch = 0; batch < rows / tokens; batch += kMostBlocks) {
-    const auto entries = static_cast<unsigned>(std::min(rows / tokens - batch, kMostBlocks));
-    for (int64_t token = 0; token < tokens; token += kMostBlocks) {
-      const int64_t end = std::min(token + kMostBlocks, tokens);
-      const Groups groups{channels / N, static_cast<unsigned>(batch), static_cast<unsigned>(token),
-                          static_cast<unsigned>(end)};
-      const cudaError_t error =
-          launch(for_each_group_kernel<N, Body>, groups.grid(entries), groups.block(), stream, body, groups);
-      if (error != cudaSuccess) return error;
-    }
-  }
-  return cudaSuccess;
+  return in_pieces(rows / tokens, kMostBlocks, [&](unsigned first_batch, unsigned end_batch) {
+    return in_pieces(tokens, kMostBlocks, [&](unsigned first_token, unsigned end_token) {
+      const Groups groups{channels / N, first_batch, first_token, end_token};
+      return launch(for_each_group_kernel<N, Body>, groups.grid(end_batch - first_batch), groups.block(), stream, body,
+                    groups);
+    });
+  });
 }
 
 // That for Body<N, dtype>{p}: groups of kVector where `vectors`, of kNarrow otherwise; `common` as of common_dtype.
