@@ -100,7 +100,7 @@ struct Held {
 };
 
 struct Streamed {
-  static constexpr int kThreads = 128, kGroup = 1;
+  static constexpr int kThreads = 256, kGroup = 1;  // at 128 ptxas aims for so few registers that some are spilled
   using Group = Vec<1>;
 
   struct Operand {
