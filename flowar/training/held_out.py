@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from flowar.model import FlowAR
-from flowar.precision import Precision, matmul_precision
+from flowar.precision import Precision
 from flowar.training.draws import Draws, Stream
 from flowar.training.latent_store import LatentStore
 from flowar.training.ranks import Ranks
+from flowar.training.step import forward_precision
 
 AT_ONCE = 128
 EPOCH = 2**40  # whose draws are used: none that a run comes to
@@ -56,8 +57,7 @@ class HeldOut:
         draws = draws.to(device)
         times = draws.uniform(Stream.TIMES, (len(config.grids),)).T
         noise = draws.normal(Stream.NOISE, (config.tokens, config.latent_channels))
-        bf16 = precision.dtype == torch.bfloat16
-        with matmul_precision(precision), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        with forward_precision(precision, device):
             return model.loss(latents.to(device), labels, noise, times).per_image
 
 

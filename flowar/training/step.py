@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -122,8 +122,7 @@ class TrainingStep:
         noise = draws.normal(Stream.NOISE, (config.tokens, config.latent_channels))
         dropped = draws.uniform(Stream.LABELS) < config.class_dropout
         context_noise = draw_context_noise(draws, loss, config) if loss.context_noise else None
-        bf16 = self.precision.dtype == torch.bfloat16
-        with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=bf16):
+        with forward_precision(self.precision, self.ranks.device):
             out = self.forward(
                 part.latents, part.class_labels, noise, times, dropped, context_noise, loss.scale_exponent
             )
@@ -165,6 +164,14 @@ def training_precision(name: TrainPrecision, device: torch.device) -> Precision:
     """What the networks compute in with `name` on `device`."""
     chosen = chosen_precision(name, device)
     return PRECISIONS[{"bf16": "bfloat16"}.get(chosen, chosen)]
+
+
+@contextmanager
+def forward_precision(precision: Precision, device: torch.device) -> Iterator[None]:
+    """Run the networks in `precision` in this context; bfloat16 is autocast over float32 weights."""
+    bf16 = precision.dtype == torch.bfloat16
+    with matmul_precision(precision), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        yield
 
 
 def check_shares(config: TrainConfig, world_size: int) -> None:

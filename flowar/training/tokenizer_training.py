@@ -7,11 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from flowar.precision import matmul_precision
 from flowar.progress import step_progress
 from flowar.tokenizer import Tokenizer
 from flowar.training.calibration import calibrate
-from flowar.training.step import training_precision
+from flowar.training.step import forward_precision, training_precision
 from flowar.training.tokenizer_config import TokenizerTrainingConfig
 from flowar.training.tokenizer_losses import TokenizerLosses
 from flowar.training.tokenizer_state import TokenizerState
@@ -71,11 +70,10 @@ def run_until(last: int, state: TokenizerState, loss: Callable[[int], Tensor], w
     """Minimise `loss`, which draws a batch by the number of the step, until `last` steps are made."""
     tokenizer, device = state.tokenizer, state.tokenizer.mean.device
     precision = training_precision(state.config.precision, device)
-    bf16 = precision.dtype == torch.bfloat16
     training = tokenizer.training
     with step_progress(state.all_steps, None, "training tokenizer", state.step) as advance:
         while state.step < last:
-            with matmul_precision(precision), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            with forward_precision(precision, device):
                 value = loss(state.step)
             state.update(value)
             advance()
