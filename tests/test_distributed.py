@@ -27,7 +27,8 @@ OPTIM = {"batch_size": 8, "steps": 6, "lr": 1e-3, "warmup_steps": 2}
 
 def command(folder: Path, processes: int, **options: Any) -> list[str]:
     optim = OPTIM | options.pop("optim", {})
-    values = {"data": str(folder / "idx"), "model": {"dropout": 0.0}, "optim": optim} | options
+    fixed = {"data": str(folder / "idx"), "model": {"dropout": 0.0}, "precision": "float32"}  # on every processor
+    values = fixed | {"optim": optim} | options
     path = folder / f"{Path(options['output']).name}.json"
     path.write_text(json.dumps(values))
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
