@@ -196,6 +196,7 @@ class TestToolkit:
             assert result.stdout.splitlines()[-1] == str([*libraries, "flowar._build_info"]), result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(cuda_toolkit.toolkit_on_this_machine() is None, reason="needs nvcc")
 @pytest.mark.parametrize("name", CUDA_KERNELS)
 def test_cuda_kernels_compile_well(name: str, tmp_path: Path) -> None:

@@ -13,7 +13,10 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler"),
+]
 
 
 def run(*parts: str) -> tuple[int, str]:
@@ -25,14 +28,12 @@ def run(*parts: str) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
-@pytest.mark.parametrize("parts", [("loss", "conditions", "velocity"), pytest.param((), marks=pytest.mark.slow)])
-def test_nothing_is_found(parts: tuple[str, ...]) -> None:
-    code, table = run(*parts)
+def test_nothing_is_found() -> None:
+    code, table = run()
     assert code == 0, table
     assert len(table.splitlines()) > 8
 
 
-@pytest.mark.slow
 def test_planted_faults_are_found() -> None:
     code, table = run("planted")
     assert code == 1

@@ -177,7 +177,7 @@ def test_velocity_compiles_as_one_graph(flow_block: Any, backend: str) -> None:
 @pytest.mark.parametrize(
     ("flow_block", "dtype", "checkpointing", "backend"),
     [
-        ("attn_mlp", torch.bfloat16, "none", "aot_eager"),
+        pytest.param("attn_mlp", torch.bfloat16, "none", "aot_eager", marks=pytest.mark.slow),
         pytest.param("attn_cross_mlp", torch.float32, "all", "inductor", marks=pytest.mark.slow),
         pytest.param("attn_mlp", torch.bfloat16, "none", "inductor", marks=pytest.mark.slow),
     ],

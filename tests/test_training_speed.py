@@ -153,6 +153,7 @@ class TestTrainingSpeed:
 
         return run
 
+    @pytest.mark.slow
     def test_end_to_end(self, run: Callable[..., dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
         (result,) = run("--batch-sizes", "2", "--precisions", "float32", "bfloat16", "--details")["results"]
         plain = ["naive float32", "flowar float32", "naive bfloat16", "flowar bfloat16"]

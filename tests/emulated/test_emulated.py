@@ -13,6 +13,7 @@ import pytest
 from flowar import ops
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(ops.reference_active(), reason="installed without the compiled ops"),
     pytest.mark.skipif(emulated_library.CMAKE is None, reason="needs CMake"),
 ]
@@ -38,13 +39,7 @@ def libraries() -> Path:
     return emulated_library.build()
 
 
-@pytest.mark.parametrize(
-    "tests",
-    [
-        pytest.param(tests, id=name, marks=pytest.mark.slow if name == "engine" else ())
-        for name, tests in SESSIONS.items()
-    ],
-)
+@pytest.mark.parametrize("tests", [pytest.param(tests, id=name) for name, tests in SESSIONS.items()])
 def test_passes_upon_emulated_kernels(tests: list[str], libraries: Path) -> None:
     result = emulated_library.pytest_upon(libraries / "libemulated_ops.so", *tests)
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
