@@ -29,11 +29,11 @@ from torch.nn.attention.varlen import varlen_attn
 from training_rows import ATTENTION_HEADER, attention_rows
 
 from flowar import FlowARConfig
-from flowar.attention import scale_attention
 from flowar.config import PRESETS
 from flowar.errors import first_line
-from flowar.flops import BACKWARD, attention
-from flowar.precision import default_device, parse_dtype
+from flowar.networks.attention import scale_attention
+from flowar.networks.flops import BACKWARD, attention
+from flowar.system.precision import default_device, parse_dtype
 
 MASK = "mask"
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # q, k, v [B, S, H, d] to [B, S, H * d]

@@ -15,7 +15,7 @@ from pathlib import Path
 from record import save_results, settings_of
 
 from flowar.config import FlowARConfig
-from flowar.precision import default_device
+from flowar.system.precision import default_device
 from flowar.training.config import OptimConfig, TrainConfig
 from flowar.training.data_config import DataConfig
 from flowar.training.metrics import read_metrics

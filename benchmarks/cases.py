@@ -13,7 +13,7 @@ import torch
 from record import save_results, settings_of
 from tables import table
 
-from flowar.precision import default_device
+from flowar.system.precision import default_device
 
 
 class Case(Protocol):

@@ -25,12 +25,12 @@ from tables import table
 from timing import summary, time_alternating
 from torch import Tensor
 
-from flowar.autoencoder_tokenizer import AutoencoderTokenizer, autoencoder_class
-from flowar.hardware import resident_mib
-from flowar.kl16 import CHANNELS, LATENT_SCALE
-from flowar.precision import default_device, native_bfloat16
-from flowar.tokenizer import Tokenizer
-from flowar.tokenizer_loading import load_tokenizer
+from flowar.system.hardware import resident_mib
+from flowar.system.precision import default_device, native_bfloat16
+from flowar.tokenizers.autoencoder import AutoencoderTokenizer, autoencoder_class
+from flowar.tokenizers.base import Tokenizer
+from flowar.tokenizers.kl16 import CHANNELS, LATENT_SCALE
+from flowar.tokenizers.loading import load_tokenizer
 
 KL16 = "kl16"
 KL16_WIDTHS = (128, 128, 256, 256, 512)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch._C._autograd import DeviceType
 
-from flowar.callbacks import Callbacks
+from flowar.sampling.callbacks import Callbacks
 
 LAUNCH = re.compile(r"cu(da)?(Launch|GraphLaunch|Memcpy|Memset)")
 COPIES = ("Memcpy", "Memset")

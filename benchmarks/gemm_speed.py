@@ -26,9 +26,9 @@ from timing import graph_times, summary, time_alternating
 from torch import Tensor
 
 from flowar.config import PRESETS, FlowARConfig
-from flowar.packing import HIDDEN_MULTIPLE
-from flowar.precision import default_device, parse_dtype
-from flowar.prepacked import PrepackedLinear, supported
+from flowar.engine.onednn_linear import PrepackedLinear, supported
+from flowar.engine.rewrites import HIDDEN_MULTIPLE
+from flowar.system.precision import default_device, parse_dtype
 
 COLD_BYTES = {"cuda": 128 * 2**20, "cpu": 64 * 2**20}  # of weights in turns: more than a cache, as in a model
 MOST_COPIES = 20

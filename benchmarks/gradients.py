@@ -12,7 +12,7 @@ from torch import Tensor
 from training_variants import Variant
 
 from flowar import FlowAR
-from flowar.precision import PRECISIONS, Precision
+from flowar.system.precision import PRECISIONS, Precision
 
 FLOAT32_TOLERANCE = 1e-4  # of the gradient's error, relative to its size
 LOSS_TOLERANCE = {"float32": 1e-5}  # relative

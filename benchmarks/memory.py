@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from flowar.hardware import MIB
+from flowar.system.hardware import MIB
 
 
 class PeakMemory:

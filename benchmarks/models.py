@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from flowar import FlowAR, FlowARConfig
-from flowar.checkpoint import skeleton
 from flowar.config import PRESETS
+from flowar.storage.checkpoint import skeleton
 
 
 def load_model(name: str, device: torch.device) -> FlowAR:

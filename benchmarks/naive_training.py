@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flowar import FlowAR, ops
-from flowar.ar_transformer import ARBlock
-from flowar.attention import CrossAttention, SelfAttention
-from flowar.flow_transformer import AttnCrossMLPBlock, AttnMLPBlock
-from flowar.layers import GEGLU, RMS_EPS, RMSNorm
+from flowar.networks.ar_transformer import ARBlock
+from flowar.networks.attention import CrossAttention, SelfAttention
+from flowar.networks.flow_transformer import AttnCrossMLPBlock, AttnMLPBlock
+from flowar.networks.layers import GEGLU, RMS_EPS, RMSNorm
 from flowar.ops import reference
 
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from flowar import FlowARConfig, ops
-from flowar.attention import rotation_table
-from flowar.latent_pyramid import LatentPyramid
+from flowar.networks.attention import rotation_table
+from flowar.networks.latent_pyramid import LatentPyramid
 
 CONFIG = FlowARConfig.preset("L")
 HIDDEN = 2752  # 8/3 of the width, padded to a multiple of 64 as the inference plan does

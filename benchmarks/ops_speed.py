@@ -25,7 +25,7 @@ from torch import Tensor
 from flowar import ops
 from flowar.errors import first_line
 from flowar.ops import reference
-from flowar.precision import default_device, parse_dtype
+from flowar.system.precision import default_device, parse_dtype
 
 # Images (both halves of guidance) at the finest scale: 32,768 rows, FlowAR-L's last scale at batch 64; a CPU has fewer.
 LARGE_BATCH = {"cuda": 128, "cpu": 2}

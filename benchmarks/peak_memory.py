@@ -21,8 +21,8 @@ from record import save_results
 from tables import table
 
 from flowar import FlowAR
-from flowar.hardware import MIB, peak_resident_mib
-from flowar.precision import parse_dtype
+from flowar.system.hardware import MIB, peak_resident_mib
+from flowar.system.precision import parse_dtype
 
 HEADER = ("model", "dtype", "weights MiB", "before MiB", "loaded MiB", "prepacked MiB", "sampled MiB", "of weights")
 

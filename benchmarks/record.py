@@ -12,7 +12,7 @@ import torch
 from tables import slug
 
 from flowar.commands.info import machine_facts
-from flowar.files import write_json
+from flowar.system.files import write_json
 
 RESULTS = Path(__file__).parent / "results"
 

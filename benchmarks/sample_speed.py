@@ -30,12 +30,12 @@ from timing import seconds_of, summary, time_alternating
 from torch import Tensor
 
 from flowar import FlowAR, Schedule
-from flowar.engine import InferencePlan, default_savings
+from flowar.engine.plan import InferencePlan, default_savings
 from flowar.errors import first_line
-from flowar.flops import engine_flops, published_flops
-from flowar.hub import shipped_models
-from flowar.noise import image_seeds
-from flowar.precision import parse_dtype
+from flowar.networks.flops import engine_flops, published_flops
+from flowar.sampling.noise import image_seeds
+from flowar.storage.hub import shipped_models
+from flowar.system.precision import parse_dtype
 
 MATMUL_SIZE = {"cuda": 8192, "cpu": 2048}
 Setting = tuple[FlowAR, Schedule, torch.dtype]

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from flowar import FlowAR, Schedule
-from flowar.callbacks import Callbacks
-from flowar.engine import InferencePlan, Savings, default_savings
-from flowar.noise import image_seeds
+from flowar.engine.plan import InferencePlan, Savings, default_savings
+from flowar.sampling.callbacks import Callbacks
+from flowar.sampling.noise import image_seeds
 
 NAIVE, ENGINE, COMPILED = "naive", "engine", "naive + torch.compile"
 NO_GRAPHS = "engine without graphs"

@@ -21,12 +21,12 @@ from tables import table
 from torch import Tensor
 
 from flowar import FlowAR, Schedule
-from flowar.files import write_aside
-from flowar.flow_solver import SOLVERS
-from flowar.precision import default_device
-from flowar.progress import step_progress
-from flowar.schedule import times_denser_near_data, uniform_times
-from flowar.schedule_presets import SCHEDULES
+from flowar.sampling.presets import SCHEDULES
+from flowar.sampling.schedule import times_denser_near_data, uniform_times
+from flowar.sampling.solvers import SOLVERS
+from flowar.system.files import write_aside
+from flowar.system.precision import default_device
+from flowar.system.progress import step_progress
 
 GRIDS = {"uniform": uniform_times, "denser near the data": times_denser_near_data}
 HEADER = ["schedule", "solver", "grid", "evaluations", "distance"]

@@ -28,10 +28,10 @@ from training_variants import COMPILED, FLOWAR, NAIVE, Step, Variant, random_bat
 
 from flowar.config import PRESETS
 from flowar.errors import first_line
-from flowar.flops import training_flops
-from flowar.hardware import peak_flops, peak_memory_mib
-from flowar.hub import shipped_models
-from flowar.precision import PRECISIONS, Precision, matmul_precision
+from flowar.networks.flops import training_flops
+from flowar.storage.hub import shipped_models
+from flowar.system.hardware import peak_flops, peak_memory_mib
+from flowar.system.precision import PRECISIONS, Precision, matmul_precision
 
 BATCH_SIZES = {"S": 128, "B": 64, "L": 32, "H": 8}  # on a GPU
 

@@ -13,9 +13,9 @@ from naive_training import Batch, NaiveTraining
 from torch import Tensor, nn
 
 from flowar import FlowAR
-from flowar.hardware import MIB
 from flowar.model import Checkpointing, Loss
-from flowar.precision import PRECISIONS, Precision, matmul_precision
+from flowar.system.hardware import MIB
+from flowar.system.precision import PRECISIONS, Precision, matmul_precision
 
 NAIVE, FLOWAR, COMPILED = "naive", "flowar", " + torch.compile"
 MAX_GRAD_NORM, EMA_DECAY = 1.0, 0.9999

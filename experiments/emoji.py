@@ -23,7 +23,7 @@ from typing import Any
 from PIL import Image, ImageOps
 
 from flowar.errors import DataError
-from flowar.files import read_json, write_aside
+from flowar.system.files import read_json, write_aside
 
 HELD_OUT_EVERY = 8  # one emoji of so many, in their order, is held out
 

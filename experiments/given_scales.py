@@ -23,11 +23,11 @@ from experiments.run import Runner, new_parser
 from experiments.training import Data
 from experiments.variants.scale_sequence import EncodedScalesFlowAR, encode_scales
 from flowar import FlowAR
-from flowar.pins import Pins
-from flowar.precision import default_device
-from flowar.tokenizer import Tokenizer
-from flowar.training.data import open_idx
-from flowar.training.transforms import to_unit_range
+from flowar.data.sources import open_idx
+from flowar.data.transforms import to_unit_range
+from flowar.sampling.pins import Pins
+from flowar.system.precision import default_device
+from flowar.tokenizers.base import Tokenizer
 
 
 def real_images(data: Data, count: int) -> Tensor:

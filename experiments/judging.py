@@ -11,12 +11,12 @@ from torch import Tensor
 
 from experiments.variants import engine_serves
 from flowar import FlowAR
+from flowar.data.sources import open_idx
 from flowar.evaluation.extractors import Extractor, FashionExtractor
 from flowar.evaluation.metrics.frechet import frechet_distance
 from flowar.evaluation.metrics.statistics import FeatureStatistics
-from flowar.pins import Pins
-from flowar.tokenizer import Tokenizer
-from flowar.training.data import open_idx
+from flowar.sampling.pins import Pins
+from flowar.tokenizers.base import Tokenizer
 
 BATCH = 200  # images drawn, and looked at, at once
 

@@ -15,7 +15,7 @@ from experiments.catalog import EXPERIMENTS, Experiment
 from experiments.readings import READINGS
 from experiments.results import Agreement, Result, Rows, results
 from flowar.errors import DataError
-from flowar.files import write_aside
+from flowar.system.files import write_aside
 
 COLUMNS = ("variant", "parameters", "paper: FID", "FD-fashion", "class agreement")
 

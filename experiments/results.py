@@ -13,7 +13,7 @@ from typing import Any
 
 from experiments.budgets import Budget
 from experiments.catalog import Experiment, Variant
-from flowar.files import write_aside
+from flowar.system.files import write_aside
 
 Row = dict[str, Any]
 CLEAR = 2.0  # standard errors of a difference

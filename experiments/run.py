@@ -29,10 +29,10 @@ from experiments.report import write_report
 from experiments.results import Row, Rows
 from experiments.tokenizers import TRAINED, is_trained
 from experiments.training import Data, Trained, new_model, train
-from flowar.precision import default_device
-from flowar.threads import usable_cpus
+from flowar.storage.weights import open_safetensors, safetensors_metadata, save_tensors
+from flowar.system.precision import default_device
+from flowar.system.threads import usable_cpus
 from flowar.training.encoding import end_with_parent
-from flowar.weights import open_safetensors, safetensors_metadata, save_tensors
 
 TIMED_STEPS = 4  # that an estimate takes of a variant
 TIMED_IMAGES = 512  # that it encodes

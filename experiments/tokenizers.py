@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from experiments.budgets import Budget
-from flowar.tokenizer import RECORD_FILE, Tokenizer
-from flowar.tokenizer_loading import load_tokenizer
+from flowar.tokenizers.base import RECORD_FILE, Tokenizer
+from flowar.tokenizers.loading import load_tokenizer
 from flowar.training.tokenizer_config import TokenizerTrainingConfig
 from flowar.training.tokenizer_training import train_tokenizer
 

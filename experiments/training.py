@@ -15,21 +15,21 @@ from experiments.catalog import Variant
 from experiments.tokenizers import TRAINED, rehearse, trained_tokenizer
 from experiments.variants.scale_sequence import EncodedScalesFlowAR, encode_scales
 from flowar import FlowAR
-from flowar.progress import step_progress
-from flowar.tokenizer import Tokenizer
+from flowar.data.sources import IdxImages, open_idx
+from flowar.data.transforms import to_unit_range
+from flowar.system.progress import step_progress
+from flowar.system.ranks import Ranks
+from flowar.tokenizers.base import Tokenizer
 from flowar.training.batches import batches
 from flowar.training.config import LossConfig, TrainConfig
-from flowar.training.data import IdxImages, open_idx
 from flowar.training.data_config import DataConfig
 from flowar.training.latent_store import LatentStore, Shard
 from flowar.training.metrics import StepMetrics
 from flowar.training.optimizer import learning_rate
 from flowar.training.pool import Pool
-from flowar.training.ranks import Ranks
 from flowar.training.state import TrainState
 from flowar.training.step import TrainingStep
 from flowar.training.tokenizers import tokenizer_for_training
-from flowar.training.transforms import to_unit_range
 
 ENCODE_BATCH = 500
 

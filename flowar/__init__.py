@@ -9,13 +9,13 @@ if TYPE_CHECKING:
     from flowar.config import FlowARConfig
     from flowar.model import FlowAR
     from flowar.pipeline import FlowARPipeline
-    from flowar.schedule import Schedule
+    from flowar.sampling.schedule import Schedule
 
 __version__ = "0.1.0"
 __all__ = ["FlowAR", "FlowARConfig", "FlowARPipeline", "Schedule", "__version__"]
 
 # Imported when first asked for: `flowar doctor` must start where torch or the compiled ops do not load.
-_MODULES = {"FlowAR": "model", "FlowARConfig": "config", "FlowARPipeline": "pipeline", "Schedule": "schedule"}
+_MODULES = {"FlowAR": "model", "FlowARConfig": "config", "FlowARPipeline": "pipeline", "Schedule": "sampling.schedule"}
 
 
 def __getattr__(name: str) -> Any:

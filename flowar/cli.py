@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, get_args, get_origin, get_type_hints
 
 from flowar.errors import FlowARError
-from flowar.process import take_over_process
+from flowar.system.process import take_over_process
 
 EXIT_BAD_INPUT = 2
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal, get_args
 
-from flowar.schedule import Schedule, check_name
-from flowar.schedule_presets import SCHEDULES
+from flowar.sampling.presets import SCHEDULES
+from flowar.sampling.schedule import Schedule, check_name
 
 Grid = tuple[int, int]
 FlowBlockKind = Literal["attn_mlp", "attn_cross_mlp"]
@@ -41,7 +41,7 @@ class FlowARConfig:
         dropout: in the AR transformer's attention and projections, while training.
         class_dropout: share of labels replaced by the null class while training.
         num_inference_steps: steps that `sample` takes at every scale unless told otherwise.
-        schedule: the preset (`flowar.schedule_presets`) that `sample` takes, unless told otherwise, instead of
+        schedule: the preset (`flowar.sampling.presets`) that `sample` takes, unless told otherwise, instead of
             `num_inference_steps`.
         guidance_scale: of `sample` unless told otherwise.
         guidance_interval: times at which guidance acts in `sample` unless told otherwise.

@@ -15,21 +15,21 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from flowar.ar_transformer import ARTransformer
-from flowar.callbacks import Callbacks, OnEvaluation, OnScale
-from flowar.checkpoint import PretrainedModel
 from flowar.config import FlowARConfig, require
-from flowar.flow_transformer import FlowTransformer, over_tokens
-from flowar.initialization import initialize
-from flowar.latent_pyramid import LatentPyramid
-from flowar.noise import image_seeds, scale_noise
-from flowar.pins import Pins, check_pins
-from flowar.precision import Precision, resolve_precision
-from flowar.prepacked import prepack, unpack
-from flowar.progress import step_progress
-from flowar.schedule import Schedule
-from flowar.schedule_presets import named_schedule
-from flowar.transfer import to_device
+from flowar.engine.onednn_linear import prepack, unpack
+from flowar.networks.ar_transformer import ARTransformer
+from flowar.networks.flow_transformer import FlowTransformer, over_tokens
+from flowar.networks.initialization import initialize
+from flowar.networks.latent_pyramid import LatentPyramid
+from flowar.sampling.callbacks import Callbacks, OnEvaluation, OnScale
+from flowar.sampling.noise import image_seeds, scale_noise
+from flowar.sampling.pins import Pins, check_pins
+from flowar.sampling.presets import named_schedule
+from flowar.sampling.schedule import Schedule
+from flowar.storage.checkpoint import PretrainedModel
+from flowar.system.precision import Precision, resolve_precision
+from flowar.system.progress import step_progress
+from flowar.system.transfer import to_device
 
 Checkpointing = Literal["none", "flow", "all"]
 
@@ -216,7 +216,7 @@ class FlowAR(PretrainedModel):
         Args:
             class_labels: [B], or one label for one image.
             num_inference_steps, guidance_scale, guidance_interval: the model's own preset if left out.
-            schedule: instead of the model's own; or the name of a preset (`flowar.schedule_presets`), or of a file.
+            schedule: instead of the model's own; or the name of a preset (`flowar.sampling.presets`), or of a file.
             seed: one for the batch, or one per image.
             noise: list over scales of [B, n_k, c] instead of a seed.
             naive: run the published algorithm without any saving.
@@ -355,7 +355,7 @@ class FlowAR(PretrainedModel):
 
     def _plan(self, precision: Precision) -> Any:
         """The inference plan for `precision`, packed again whenever a parameter has changed or moved."""
-        from flowar.engine import InferencePlan
+        from flowar.engine.plan import InferencePlan
 
         # Inference tensors do not count their changes.
         state = [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in self.parameters()]

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from flowar import ops
-from flowar.attention_backends import use_attention_backend
-from flowar.callbacks import Callbacks
-from flowar.flow_solver import integrate
 from flowar.model import FlowAR
-from flowar.pins import Pins, pin
-from flowar.precision import Precision, matmul_precision
-from flowar.schedule import Schedule
+from flowar.networks.attention_backends import use_attention_backend
+from flowar.sampling.callbacks import Callbacks
+from flowar.sampling.pins import Pins, pin
+from flowar.sampling.schedule import Schedule
+from flowar.sampling.solvers import integrate
+from flowar.system.precision import Precision, matmul_precision
 
 
 @torch.inference_mode()

@@ -8,15 +8,15 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
-from flowar.class_names import class_names_of, resolve
-from flowar.cuda_graph import GraphedFunction
-from flowar.hub import Repository, locate
+from flowar.data.class_names import class_names_of, resolve
+from flowar.engine.cuda_graph import GraphedFunction
+from flowar.images import to_pil
 from flowar.model import FlowAR
-from flowar.tokenizer import Tokenizer
-from flowar.tokenizer_loading import check_tokenizer, load_tokenizer
+from flowar.storage.hub import Repository, locate
+from flowar.tokenizers.base import Tokenizer
+from flowar.tokenizers.loading import check_tokenizer, load_tokenizer
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -100,10 +100,11 @@ class FlowARPipeline:
 
         Args:
             repo: "user/name".
-            revision, private, token: see `flowar.hub.Repository`.
+            revision, private, token: see `flowar.storage.hub.Repository`.
             commit_message: the first line of its message.
             dtype: of the model's stored weights.
-            card: the fields of `flowar.model_card.CardDetails`: license, training_data, datasets, evaluation, samples.
+            card: the fields of `flowar.sharing.model_card.CardDetails`: license, training_data, datasets, evaluation,
+                samples.
 
         Returns:
             The address of the commit.
@@ -111,7 +112,7 @@ class FlowARPipeline:
         Raises:
             FlowARError: without a token, for an evaluation of another model, or if the Hub refuses or is out of reach.
         """
-        from flowar.model_card import CardDetails, write_model_card
+        from flowar.sharing.model_card import CardDetails, write_model_card
 
         repository, details = Repository(repo, revision, private, token), CardDetails(**card)
         with TemporaryDirectory() as name:
@@ -137,7 +138,8 @@ class FlowARPipeline:
         """Generate one picture per label.
 
         Args:
-            class_labels: [B] labels or class names (see `flowar.class_names.resolve`), or one of them for one image.
+            class_labels: [B] labels or class names (see `flowar.data.class_names.resolve`), or one of them for one
+                image.
             schedule, sampling: those of `FlowAR.sample`.
             preview: called with (k, pictures) after every scale: its latents, brought to the finest grid and decoded.
             preview_steps: call it at every evaluation too, with what the velocity points at; see `FlowAR.sample`'s
@@ -185,29 +187,3 @@ class FlowARPipeline:
 
     def _decoder_weights(self) -> list[Tensor]:
         return [*self.tokenizer.parameters(), *self.tokenizer.buffers()]
-
-
-def to_pil(images: Tensor) -> list[Image]:
-    """Images [B, 1 or 3, H, W] in [-1, 1] as PIL images of mode L or RGB."""
-    from PIL import Image
-
-    pixels = ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)  # before they travel: a quarter of the bytes
-    arrays = rearrange(pixels, "b c h w -> b h w c").contiguous().cpu().numpy()
-    return [Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array) for array in arrays]
-
-
-def image_grid(images: Sequence[Image], columns: int) -> Image:
-    """Images of one size, row by row, `columns` to a row.
-
-    Raises:
-        ValueError: without images, or for a number of columns that is not positive.
-    """
-    from PIL import Image
-
-    if not images or columns < 1:
-        raise ValueError(f"image grid: expected images and a positive number of columns, got {len(images)}, {columns}")
-    width, height = images[0].size
-    grid = Image.new(images[0].mode, (columns * width, -(-len(images) // columns) * height))
-    for index, image in enumerate(images):
-        grid.paste(image, (index % columns * width, index // columns * height))
-    return grid

@@ -18,9 +18,10 @@ from fixture_weights import reference_state_dict
 from safetensors import safe_open
 from torch import Tensor
 
-from flowar import FlowAR, FlowARConfig, Schedule, ops, precision
+from flowar import FlowAR, FlowARConfig, Schedule, ops
 from flowar.ops import backend
-from flowar.published import published_buffers
+from flowar.storage.published import published_buffers
+from flowar.system import precision
 
 FIXTURES = Path(__file__).parent / "fixtures"
 TINY = ("tiny_attn_mlp", "tiny_attn_cross_mlp")

@@ -23,7 +23,7 @@ import torch
 from conftest import small_model
 
 from flowar.cli import main, parse_options
-from flowar.published import published_names
+from flowar.storage.published import published_names
 
 ROOT = Path(__file__).parents[1]
 FENCE = re.compile(r"^```(?P<language>\w*)(?: title=\"(?P<title>[^\"]+)\")?$")

@@ -14,8 +14,8 @@ import torch
 
 from flowar.evaluation.evaluate import EvaluationConfig, evaluate
 from flowar.evaluation.fashion_classifier import FashionClassifier
-from flowar.training.ranks import join_ranks
-from flowar.weights import save_tensors
+from flowar.storage.weights import save_tensors
+from flowar.system.ranks import join_ranks
 
 PATHS = ("output", "classifier")
 
@@ -26,7 +26,7 @@ def write_material(folder: Path) -> dict[str, Any]:
     from test_data import write_idx
 
     from flowar import FlowARPipeline
-    from flowar.tokenizer import PixelTokenizer
+    from flowar.tokenizers.pixel import PixelTokenizer
 
     tokenizer = PixelTokenizer(image_channels=1, stride=7)
     model = small_model(latent_channels=49, num_classes=10, tokenizer=tokenizer.record(), num_inference_steps=2)

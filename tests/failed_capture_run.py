@@ -10,10 +10,10 @@ from conftest import small_model
 from torch import Tensor
 
 from flowar import Schedule
-from flowar.callbacks import Callbacks
-from flowar.cuda_graph import GraphedFunction
-from flowar.engine import InferencePlan
-from flowar.noise import image_seeds
+from flowar.engine.cuda_graph import GraphedFunction
+from flowar.engine.plan import InferencePlan
+from flowar.sampling.callbacks import Callbacks
+from flowar.sampling.noise import image_seeds
 
 GPU = torch.device("cuda")
 SCHEDULE = Schedule.published(6, 3.0, (0.0, 0.8))

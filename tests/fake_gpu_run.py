@@ -46,7 +46,7 @@ def tried(gpu: FakeCuda, case: Case) -> list[Finding]:
     gpu.clear()
     with gpu.watched(WAIT, *case.allowed):
         work()
-    first = [finding for finding in gpu.findings if not finding.where.startswith("flowar/autotune.py")]
+    first = [finding for finding in gpu.findings if not finding.where.startswith("flowar/system/autotune.py")]
     gpu.clear()
     with gpu.watched(*case.allowed):
         work()

@@ -21,14 +21,16 @@ from torch import Tensor
 from training_runs import run_config
 
 from flowar import FlowARPipeline, Schedule, ops
-from flowar.attention_backends import use_attention_backend
 from flowar.editing.edits import inpaint, interpolate, super_resolve, vary
-from flowar.flow_solver import SOLVERS
-from flowar.flow_transformer import BLOCKS, FlowTransformer
-from flowar.pins import Pins
-from flowar.tokenizer import ConvTokenizer, PixelTokenizer, Tokenizer
+from flowar.networks.attention_backends import use_attention_backend
+from flowar.networks.flow_transformer import BLOCKS, FlowTransformer
+from flowar.sampling.pins import Pins
+from flowar.sampling.solvers import SOLVERS
+from flowar.system.ranks import Ranks
+from flowar.tokenizers.base import Tokenizer
+from flowar.tokenizers.conv import ConvTokenizer
+from flowar.tokenizers.pixel import PixelTokenizer
 from flowar.training.draws import Draws
-from flowar.training.ranks import Ranks
 from flowar.training.state import TrainState
 from flowar.training.step import Batch, TrainingStep
 
@@ -154,7 +156,7 @@ def tokenizers() -> dict[str, Callable[[], Tokenizer]]:
         from diffusers import AutoencoderDC, AutoencoderKL
     except ImportError:
         return kinds
-    from flowar.autoencoder_tokenizer import AutoencoderTokenizer
+    from flowar.tokenizers.autoencoder import AutoencoderTokenizer
 
     names = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
     kl = partial(AutoencoderKL, block_out_channels=(32, 32), latent_channels=4, **names)

@@ -13,12 +13,14 @@ from conftest import error, small_model
 from other_device import DEVICE, Elsewhere, other_device
 from training_runs import run_config
 
-from flowar import FlowARPipeline, Schedule, ops, precision, tuning
+from flowar import FlowARPipeline, Schedule, ops
+from flowar.evaluation import tuning
 from flowar.evaluation.extractors import open_extractor
-from flowar.hardware import peak_flops, peak_memory_mib
-from flowar.pins import Pins
+from flowar.sampling.pins import Pins
+from flowar.system import precision
+from flowar.system.hardware import peak_flops, peak_memory_mib
+from flowar.system.ranks import Ranks
 from flowar.training.draws import Draws, Stream
-from flowar.training.ranks import Ranks
 from flowar.training.state import TrainState
 from flowar.training.step import Batch, TrainingStep
 

@@ -11,9 +11,9 @@ from conftest import small_model
 from torch import Tensor
 
 from flowar import FlowAR
-from flowar.flow_transformer import BlockContext
-from flowar.layers import ResidualStream
 from flowar.model import Checkpointing
+from flowar.networks.flow_transformer import BlockContext
+from flowar.networks.layers import ResidualStream
 
 BATCH, WIDTH = 2, 64
 

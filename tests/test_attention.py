@@ -8,7 +8,7 @@ from conftest import error
 from torch import Tensor
 from torch._dynamo.utils import counters
 
-from flowar.attention import cross_attention, scale_attention
+from flowar.networks.attention import cross_attention, scale_attention
 
 LENGTHS = (1, 4, 6, 12)  # grids of 1x1, 2x2, 2x3, 3x4
 

@@ -14,8 +14,9 @@ from conftest import error, small_model
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from flowar import attention_backends
-from flowar.attention_backends import (
+from flowar.errors import MissingPackageError
+from flowar.networks import attention_backends
+from flowar.networks.attention_backends import (
     FLASH_PACKAGES,
     attention,
     attention_backend,
@@ -27,7 +28,6 @@ from flowar.attention_backends import (
     set_attention_backend,
     use_attention_backend,
 )
-from flowar.errors import MissingPackageError
 
 MODULES = tuple(package.module for package in FLASH_PACKAGES)
 

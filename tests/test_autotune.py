@@ -13,13 +13,17 @@ from conftest import error, small_model
 from recorded_graph import CudaApi
 from torch import Tensor
 
-from flowar import Schedule, attention_backends, autotune, cuda_graph, engine, measured_products
-from flowar.attention_backends import BACKENDS, attention, reference_attention, use_attention_backend
-from flowar.autotune import Choice, Tuner, choose, set_autotune, use_tuner
-from flowar.callbacks import Callbacks
-from flowar.engine import InferencePlan, Savings
-from flowar.measured_products import PRODUCTS, MeasuredLinear, candidates, measured, split_k
-from flowar.noise import image_seeds
+from flowar import Schedule
+from flowar.engine import cuda_graph, measured_products
+from flowar.engine import plan as plan_module
+from flowar.engine.measured_products import PRODUCTS, MeasuredLinear, candidates, measured, split_k
+from flowar.engine.plan import InferencePlan, Savings
+from flowar.networks import attention_backends
+from flowar.networks.attention_backends import BACKENDS, attention, reference_attention, use_attention_backend
+from flowar.sampling.callbacks import Callbacks
+from flowar.sampling.noise import image_seeds
+from flowar.system import autotune
+from flowar.system.autotune import Choice, Tuner, choose, set_autotune, use_tuner
 
 
 class Clock:
@@ -210,8 +214,8 @@ def gpu_plans(monkeypatch: pytest.MonkeyPatch) -> CudaApi:
         return 1.0 if isinstance(call, partial) and call.func is split_k else 2.0
 
     monkeypatch.setattr(cuda_graph, "available", lambda device: True)
-    monkeypatch.setattr(engine, "memory_budget", lambda device: 2**30)
-    monkeypatch.setattr(engine, "gpu_tuner", lambda device: Tuner(clock, "GPU"))
+    monkeypatch.setattr(plan_module, "memory_budget", lambda device: 2**30)
+    monkeypatch.setattr(plan_module, "gpu_tuner", lambda device: Tuner(clock, "GPU"))
     monkeypatch.setattr(measured_products, "MIN_ROWS", 8)
     return api
 

@@ -39,9 +39,9 @@ from torch._C._autograd import DeviceType
 from torch._dynamo.utils import counters
 
 from flowar import FlowAR, FlowARConfig, ops
-from flowar.callbacks import Callbacks
-from flowar.checkpoint import skeleton
-from flowar.engine import default_savings
+from flowar.engine.plan import default_savings
+from flowar.sampling.callbacks import Callbacks
+from flowar.storage.checkpoint import skeleton
 
 CPU = torch.device("cpu")
 

@@ -269,8 +269,9 @@ def test_without_extension() -> None:
 def copy_of_ops(folder: Path) -> Path:
     """The package's ops, and what they need of it."""
     shutil.copytree(Path(flowar.__file__).parent / "ops", folder / "flowar/ops")
-    for name in ("installation.py", "hardware.py"):
-        shutil.copy(Path(flowar.__file__).parent / name, folder / "flowar")
+    (folder / "flowar/system").mkdir()
+    for name in ("__init__.py", "installation.py", "hardware.py"):
+        shutil.copy(Path(flowar.__file__).parent / "system" / name, folder / "flowar/system")
     (folder / "flowar/__init__.py").touch()
     return folder
 

@@ -19,9 +19,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from flowar import FlowAR, checkpoint, hub, weights
+from flowar import FlowAR
 from flowar.errors import CheckpointError
-from flowar.published import published_buffers, published_names
+from flowar.storage import checkpoint, hub, weights
+from flowar.storage.published import published_buffers, published_names
 
 # Names and shapes of the authors' three files, and of the small models of the recordings.
 PUBLISHED = json.loads((FIXTURES / "published_checkpoints.json").read_text())

@@ -12,11 +12,11 @@ from conftest import small_model
 from PIL import Image
 
 from flowar import FlowARConfig, FlowARPipeline
-from flowar.class_names import FOLDER, class_names_of, closest, read_class_names, resolve, search
 from flowar.cli import main
+from flowar.data.class_names import FOLDER, class_names_of, closest, read_class_names, resolve, search
 from flowar.errors import FlowARError
-from flowar.hub import ASSETS
-from flowar.tokenizer import PixelTokenizer
+from flowar.storage.hub import ASSETS
+from flowar.tokenizers.pixel import PixelTokenizer
 
 IMAGENET = read_class_names("imagenet")
 FASHION = read_class_names("fashion_mnist")

@@ -20,12 +20,15 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from test_data import pictures, write_class_folders, write_idx
 
-from flowar import FlowAR, FlowARPipeline, autotune, engine, measured_products
-from flowar.autotune import Tuner
+from flowar import FlowAR, FlowARPipeline
 from flowar.cli import COMMANDS, main, parse_options
-from flowar.engine import Savings
-from flowar.threads import describe_limit
-from flowar.tokenizer import PixelTokenizer
+from flowar.engine import measured_products
+from flowar.engine import plan as plan_module
+from flowar.engine.plan import Savings
+from flowar.system import autotune
+from flowar.system.autotune import Tuner
+from flowar.system.threads import describe_limit
+from flowar.tokenizers.pixel import PixelTokenizer
 from flowar.training.checkpoints import checkpoints
 from flowar.training.config import FinetuneConfig, TrainConfig
 from flowar.training.step import TrainingStep
@@ -192,7 +195,7 @@ class TestHelp:
         imported, sampled = map(set, json.loads(done.stdout.splitlines()[-1]))
         assert "flowar.pipeline" in imported
         assert before_sampling & imported == set()
-        assert {"flowar.engine", "jsonargparse", "PIL"} <= sampled
+        assert {"flowar.engine.plan", "jsonargparse", "PIL"} <= sampled
         assert heavy & sampled == set()
 
 
@@ -411,10 +414,10 @@ class TestInfo:
         self, capsys: pytest.CaptureFixture[str], model_folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """As on a GPU, where every kernel takes a microsecond."""
-        for module in (autotune, engine):
+        for module in (autotune, plan_module):
             monkeypatch.setattr(module, "gpu_tuner", lambda device: Tuner(lambda call: 1e-6, "GPU"))
         monkeypatch.setattr(autotune, "_chosen", {})
-        monkeypatch.setattr(engine, "default_savings", lambda device: Savings())
+        monkeypatch.setattr(plan_module, "default_savings", lambda device: Savings())
         monkeypatch.setattr(measured_products, "MIN_ROWS", 8)
         main(["info", "--model", str(model_folder)])
         shown = capsys.readouterr().out

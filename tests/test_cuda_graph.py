@@ -10,8 +10,8 @@ import torch
 from recorded_graph import VERSIONS, CudaApi
 from torch import Tensor
 
-from flowar import cuda_graph
-from flowar.cuda_graph import GraphedFunction, StreamOrder, capture
+from flowar.engine import cuda_graph
+from flowar.engine.cuda_graph import GraphedFunction, StreamOrder, capture
 
 CPU = torch.device("cpu")
 

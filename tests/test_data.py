@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from flowar.class_names import read_class_names
+from flowar.data.class_names import read_class_names
+from flowar.data.sources import open_images
+from flowar.data.transforms import to_unit_range
 from flowar.errors import DataError
-from flowar.training.data import open_images
 from flowar.training.data_config import DataConfig
-from flowar.training.transforms import to_unit_range
 
 
 def idx_bytes(array: np.ndarray) -> bytes:

@@ -17,10 +17,11 @@ from documents import ROOT, blocks, run_page, write_published
 from PIL import Image
 from test_data import write_idx
 
-from flowar import FlowARPipeline, hub
-from flowar.class_names import read_class_names
+from flowar import FlowARPipeline
 from flowar.cli import COMMANDS
-from flowar.tokenizer import PixelTokenizer
+from flowar.data.class_names import read_class_names
+from flowar.storage import hub
+from flowar.tokenizers.pixel import PixelTokenizer
 
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))

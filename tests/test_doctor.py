@@ -16,12 +16,14 @@ import pytest
 import torch
 
 import flowar
-from flowar import attention_backends, hub, ops
+from flowar import ops
 from flowar.cli import main
 from flowar.config import PRESETS
 from flowar.doctor import cuda, environment, memory, model_files, sample
 from flowar.doctor.examination import checks
 from flowar.doctor.finding import ok
+from flowar.networks import attention_backends
+from flowar.storage import hub
 
 PACKAGE = Path(flowar.__file__).parent
 SHIPPED = PACKAGE / "assets" / "flowar-fashion"

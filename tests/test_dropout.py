@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flowar.attention_backends import attention
-from flowar.dropout import LEVELS, dropout
+from flowar.networks.attention_backends import attention
+from flowar.networks.dropout import LEVELS, dropout
 
 
 @pytest.mark.parametrize("probability", [0.1, 0.5, 0.9])

@@ -16,7 +16,7 @@ from flowar.cli import main
 from flowar.editing import edits
 from flowar.editing.known import pins_of_known, pins_of_scales, pins_where
 from flowar.editing.pictures import known_latents, to_latents
-from flowar.tokenizer import PixelTokenizer
+from flowar.tokenizers.pixel import PixelTokenizer
 
 SIZE = 8  # pixels; latents of 4x4, scales 1, 2, 4
 

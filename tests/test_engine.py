@@ -14,11 +14,14 @@ from conftest import error, needs_fp8, small_model
 from recorded_graph import VERSIONS, CudaApi
 from torch import Tensor
 
-from flowar import FlowAR, Schedule, cuda_graph, engine, sampling_program
-from flowar.callbacks import Callbacks
-from flowar.engine import InferencePlan, Savings, bucket
-from flowar.noise import image_seeds, scale_noise
-from flowar.precision import PRECISIONS
+from flowar import FlowAR, Schedule
+from flowar.engine import cuda_graph
+from flowar.engine import plan as plan_module
+from flowar.engine import program as program_module
+from flowar.engine.plan import InferencePlan, Savings, bucket
+from flowar.sampling.callbacks import Callbacks
+from flowar.sampling.noise import image_seeds, scale_noise
+from flowar.system.precision import PRECISIONS
 
 pytestmark = pytest.mark.usefixtures("either_default")
 
@@ -37,7 +40,7 @@ def run(
 def graphs(monkeypatch: pytest.MonkeyPatch) -> CudaApi:
     """Plans on the CPU take the path of a GPU; graphs are recorded and replayed by `recorded_graph`."""
     monkeypatch.setattr(cuda_graph, "available", lambda device: True)
-    monkeypatch.setattr(engine, "memory_budget", lambda device: 2**30)
+    monkeypatch.setattr(plan_module, "memory_budget", lambda device: 2**30)
     return CudaApi().install(monkeypatch)
 
 
@@ -66,7 +69,7 @@ def test_no_saving_at_all(flow_block: Any) -> None:
 @pytest.mark.parametrize("flow_block", BLOCKS)
 def test_memory_budget_of_modulations(flow_block: Any, budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Block by block, several steps at once, all steps at once: the same numbers."""
-    monkeypatch.setitem(sampling_program.MODULATION_BUDGET, "cpu", budget)
+    monkeypatch.setitem(program_module.MODULATION_BUDGET, "cpu", budget)
     model = small_model(flow_block=flow_block)
     naive = model.sample([1, 2], schedule=SCHEDULE, naive=True, dtype="float32")
     assert error(model.pyramid.to_grid(run(InferencePlan(model, torch.float32, Savings()), [1, 2]), 2), naive) < 1e-4
@@ -78,7 +81,7 @@ def test_images_in_groups(flow_block: Any, budget: int, monkeypatch: pytest.Monk
     """One by one, and three at a time at the middle scale: the same numbers, and every step counted once."""
     plan, labels = InferencePlan(small_model(flow_block=flow_block), torch.float32), [1, 2, 0, 3, 1]
     together = run(plan, labels)
-    monkeypatch.setattr(sampling_program, "ACTIVATION_BUDGET", budget)
+    monkeypatch.setattr(program_module, "ACTIVATION_BUDGET", budget)
     steps: list[int] = []
     sampled = plan.sample(torch.tensor(labels), SCHEDULE, image_seeds(0, 5), Callbacks(lambda: steps.append(1)))
     assert error(sampled, together) < 1e-5
@@ -155,7 +158,7 @@ def test_programs_are_bounded(graphs: CudaApi, monkeypatch: pytest.MonkeyPatch) 
     report = plan.report()
     assert [program.evaluations for program in report.programs] == [3 * steps for steps in range(4, 12)]
     assert all(program.bytes > 0 for program in report.programs)
-    monkeypatch.setattr(engine, "memory_budget", lambda device: report.programs[0].bytes)
+    monkeypatch.setattr(plan_module, "memory_budget", lambda device: report.programs[0].bytes)
     run(plan, [0], schedule=Schedule.published(5, 2.0))
     assert [len(key.schedule.times) - 1 for key, _ in plan._idle] == [5]
     plan.close()
@@ -311,7 +314,7 @@ def test_a_finished_call_leaves_nothing_to_the_garbage_collector() -> None:
     """Programs without graphs are let go of at once; the buffers of many calls would pile up until a collection."""
     made: list[weakref.ref[Any]] = []
 
-    class Watched(sampling_program.SamplingProgram):
+    class Watched(program_module.SamplingProgram):
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
             made.append(weakref.ref(self))
@@ -319,7 +322,7 @@ def test_a_finished_call_leaves_nothing_to_the_garbage_collector() -> None:
     gc.disable()
     try:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("flowar.engine.SamplingProgram", Watched)
+            patch.setattr("flowar.engine.plan.SamplingProgram", Watched)
             run(InferencePlan(small_model(), torch.float32), [0, 1])
         assert [each() for each in made] == [None]
     finally:

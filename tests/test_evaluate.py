@@ -28,8 +28,8 @@ from flowar.evaluation.extractors import Extractor, open_extractor
 from flowar.evaluation.images import GeneratedImages, open_stored
 from flowar.evaluation.reference import open_reference
 from flowar.evaluation.settings import differences
-from flowar.training.ranks import Ranks
-from flowar.weights import save_tensors
+from flowar.storage.weights import save_tensors
+from flowar.system.ranks import Ranks
 
 CPU = torch.device("cpu")
 METRICS = ["FD-fashion", "sFD-fashion", "IS-fashion", "KD-fashion", "precision", "recall", "class agreement"]

@@ -9,7 +9,7 @@ import torch
 
 from flowar import FlowARPipeline
 from flowar.evaluation.fashion_classifier import FashionClassifier, judge, load, train
-from flowar.weights import save_tensors
+from flowar.storage.weights import save_tensors
 
 
 def test_the_one_that_ships_knows_the_shipped_model() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from flowar.errors import FlowARError, MissingPackageError
 from flowar.evaluation.extractors import EXTRACTORS, open_extractor
 from flowar.evaluation.fashion_classifier import FashionClassifier
-from flowar.weights import save_tensors
+from flowar.storage.weights import save_tensors
 
 CPU = torch.device("cpu")
 
@@ -72,7 +72,7 @@ class TestEfficientNet:
         matplotlib = pytest.importorskip("matplotlib")
         from PIL import Image
 
-        from flowar.training.transforms import center_crop, to_tensor
+        from flowar.data.transforms import center_crop, to_tensor
 
         photo = Image.open(Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg").convert("RGB")
         extractor = open_extractor("efficientnet-lite0", CPU)

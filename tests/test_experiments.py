@@ -25,12 +25,12 @@ from experiments.variants import MODELS, engine_serves
 from experiments.variants.flow_model import straight_time
 from experiments.variants.scale_sequence import encode_scales
 from flowar import FlowAR
+from flowar.data.sources import open_idx
 from flowar.errors import DataError
 from flowar.evaluation.fashion_classifier import FashionClassifier
-from flowar.flow_transformer import FlowTransformer
-from flowar.tokenizer import PixelTokenizer
-from flowar.training.data import open_idx
-from flowar.weights import save_tensors
+from flowar.networks.flow_transformer import FlowTransformer
+from flowar.storage.weights import save_tensors
+from flowar.tokenizers.pixel import PixelTokenizer
 
 CONFIG = replace(SMALL, flow_width=32, flow_heads=2, num_inference_steps=2, dropout=0.0)
 POOLED, PER_TOKEN = ("pooled adaLN",), ("per-token flow", "per-token diffusion")

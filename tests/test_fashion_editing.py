@@ -12,12 +12,12 @@ import torch
 from conftest import small_model
 from test_data import write_idx
 
+from experiments import fashion_editing
+from experiments.fashion_editing import HALVES, boundary_error, half_mask
 from flowar import FlowARPipeline
-from flowar.evaluation import fashion_editing
 from flowar.evaluation.fashion_classifier import FashionClassifier
-from flowar.evaluation.fashion_editing import HALVES, boundary_error, half_mask
-from flowar.tokenizer import PixelTokenizer
-from flowar.weights import save_tensors
+from flowar.storage.weights import save_tensors
+from flowar.tokenizers.pixel import PixelTokenizer
 
 
 def test_halves() -> None:

@@ -10,10 +10,11 @@ import torch
 from conftest import small_model
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from flowar import Schedule, hardware
-from flowar.attention_backends import use_attention_backend
-from flowar.flops import engine_flops, linear, published_flops, training_flops
-from flowar.hardware import peak_flops, peak_memory_mib
+from flowar import Schedule
+from flowar.networks.attention_backends import use_attention_backend
+from flowar.networks.flops import engine_flops, linear, published_flops, training_flops
+from flowar.system import hardware
+from flowar.system.hardware import peak_flops, peak_memory_mib
 
 
 def counted_flops(run: Callable[[], object]) -> int:

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from flowar import FlowAR, ops
-from flowar.fp8 import Fp8Linear, to_fp8
-from flowar.layers import GEGLU
+from flowar.engine.fp8 import Fp8Linear, to_fp8
+from flowar.engine.rewrites import pad_hidden
+from flowar.networks.layers import GEGLU
 from flowar.ops import quantize_rows
-from flowar.packing import pad_hidden
 
 
 def dequantized(x: Tensor) -> Tensor:

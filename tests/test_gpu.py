@@ -18,8 +18,9 @@ import torch
 from conftest import TINY, error, recorded_model, recording, small_model
 from torch import Tensor
 
-from flowar import FlowAR, FlowARPipeline, Schedule, autotune, ops
-from flowar.attention_backends import (
+from flowar import FlowAR, FlowARPipeline, Schedule, ops
+from flowar.engine.plan import InferencePlan, Savings
+from flowar.networks.attention_backends import (
     BACKENDS,
     attention,
     flash_imports,
@@ -27,10 +28,10 @@ from flowar.attention_backends import (
     reference_attention,
     use_attention_backend,
 )
-from flowar.callbacks import Callbacks
-from flowar.engine import InferencePlan, Savings
-from flowar.noise import image_seeds
-from flowar.precision import native_bfloat16
+from flowar.sampling.callbacks import Callbacks
+from flowar.sampling.noise import image_seeds
+from flowar.system import autotune
+from flowar.system.precision import native_bfloat16
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
 

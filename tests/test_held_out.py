@@ -14,11 +14,11 @@ from test_data import write_class_folders, write_idx
 from test_training import interrupt
 from training_runs import MODEL, rows, run_config
 
-from flowar.precision import PRECISIONS
+from flowar.system.precision import PRECISIONS
+from flowar.system.ranks import Ranks
 from flowar.training.config import ValidationConfig
 from flowar.training.held_out import HeldOut, turned
 from flowar.training.latent_store import LatentStore, Shard
-from flowar.training.ranks import Ranks
 from flowar.training.sample_grids import grid_classes
 from flowar.training.trainer import Run, train
 

@@ -16,7 +16,7 @@ from fake_hub import READER, WRITER, FakeHub, ask, serve
 from flowar import FlowAR, FlowARPipeline
 from flowar.cli import main
 from flowar.errors import CheckpointError, FlowARError
-from flowar.tokenizer import PixelTokenizer
+from flowar.tokenizers.pixel import PixelTokenizer
 
 
 def pipeline(seed: int = 0) -> FlowARPipeline:

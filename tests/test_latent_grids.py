@@ -15,18 +15,18 @@ from test_flops import counted_flops
 from torch import Tensor
 
 from flowar import FlowAR, FlowARConfig, FlowARPipeline, Schedule, ops
-from flowar.attention import rotation_table
 from flowar.cli import main
 from flowar.config import Grid
+from flowar.data.transforms import to_tensor
 from flowar.doctor.memory import transformer_bytes
 from flowar.editing.edits import super_resolve, vary
 from flowar.errors import DataError
-from flowar.flops import published_flops, training_flops
-from flowar.flow_solver import SOLVERS
-from flowar.noise import scale_noise
+from flowar.networks.attention import rotation_table
+from flowar.networks.flops import published_flops, training_flops
+from flowar.sampling.noise import scale_noise
+from flowar.sampling.solvers import SOLVERS
 from flowar.show.neighbours import neighbours_picture, open_training_images, pixels
-from flowar.tokenizer import PixelTokenizer
-from flowar.training.transforms import to_tensor
+from flowar.tokenizers.pixel import PixelTokenizer
 
 BLOCKS = ["attn_mlp", "attn_cross_mlp"]
 RECTANGLES: list[tuple[Grid, Any]] = [

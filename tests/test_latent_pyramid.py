@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from conftest import error
 
 from flowar import FlowARConfig
-from flowar.latent_pyramid import LatentPyramid
+from flowar.networks.latent_pyramid import LatentPyramid
 from flowar.ops import use_reference
 
 SHAPES: list[tuple[Any, Any]] = [(16, None), (16, (1, 4, 16)), ((4, 10), None), (7, None)]

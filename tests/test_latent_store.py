@@ -17,15 +17,16 @@ import torch
 from test_data import pictures, write_class_folders, write_idx
 from torch import Tensor
 
+from flowar.data.sources import open_images
+from flowar.data.transforms import to_unit_range
 from flowar.errors import DataError
-from flowar.tokenizer import ConvTokenizer, PixelTokenizer
-from flowar.training.data import open_images
+from flowar.tokenizers.conv import ConvTokenizer
+from flowar.tokenizers.pixel import PixelTokenizer
 from flowar.training.data_config import DataConfig
 from flowar.training.draws import Draws
 from flowar.training.encoding import Encoder
 from flowar.training.latent_store import LatentStore, Shard
 from flowar.training.load_data import load_data
-from flowar.training.transforms import to_unit_range
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from conftest import small_model
 from torch import Tensor
 
 from flowar.errors import DataError
-from flowar.flops import training_flops
 from flowar.model import Loss
+from flowar.networks.flops import training_flops
 from flowar.training import metrics as metrics_module
 from flowar.training.metrics import TIME_BINS, MetricsWriter, StepMetrics, read_metrics
 

@@ -10,8 +10,8 @@ import torch
 from conftest import TINY, error, recorded_model, recording, small_model
 
 from flowar import FlowAR
-from flowar.layers import Constants
-from flowar.published import published_names
+from flowar.networks.layers import Constants
+from flowar.storage.published import published_names
 
 
 @pytest.mark.parametrize("name", TINY)

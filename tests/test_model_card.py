@@ -14,9 +14,11 @@ from PIL import Image
 from flowar import FlowARPipeline
 from flowar.errors import FlowARError
 from flowar.evaluation.card import read_card, write_card
-from flowar.model_card import CardDetails, write_model_card
-from flowar.tokenizer import ConvTokenizer, PixelTokenizer, Tokenizer
-from flowar.weights import fingerprint
+from flowar.sharing.model_card import CardDetails, write_model_card
+from flowar.storage.weights import fingerprint
+from flowar.tokenizers.base import Tokenizer
+from flowar.tokenizers.conv import ConvTokenizer
+from flowar.tokenizers.pixel import PixelTokenizer
 
 
 def pipeline(tokenizer: Tokenizer | None = None, **fields: Any) -> FlowARPipeline:

@@ -10,7 +10,7 @@ from conftest import small_model
 from torch import Tensor, nn
 from torch.utils import deterministic
 
-from flowar.attention import scale_attention
+from flowar.networks.attention import scale_attention
 from flowar.training import nan_trace
 
 NOTHING = nn.Identity()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from flowar.noise import image_seeds, mix, scale_noise
+from flowar.sampling.noise import image_seeds, mix, scale_noise
 
 CPU = torch.device("cpu")
 LENGTHS = (1, 4, 16, 64, 256)

@@ -10,12 +10,13 @@ import torch
 from conftest import error, small_model
 from torch import Tensor
 
-from flowar import FlowAR, Schedule, sampling_program
-from flowar.callbacks import Callbacks
-from flowar.engine import InferencePlan
-from flowar.flow_solver import SOLVERS, integrate
-from flowar.noise import image_seeds
-from flowar.pins import Pins, pin
+from flowar import FlowAR, Schedule
+from flowar.engine import program as program_module
+from flowar.engine.plan import InferencePlan
+from flowar.sampling.callbacks import Callbacks
+from flowar.sampling.noise import image_seeds
+from flowar.sampling.pins import Pins, pin
+from flowar.sampling.solvers import SOLVERS, integrate
 
 LABELS = [1, 3]
 
@@ -97,7 +98,7 @@ def test_images_keep_their_pins_in_groups(monkeypatch: pytest.MonkeyPatch) -> No
     model = small_model()
     pins = some_pins(model, [0.0, 1.0, 0.6])
     whole = model.sample(LABELS, 4, 2.0, pins=pins)
-    monkeypatch.setattr(sampling_program, "ACTIVATION_BUDGET", 1)
+    monkeypatch.setattr(program_module, "ACTIVATION_BUDGET", 1)
     assert error(model.sample(LABELS, 4, 2.0, pins=pins), whole) < 1e-5
 
 

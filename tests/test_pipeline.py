@@ -13,10 +13,13 @@ import torch
 from conftest import small_model
 from PIL import Image
 
-from flowar import FlowARPipeline, __version__, hub
+from flowar import FlowARPipeline, __version__
 from flowar.errors import FlowARError
-from flowar.pipeline import image_grid, to_pil
-from flowar.tokenizer import ConvTokenizer, PixelTokenizer, Tokenizer
+from flowar.images import image_grid, to_pil
+from flowar.storage import hub
+from flowar.tokenizers.base import Tokenizer
+from flowar.tokenizers.conv import ConvTokenizer
+from flowar.tokenizers.pixel import PixelTokenizer
 
 pytestmark = pytest.mark.usefixtures("either_default")
 

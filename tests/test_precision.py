@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from flowar import precision
-from flowar.precision import (
+from flowar.system import precision
+from flowar.system.precision import (
     PRECISIONS,
     Precision,
     check_fp8_products,
@@ -18,7 +18,7 @@ from flowar.precision import (
     resolve_precision,
     served_precisions,
 )
-from flowar.tokenizer import PixelTokenizer
+from flowar.tokenizers.pixel import PixelTokenizer
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 

@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from flowar import FlowAR, Schedule
-from flowar.engine import InferencePlan
+from flowar.engine.onednn_linear import PrepackedLinear, prepack, supported, unpack
+from flowar.engine.plan import InferencePlan
 from flowar.pipeline import FlowARPipeline
-from flowar.prepacked import PrepackedLinear, prepack, supported, unpack
 
 SCHEDULE = Schedule.published(4, 2.0, (0.0, 0.7))
 BLOCKS = ("attn_mlp", "attn_cross_mlp")
@@ -166,7 +166,7 @@ def test_pipelines_prepack_the_models_that_they_load() -> None:
 
 def test_without_the_layout(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plain layers stay, and give the numbers."""
-    monkeypatch.setattr("flowar.prepacked.supported", lambda dtype: False)
+    monkeypatch.setattr("flowar.engine.onednn_linear.supported", lambda dtype: False)
     model = small_model()
     expected = sample(model)
     assert torch.equal(sample(model.prepack()), expected)

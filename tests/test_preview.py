@@ -21,7 +21,7 @@ from flowar.cli import main
 from flowar.preview.film import write_film
 from flowar.preview.protocols import half_blocks, iterm, kitty
 from flowar.preview.terminal import TerminalPicture, choose_protocol, fit, obstacle
-from flowar.tokenizer import PixelTokenizer
+from flowar.tokenizers.pixel import PixelTokenizer
 
 KITTY_COMMAND = re.compile(r"\x1b_G([^;]*);([^\x1b]*)\x1b\\")
 

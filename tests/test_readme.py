@@ -12,8 +12,8 @@ from documents import ROOT, check_command, write_published
 
 from flowar import FlowARPipeline
 from flowar.cli import COMMANDS
-from flowar.hub import shipped_models
-from flowar.tokenizer import PixelTokenizer
+from flowar.storage.hub import shipped_models
+from flowar.tokenizers.pixel import PixelTokenizer
 
 README = (ROOT / "README.md").read_text()
 PAGES = [path for path in ROOT.rglob("*.md") if not any(part.startswith(".") for part in path.relative_to(ROOT).parts)]

@@ -13,10 +13,10 @@ from conftest import TINY, error, recorded_model, recording, small_model
 from torch import Tensor
 
 from flowar import FlowAR, Schedule
-from flowar.flow_solver import SOLVERS
-from flowar.noise import scale_noise
-from flowar.precision import PRECISIONS
+from flowar.sampling.noise import scale_noise
+from flowar.sampling.solvers import SOLVERS
 from flowar.show.states import ode_states
+from flowar.system.precision import PRECISIONS
 
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "attn_mlp": {},
@@ -168,7 +168,7 @@ def test_data_that_velocities_point_at(naive: bool) -> None:
     """At every evaluation of both parts of guidance, and at a batch that a CPU otherwise divides."""
     model = small_model(num_inference_steps=4, guidance_scale=3.0, guidance_interval=(0.0, 0.7))
     labels, seen = torch.tensor([1, 3, 0, 2]), dict[tuple[int, int], Tensor]()
-    with patch("flowar.sampling_program.ACTIVATION_BUDGET", 1):
+    with patch("flowar.engine.program.ACTIVATION_BUDGET", 1):
         plain = model.sample(labels, dtype="float32")
         got = model.sample(
             labels,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from flowar import Schedule
-from flowar.schedule_presets import SCHEDULES, named_schedule
+from flowar.sampling.presets import SCHEDULES, named_schedule
 
 
 def test_25_steps_are_the_published_24_evaluations() -> None:

@@ -17,14 +17,14 @@ from torch import Tensor
 
 from flowar import FlowARPipeline
 from flowar.cli import main
+from flowar.data.sources import open_images
 from flowar.evaluation.fashion_classifier import FashionClassifier
 from flowar.show.attention import attention_weights, even_attention, scale_attention
 from flowar.show.neighbours import feature_spaces, nearest, pixels
 from flowar.show.states import ode_states, sample_scales
 from flowar.show.table import GAP, MARGIN, TILE, Table, draw_table, tile
-from flowar.tokenizer import PixelTokenizer
-from flowar.training.data import open_images
-from flowar.weights import save_tensors
+from flowar.storage.weights import save_tensors
+from flowar.tokenizers.pixel import PixelTokenizer
 
 
 @pytest.fixture(scope="module")

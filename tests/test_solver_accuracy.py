@@ -11,8 +11,8 @@ import solver_accuracy
 from conftest import small_model
 from PIL import Image
 
-from flowar.flow_solver import SOLVERS
-from flowar.schedule_presets import SCHEDULES
+from flowar.sampling.presets import SCHEDULES
+from flowar.sampling.solvers import SOLVERS
 
 
 def test_distances(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

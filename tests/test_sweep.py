@@ -24,8 +24,8 @@ from flowar.evaluation.fashion_classifier import FashionClassifier
 from flowar.evaluation.images import GeneratedImages
 from flowar.evaluation.sweep import POINTS, SECONDS, Batches, Point, Sweep, grid, markdown, write_tables
 from flowar.evaluation.sweep_plot import sweep_plot
-from flowar.tokenizer import PixelTokenizer
-from flowar.weights import save_tensors
+from flowar.storage.weights import save_tensors
+from flowar.tokenizers.pixel import PixelTokenizer
 
 POINTS_TRIED = grid([1.0, 2.0], [0.9], [1, 2])
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from flowar import threads
-from flowar.threads import cpus_by_affinity, cpus_by_quota, describe_limit, limit_threads, usable_cpus
+from flowar.system import threads
+from flowar.system.threads import cpus_by_affinity, cpus_by_quota, describe_limit, limit_threads, usable_cpus
 
 
 def version_1(folder: str, quota: str) -> dict[str, str]:
@@ -143,7 +143,7 @@ def test_freed_memory_is_kept() -> None:
     before, after = run(
         """if True:
             import resource
-            from flowar.process import keep_freed_memory
+            from flowar.system.process import keep_freed_memory
             def faults():
                 start = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
                 for _ in range(4):

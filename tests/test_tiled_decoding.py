@@ -9,8 +9,10 @@ import torch
 from conftest import psnr
 from torch import Tensor, nn
 
-from flowar.tiled_decoding import decode_tiled, spans
-from flowar.tokenizer import ConvTokenizer, PixelTokenizer, Tokenizer
+from flowar.tokenizers.base import Tokenizer
+from flowar.tokenizers.conv import ConvTokenizer
+from flowar.tokenizers.pixel import PixelTokenizer
+from flowar.tokenizers.tiled_decoding import decode_tiled, spans
 
 CPU = torch.device("cpu")
 SIZES = [1, 7, 15, 16, 17, 20, 23, 28, 29, 31, 32, 47, 64, 97, 101]

@@ -15,9 +15,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from flowar.errors import CheckpointError, FlowARError, MissingPackageError
-from flowar.kl16 import LATENT_SCALE, load_kl16
-from flowar.tokenizer import ConvTokenizer, PixelTokenizer, Tokenizer
-from flowar.tokenizer_loading import check_tokenizer, load_tokenizer
+from flowar.tokenizers.base import Tokenizer
+from flowar.tokenizers.conv import ConvTokenizer
+from flowar.tokenizers.kl16 import LATENT_SCALE, load_kl16
+from flowar.tokenizers.loading import check_tokenizer, load_tokenizer
+from flowar.tokenizers.pixel import PixelTokenizer
 from flowar.training.calibration import calibrate
 
 
@@ -44,13 +46,13 @@ def diffusers_vae(kind: str) -> Any:
 
 
 def kl() -> Tokenizer:
-    from flowar.autoencoder_tokenizer import AutoencoderTokenizer
+    from flowar.tokenizers.autoencoder import AutoencoderTokenizer
 
     return AutoencoderTokenizer(diffusers_vae("kl"))
 
 
 def dc() -> Tokenizer:
-    from flowar.autoencoder_tokenizer import AutoencoderTokenizer
+    from flowar.tokenizers.autoencoder import AutoencoderTokenizer
 
     return AutoencoderTokenizer(diffusers_vae("dc"))
 

@@ -23,12 +23,14 @@ from training_runs import run_config
 from flowar import FlowARPipeline
 from flowar.cli import main, parse_options
 from flowar.commands.train_tokenizer import Options
+from flowar.data.sources import open_images
 from flowar.errors import DataError, FlowARError, MissingPackageError
-from flowar.tokenizer import ConvTokenizer, PixelTokenizer, Tokenizer
-from flowar.tokenizer_loading import load_tokenizer
+from flowar.tokenizers.base import Tokenizer
+from flowar.tokenizers.conv import ConvTokenizer
+from flowar.tokenizers.loading import load_tokenizer
+from flowar.tokenizers.pixel import PixelTokenizer
 from flowar.training.calibration import calibrate, warn_unless_normalised
 from flowar.training.checkpoints import checkpoints
-from flowar.training.data import open_images
 from flowar.training.data_config import DataConfig
 from flowar.training.load_data import load_data
 from flowar.training.perceptual import PerceptualLoss

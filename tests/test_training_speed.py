@@ -26,8 +26,8 @@ from training_rows import ATTENTION_HEADER, TRAINING_HEADER, training_rows
 from training_variants import Step, Variant, random_batch, saved_mib, variants
 
 from flowar import FlowAR
-from flowar.attention_backends import attention
-from flowar.precision import PRECISIONS
+from flowar.networks.attention_backends import attention
+from flowar.system.precision import PRECISIONS
 
 CPU = torch.device("cpu")
 FLOWAR = ["flowar float32", "flowar float32, checkpointing flow", "flowar float32, checkpointing all"]

@@ -19,6 +19,7 @@ from training_runs import run_config
 from flowar import FlowAR
 from flowar.errors import DataError, TrainingError
 from flowar.model import Loss
+from flowar.system.ranks import Ranks
 from flowar.training import nan_trace
 from flowar.training.averages import Averages
 from flowar.training.batches import batches
@@ -27,7 +28,6 @@ from flowar.training.draws import Draws
 from flowar.training.latent_store import LatentStore, Shard
 from flowar.training.optimizer import learning_rate, new_optimizers, total_steps, warmup_steps
 from flowar.training.pool import Pool, held_out_images, without
-from flowar.training.ranks import Ranks
 from flowar.training.state import TrainState
 from flowar.training.step import Batch, TrainingStep, check_shares
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from flowar.config import Grid
-from flowar.training.transforms import center_crop, decode, flip, random_crop, to_tensor, variants
+from flowar.data.transforms import center_crop, decode, flip, random_crop, to_tensor, variants
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:

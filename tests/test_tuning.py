@@ -12,8 +12,8 @@ from conftest import small_model
 from flowar import FlowARPipeline, Schedule
 from flowar.cli import main
 from flowar.errors import FlowARError
-from flowar.tokenizer import PixelTokenizer
-from flowar.tuning import COUNTS, Measurements, choose, frontier, measure, measuring_steps, table
+from flowar.evaluation.tuning import COUNTS, Measurements, choose, frontier, measure, measuring_steps, table
+from flowar.tokenizers.pixel import PixelTokenizer
 
 
 def halving(scales: int) -> Measurements:

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from flowar.data.sources import open_images
 from flowar.errors import DataError
-from flowar.training.data import open_images
 
 
 def png(value: int) -> bytes:

@@ -8,8 +8,8 @@ from functools import partial
 from experiments.variants import flow_model, injection
 from experiments.variants.scale_sequence import EncodedScalesFlowAR
 from flowar import FlowAR, FlowARConfig
-from flowar.flow_transformer import FlowTransformer
-from flowar.initialization import initialize
+from flowar.networks.flow_transformer import FlowTransformer
+from flowar.networks.initialization import initialize
 
 
 def with_flow(flow: type[FlowTransformer], config: FlowARConfig, model: type[FlowAR] = FlowAR) -> FlowAR:

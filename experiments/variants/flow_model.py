@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from flowar import FlowAR, FlowARConfig
-from flowar.flow_transformer import FlowTransformer, over_tokens
 from flowar.model import Loss
+from flowar.networks.flow_transformer import FlowTransformer, over_tokens
 
 LATEST = 0.98  # where a diffusion starts: at 1 nothing is left of the image, and ε says nothing of x0
 LARGEST = (

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowar.config import FlowARConfig, require
-from flowar.flow_transformer import FlowTransformer, over_tokens
-from flowar.layers import Constants
+from flowar.networks.flow_transformer import FlowTransformer, over_tokens
+from flowar.networks.layers import Constants
 
 
 class NoCondition(nn.Module):

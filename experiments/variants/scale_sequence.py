@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flowar import FlowAR, FlowARConfig
-from flowar.latent_pyramid import LatentPyramid
 from flowar.model import check_shape
-from flowar.tokenizer import Tokenizer
+from flowar.networks.latent_pyramid import LatentPyramid
+from flowar.tokenizers.base import Tokenizer
 
 
 def encode_scales(tokenizer: Tokenizer, images: Tensor, config: FlowARConfig) -> tuple[Tensor, Tensor]:

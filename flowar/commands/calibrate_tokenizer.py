@@ -37,8 +37,8 @@ class Options:
 
 def run(options: Options) -> None:
     """Measure, write the tokenizer folder and print the statistics."""
+    from flowar.data.sources import open_images
     from flowar.training.calibration import calibrate
-    from flowar.training.data import open_images
     from flowar.training.tokenizers import CALIBRATION_BATCH, tokenizer_for_training
 
     if options.max_images < 1:

@@ -27,7 +27,7 @@ def run(options: Options) -> None:
     Raises:
         FlowARError: if the model's classes have no names, or none holds the word.
     """
-    from flowar.class_names import closest, search
+    from flowar.data.class_names import closest, search
     from flowar.errors import FlowARError
 
     names = names_of(options.model)
@@ -43,8 +43,8 @@ def run(options: Options) -> None:
 
 def names_of(model: str) -> tuple[str, ...]:
     """The class names of a model or a data set."""
-    from flowar.checkpoint import read_config
-    from flowar.class_names import DATASETS, class_names_of, read_class_names
-    from flowar.hub import locate
+    from flowar.data.class_names import DATASETS, class_names_of, read_class_names
+    from flowar.storage.checkpoint import read_config
+    from flowar.storage.hub import locate
 
     return read_class_names(model) if model in DATASETS else class_names_of(read_config(locate(model)))

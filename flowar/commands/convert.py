@@ -27,8 +27,8 @@ def run(options: Options) -> None:
     """Convert, write the folder and say what it holds."""
     from flowar.model import FlowAR
     from flowar.pipeline import FlowARPipeline
-    from flowar.precision import parse_dtype
-    from flowar.tokenizer_loading import load_tokenizer
+    from flowar.system.precision import parse_dtype
+    from flowar.tokenizers.loading import load_tokenizer
 
     model, dtype = FlowAR.from_published(options.checkpoint), parse_dtype(options.dtype)
     if options.tokenizer is None:

@@ -37,7 +37,7 @@ def run(options: Options) -> None:
     except ImportError as error:
         raise MissingPackageError('gradio serves the page: pip install "flowar[demo]"') from error
     from flowar.pipeline import FlowARPipeline
-    from flowar.precision import default_device
+    from flowar.system.precision import default_device
 
     pipeline = FlowARPipeline.from_pretrained(options.model).to(default_device(options.device))
     page = build_page(pipeline, options.model)

@@ -60,9 +60,10 @@ class Options:
 
 def run(options: Options) -> None:
     """Write the row of pictures and say where it is."""
-    from flowar.files import write_aside
-    from flowar.pipeline import FlowARPipeline, image_grid
-    from flowar.precision import default_device
+    from flowar.images import image_grid
+    from flowar.pipeline import FlowARPipeline
+    from flowar.system.files import write_aside
+    from flowar.system.precision import default_device
 
     pipeline = FlowARPipeline.from_pretrained(options.model).to(default_device(options.device))
     images = edited(pipeline, options)

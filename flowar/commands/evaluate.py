@@ -78,7 +78,7 @@ def run(options: Options) -> None:
     from flowar.commands.sample import parse_labels
     from flowar.evaluation.card import MARKDOWN_FILE
     from flowar.evaluation.evaluate import EvaluationConfig, evaluate
-    from flowar.training.ranks import join_ranks
+    from flowar.system.ranks import join_ranks
 
     if options.reference is None:
         raise ValueError("reference: expected a file or a folder to compare with, got none")

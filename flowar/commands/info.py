@@ -41,10 +41,10 @@ def machine_facts() -> dict[str, Any]:
     import torch
 
     from flowar import __version__, ops
-    from flowar.attention_backends import describe_backends
-    from flowar.precision import default_device, native_bfloat16, resolve_precision
-    from flowar.prepacked import supported
-    from flowar.threads import describe_limit
+    from flowar.engine.onednn_linear import supported
+    from flowar.networks.attention_backends import describe_backends
+    from flowar.system.precision import default_device, native_bfloat16, resolve_precision
+    from flowar.system.threads import describe_limit
 
     device = default_device()
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else "none"
@@ -91,11 +91,11 @@ def measured_kernels(model: FlowAR) -> dict[str, str]:
     """What a plan for one image measures on this machine; nothing without a GPU."""
     import torch
 
-    from flowar.autotune import gpu_tuner
-    from flowar.callbacks import Callbacks
-    from flowar.engine import InferencePlan
-    from flowar.noise import image_seeds
-    from flowar.precision import default_device
+    from flowar.engine.plan import InferencePlan
+    from flowar.sampling.callbacks import Callbacks
+    from flowar.sampling.noise import image_seeds
+    from flowar.system.autotune import gpu_tuner
+    from flowar.system.precision import default_device
 
     device = default_device()
     if gpu_tuner(device) is None:

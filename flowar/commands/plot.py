@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from flowar.errors import MissingPackageError
-from flowar.files import write_aside
+from flowar.system.files import write_aside
 
 CURVES = "curves.png"
 

@@ -42,7 +42,7 @@ def run(options: Options) -> None:
 
     from flowar.evaluation.extractors import open_extractor
     from flowar.evaluation.reference import open_reference
-    from flowar.training.ranks import join_ranks
+    from flowar.system.ranks import join_ranks
 
     if options.output.suffix != ".safetensors":
         raise ValueError(f"output: expected a file that ends with .safetensors, got {options.output}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from flowar.class_names import class_names_of, resolve
+from flowar.data.class_names import class_names_of, resolve
 
 if TYPE_CHECKING:
     from flowar.preview.terminal import TerminalPicture
@@ -68,11 +68,12 @@ def run(options: Options) -> None:
     """Write the grid and say where it is."""
     import torch
 
-    from flowar.attention_backends import use_attention_backend
-    from flowar.files import write_aside
-    from flowar.pipeline import FlowARPipeline, image_grid
-    from flowar.precision import default_device, resolve_precision
+    from flowar.images import image_grid
+    from flowar.networks.attention_backends import use_attention_backend
+    from flowar.pipeline import FlowARPipeline
     from flowar.preview.watch import Watch
+    from flowar.system.files import write_aside
+    from flowar.system.precision import default_device, resolve_precision
 
     if options.per_class < 1:
         raise ValueError(f"per_class: expected a positive integer, got {options.per_class}")

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from flowar.class_names import class_names_of
 from flowar.commands.sample import parse_labels
+from flowar.data.class_names import class_names_of
 from flowar.errors import MissingPackageError
-from flowar.files import write_aside
+from flowar.system.files import write_aside
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -77,7 +77,7 @@ def picture(options: Options) -> Image:
         MissingPackageError: without matplotlib.
     """
     from flowar.pipeline import FlowARPipeline
-    from flowar.precision import default_device
+    from flowar.system.precision import default_device
 
     try:
         import matplotlib  # noqa: F401

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from flowar.errors import MissingPackageError
-from flowar.files import write_aside
+from flowar.system.files import write_aside
 
 PLOT = "sweep.png"
 
@@ -67,8 +67,8 @@ def run(options: Options) -> None:
     from flowar.evaluation.reference import open_reference
     from flowar.evaluation.sweep import ExtractorQuality, Sweep, grid, markdown, write_tables
     from flowar.pipeline import FlowARPipeline
-    from flowar.precision import default_device
-    from flowar.training.ranks import Ranks
+    from flowar.system.precision import default_device
+    from flowar.system.ranks import Ranks
 
     device = default_device(options.device)
     pipeline = FlowARPipeline.from_pretrained(options.model)

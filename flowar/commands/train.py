@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 
+from flowar.system.ranks import join_ranks
 from flowar.training.config import TrainConfig as Options
-from flowar.training.ranks import join_ranks
 from flowar.training.trainer import train
 
 __all__ = ["Options", "run"]

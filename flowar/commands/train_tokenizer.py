@@ -15,7 +15,7 @@ from flowar.training.tokenizer_config import TokenizerTrainingConfig
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from flowar.training.image_source import ImageSource
+    from flowar.data.image_source import ImageSource
 
 log = logging.getLogger(__name__)
 
@@ -74,13 +74,13 @@ class Options:
 
 def run(options: Options) -> None:
     """Train, write the tokenizer folder, and say where it is and how well it reconstructs."""
-    from flowar.precision import default_device
+    from flowar.data.sources import open_images
+    from flowar.data.transforms import to_unit_range
+    from flowar.system.precision import default_device
     from flowar.training.calibration import warn_unless_normalised
-    from flowar.training.data import open_images
     from flowar.training.reconstructions import reconstruct
     from flowar.training.tokenizer_training import train_tokenizer
     from flowar.training.tokenizer_watch import WatchOptions
-    from flowar.training.transforms import to_unit_range
 
     source, skip = open_images(options.data, options.split, options.image_size, options.image_channels), options.skip
     images = read(source, skip)

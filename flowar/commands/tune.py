@@ -31,10 +31,10 @@ class Options:
 
 def run(options: Options) -> None:
     """Measure, print the frontier and the schedule, and say where it is."""
-    from flowar import tuning
+    from flowar.evaluation import tuning
     from flowar.pipeline import FlowARPipeline
-    from flowar.precision import default_device
-    from flowar.progress import step_progress
+    from flowar.system.precision import default_device
+    from flowar.system.progress import step_progress
 
     for name in ("batch_size", "target_ms"):
         if getattr(options, name) <= 0:

@@ -7,7 +7,7 @@ import random
 import gradio as gr
 
 from flowar.pipeline import FlowARPipeline
-from flowar.schedule_presets import SCHEDULES
+from flowar.sampling.presets import SCHEDULES
 
 MOST_GUIDANCE = 10
 SEEDS = 2**31

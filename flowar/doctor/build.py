@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from flowar.doctor.finding import Finding, ok, warning, wrong
 from flowar.doctor.programs import ProgramError, output
 from flowar.errors import first_line
-from flowar.installation import REBUILD, without_libraries
+from flowar.system.installation import REBUILD, without_libraries
 
 if TYPE_CHECKING:
     import torch
@@ -49,7 +49,7 @@ def ops() -> Finding:
         return wrong(f"{reason}, {built_with}", REBUILD)
     if ops.reference_active():
         return warning("none, as FLOWAR_NO_EXT=1 asked for: plain PyTorch serves them, slowly", "install without it")
-    from flowar.precision import default_device
+    from flowar.system.precision import default_device
 
     device = default_device()
     if not computes_right(device):

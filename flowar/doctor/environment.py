@@ -7,7 +7,7 @@ import sys
 
 from flowar.doctor.finding import Finding, ok, wrong
 from flowar.errors import first_line
-from flowar.installation import INSTALL_TORCH, too_old
+from flowar.system.installation import INSTALL_TORCH, too_old
 
 MINIMUM_PYTHON = (3, 10)
 REINSTALL_TORCH = INSTALL_TORCH.replace("install", "install --force-reinstall", 1)

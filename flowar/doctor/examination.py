@@ -10,7 +10,7 @@ from functools import partial
 from flowar.doctor import build, cuda, environment, memory, model_files, sample, serving
 from flowar.doctor.finding import Finding, skipped, wrong
 from flowar.errors import first_line
-from flowar.installation import REBUILD
+from flowar.system.installation import REBUILD
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from flowar.doctor.finding import Finding, ok, warning, wrong
 from flowar.doctor.model_files import is_preset
-from flowar.threads import control_groups, lines
+from flowar.system.threads import control_groups, lines
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +32,7 @@ GROUP_FILES = (
 
 def memory(model: str) -> Finding:
     """Whether one image of `model`, or of the preset of that name, can be drawn in the memory that is free."""
-    from flowar.precision import default_device
+    from flowar.system.precision import default_device
 
     device = default_device()
     needed, free = needed_bytes(model, device), free_bytes(device)
@@ -50,7 +50,7 @@ def needed_bytes(model: str, device: torch.device) -> float:
     """An estimate of what a process takes at most that draws one image in the precision "auto"."""
     import torch
 
-    from flowar.precision import resolve_precision
+    from flowar.system.precision import resolve_precision
 
     if device.type == "cuda":
         return GPU_FACTOR * weight_bytes(model, torch.float32) + GPU_BASE
@@ -60,9 +60,9 @@ def needed_bytes(model: str, device: torch.device) -> float:
 
 def weight_bytes(model: str, dtype: torch.dtype) -> int:
     """Of the transformers in `dtype`, and of the tokenizer as it is stored, where the model has one."""
-    from flowar.checkpoint import read_config
     from flowar.config import FlowARConfig
-    from flowar.hub import locate
+    from flowar.storage.checkpoint import read_config
+    from flowar.storage.hub import locate
 
     if is_preset(model):
         return transformer_bytes(FlowARConfig.preset(model), dtype)
@@ -74,8 +74,8 @@ def weight_bytes(model: str, dtype: torch.dtype) -> int:
 
 def transformer_bytes(config: FlowARConfig, dtype: torch.dtype) -> int:
     """Of all parameters of a model."""
-    from flowar.checkpoint import skeleton
     from flowar.model import FlowAR
+    from flowar.storage.checkpoint import skeleton
 
     return sum(parameter.nbytes for parameter in skeleton(FlowAR, config, dtype).parameters())
 

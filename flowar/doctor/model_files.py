@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flowar.doctor.finding import Finding, ok, wrong
 from flowar.errors import CheckpointError
-from flowar.hub import ASSETS, locate
+from flowar.storage.hub import ASSETS, locate
 
 SHIPPED = "flowar-fashion"
 CHECKSUMS = "SHA256SUMS"

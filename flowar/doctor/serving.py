@@ -10,8 +10,8 @@ REINSTALL_FLASH = "pip install --force-reinstall --no-deps --no-build-isolation 
 
 def attention() -> Finding:
     """Which implementation serves attention on the device that is used."""
-    from flowar.attention_backends import describe_backends, flash_imports
-    from flowar.precision import default_device
+    from flowar.networks.attention_backends import describe_backends, flash_imports
+    from flowar.system.precision import default_device
 
     device = default_device()
     backends = describe_backends(device)
@@ -27,7 +27,7 @@ def precision() -> Finding:
     """What "auto" means here, and what else there is."""
     import torch
 
-    from flowar.precision import default_device, resolve_precision, served_precisions
+    from flowar.system.precision import default_device, resolve_precision, served_precisions
 
     device = default_device()
     automatic = resolve_precision("auto", device, torch.float32).name

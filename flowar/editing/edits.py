@@ -11,14 +11,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from flowar.class_names import class_names_of, resolve
+from flowar.data.class_names import class_names_of, resolve
 from flowar.editing.known import pins_of_known, pins_of_scales, pins_where, with_mean
 from flowar.editing.pictures import Size, known_latents, paste_known, picture_size, to_latents
 from flowar.model import FlowAR
-from flowar.noise import scale_noise
-from flowar.pins import Pins
 from flowar.pipeline import FlowARPipeline
-from flowar.transfer import to_device
+from flowar.sampling.noise import scale_noise
+from flowar.sampling.pins import Pins
+from flowar.system.transfer import to_device
 
 ROUNDS = 3  # of inpainting
 WATCHERS = ("preview", "preview_steps", "on_scale", "on_evaluation")  # arguments that change no picture

@@ -8,8 +8,8 @@ from einops import rearrange
 from torch import Tensor
 
 from flowar.model import FlowAR
-from flowar.pins import Pins
-from flowar.transfer import to_device
+from flowar.sampling.pins import Pins
+from flowar.system.transfer import to_device
 
 
 def pins_where(model: FlowAR, latents: Tensor, known: Tensor) -> Pins:

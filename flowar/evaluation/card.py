@@ -12,7 +12,7 @@ import torch
 
 from flowar.errors import FlowARError
 from flowar.evaluation.settings import flatten
-from flowar.files import read_json, write_aside, write_json
+from flowar.system.files import read_json, write_aside, write_json
 
 FORMAT = "flowar-evaluation-card"
 JSON_FILE, MARKDOWN_FILE = "card.json", "card.md"

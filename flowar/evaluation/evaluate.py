@@ -18,9 +18,9 @@ from flowar.evaluation.images import GeneratedImages, Images, open_stored
 from flowar.evaluation.measure import Measuring, bias_warnings
 from flowar.evaluation.reference import Reference, open_reference
 from flowar.pipeline import FlowARPipeline
-from flowar.schedule import Schedule
-from flowar.training.ranks import Ranks
-from flowar.weights import fingerprint
+from flowar.sampling.schedule import Schedule
+from flowar.storage.weights import fingerprint
+from flowar.system.ranks import Ranks
 
 log = logging.getLogger(__name__)
 

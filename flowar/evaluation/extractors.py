@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flowar.data.transforms import to_unit_range
 from flowar.errors import FlowARError, MissingPackageError
-from flowar.training.transforms import to_unit_range
-from flowar.weights import fingerprint, open_torch_file
+from flowar.storage.weights import fingerprint, open_torch_file
 
 SPATIAL_CHANNELS = 7  # of the map that spatial features come from, as ADM has it
 

@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flowar.hub import ASSETS
-from flowar.progress import step_progress
-from flowar.training.data import open_idx
-from flowar.training.transforms import to_unit_range
-from flowar.weights import check_shapes, open_safetensors, save_tensors, shapes_of
+from flowar.data.sources import open_idx
+from flowar.data.transforms import to_unit_range
+from flowar.storage.hub import ASSETS
+from flowar.storage.weights import check_shapes, open_safetensors, save_tensors, shapes_of
+from flowar.system.progress import step_progress
 
 SHIPPED = ASSETS / "fashion-classifier.safetensors"  # made by this file; right on 93.15 % of the test split
 FEATURES = 128

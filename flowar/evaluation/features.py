@@ -14,10 +14,10 @@ from flowar.errors import FlowARError
 from flowar.evaluation.extractors import Extractor, Features
 from flowar.evaluation.images import Images
 from flowar.evaluation.settings import differences
-from flowar.files import read_json, write_json
-from flowar.progress import step_progress
-from flowar.training.ranks import Ranks
-from flowar.weights import open_safetensors, save_tensors
+from flowar.storage.weights import open_safetensors, save_tensors
+from flowar.system.files import read_json, write_json
+from flowar.system.progress import step_progress
+from flowar.system.ranks import Ranks
 
 SETTINGS = "settings.json"
 

@@ -16,13 +16,13 @@ from PIL import Image
 from torch import Tensor
 
 from flowar.config import as_grid
+from flowar.data.image_source import IMAGE_SUFFIXES, ImageSource
+from flowar.data.sources import FolderImages, open_images
+from flowar.data.transforms import center_crop, to_tensor
 from flowar.errors import DataError, first_line
-from flowar.files import write_aside
 from flowar.pipeline import FlowARPipeline
-from flowar.schedule import Schedule
-from flowar.training.data import FolderImages, open_images
-from flowar.training.image_source import IMAGE_SUFFIXES, ImageSource
-from flowar.training.transforms import center_crop, to_tensor
+from flowar.sampling.schedule import Schedule
+from flowar.system.files import write_aside
 
 ADM_IMAGES, ADM_LABELS = "arr_0", "arr_1"  # what numpy calls the arrays of ADM's sample batches
 

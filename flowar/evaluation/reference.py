@@ -19,8 +19,8 @@ from flowar.evaluation.extractors import Extractor
 from flowar.evaluation.features import FeatureChunks, extract
 from flowar.evaluation.images import ADM_IMAGES, StoredImages, open_stored, read_npz
 from flowar.evaluation.metrics.statistics import FeatureStatistics
-from flowar.training.ranks import Ranks
-from flowar.weights import open_safetensors, safetensors_metadata, save_tensors
+from flowar.storage.weights import open_safetensors, safetensors_metadata, save_tensors
+from flowar.system.ranks import Ranks
 
 FORMAT = "flowar-reference"
 KEPT = 10_000  # features for precision, recall and the kernel distance: as many as ADM's reference batches have

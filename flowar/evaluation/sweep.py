@@ -23,9 +23,9 @@ from flowar.evaluation.features import check_settings
 from flowar.evaluation.images import GeneratedImages
 from flowar.evaluation.measure import Measuring, bias_warnings
 from flowar.evaluation.reference import Reference
-from flowar.files import write_aside
 from flowar.pipeline import FlowARPipeline
-from flowar.progress import step_progress
+from flowar.system.files import write_aside
+from flowar.system.progress import step_progress
 from flowar.training.metrics import read_metrics
 
 log = logging.getLogger(__name__)

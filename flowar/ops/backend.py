@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from flowar.installation import INSTALL_TORCH, REBUILD, too_old, without_libraries
+from flowar.system.installation import INSTALL_TORCH, REBUILD, too_old, without_libraries
 
 
 def _load(name: str) -> None:

@@ -3,8 +3,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flowar.hardware import widest_float
 from flowar.ops import backend, reference
+from flowar.system.hardware import widest_float
 
 _forward = backend.op("counter_normal")
 

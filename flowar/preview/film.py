@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flowar.files import write_aside
+from flowar.system.files import write_aside
 
 if TYPE_CHECKING:
     from PIL.Image import Image

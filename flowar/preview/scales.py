@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from flowar.callbacks import OnEvaluation, OnScale
+from flowar.sampling.callbacks import OnEvaluation, OnScale
 from flowar.show.states import decode_tokens
 
 if TYPE_CHECKING:

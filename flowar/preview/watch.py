@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flowar.pipeline import image_grid
+from flowar.images import image_grid
 from flowar.preview.film import film_format, write_film
 from flowar.preview.scales import Preview
 from flowar.preview.terminal import TerminalPicture

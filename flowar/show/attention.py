@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from flowar import ops
-from flowar.ar_transformer import ARTransformer
 from flowar.model import FlowAR
+from flowar.networks.ar_transformer import ARTransformer
 from flowar.show.states import ar_inputs
 
 

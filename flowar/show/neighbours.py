@@ -10,15 +10,16 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
+from flowar.data.image_source import ImageSource
+from flowar.data.sources import open_images
+from flowar.data.transforms import to_tensor, to_unit_range
 from flowar.errors import DataError
 from flowar.evaluation.extractors import open_extractor
-from flowar.pipeline import FlowARPipeline, to_pil
-from flowar.progress import step_progress
+from flowar.images import to_pil
+from flowar.pipeline import FlowARPipeline
 from flowar.show.states import class_name
 from flowar.show.table import Table, draw_table
-from flowar.training.data import open_images
-from flowar.training.image_source import ImageSource
-from flowar.training.transforms import to_tensor, to_unit_range
+from flowar.system.progress import step_progress
 
 Features = Callable[[Tensor], Tensor]  # uint8 images [B, C, H, W] to features [B, d]
 

@@ -8,7 +8,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from flowar.pipeline import FlowARPipeline
-from flowar.schedule import Schedule
+from flowar.sampling.schedule import Schedule
 from flowar.show.states import class_name
 from flowar.show.table import Table, draw_table
 

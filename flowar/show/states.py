@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from PIL.Image import Image
 from torch import Tensor
 
-from flowar.class_names import class_names_of
+from flowar.data.class_names import class_names_of
 from flowar.model import FlowAR
-from flowar.noise import scale_noise
 from flowar.pipeline import FlowARPipeline
+from flowar.sampling.noise import scale_noise
 
 
 class State(NamedTuple):

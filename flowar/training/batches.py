@@ -9,9 +9,9 @@ from itertools import islice
 
 from torch import Tensor
 
+from flowar.system.ranks import Ranks
 from flowar.training.draws import Draws
 from flowar.training.pool import Pool
-from flowar.training.ranks import Ranks
 from flowar.training.step import Batch
 
 AHEAD = 2  # batches that are fetched before they are asked for

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from flowar.tokenizer import Tokenizer
-from flowar.training.transforms import to_unit_range
+from flowar.data.transforms import to_unit_range
+from flowar.tokenizers.base import Tokenizer
 
 log = logging.getLogger(__name__)
 

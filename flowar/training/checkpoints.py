@@ -30,8 +30,8 @@ from torch.distributed.checkpoint.state_dict_loader import load as load_distribu
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from flowar.errors import CheckpointError, DataError, first_line
-from flowar.files import read_json, write_json
-from flowar.training.ranks import Ranks
+from flowar.system.files import read_json, write_json
+from flowar.system.ranks import Ranks
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from flowar import ops
-from flowar.hardware import widest_float
-from flowar.noise import mix
+from flowar.sampling.noise import mix
+from flowar.system.hardware import widest_float
 
 
 class Stream(IntEnum):

@@ -18,15 +18,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from flowar.data.image_source import ImageSource
+from flowar.data.transforms import to_unit_range, variants
 from flowar.errors import DataError
-from flowar.precision import default_device, parse_dtype
-from flowar.progress import step_progress
-from flowar.threads import usable_cpus
-from flowar.tokenizer import Tokenizer
-from flowar.tokenizer_loading import load_tokenizer
+from flowar.system.precision import default_device, parse_dtype
+from flowar.system.progress import step_progress
+from flowar.system.threads import usable_cpus
+from flowar.tokenizers.base import Tokenizer
+from flowar.tokenizers.loading import load_tokenizer
 from flowar.training.calibration import warn_unless_normalised
 from flowar.training.data_config import DataConfig
-from flowar.training.image_source import ImageSource
 from flowar.training.latent_store import (
     TOKENIZER_FOLDER,
     Key,
@@ -36,7 +37,6 @@ from flowar.training.latent_store import (
     shard_path,
     write_record,
 )
-from flowar.training.transforms import to_unit_range, variants
 
 log = logging.getLogger(__name__)
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from flowar.model import FlowAR
-from flowar.precision import Precision
+from flowar.system.precision import Precision
+from flowar.system.ranks import Ranks
 from flowar.training.draws import Draws, Stream
 from flowar.training.latent_store import LatentStore
-from flowar.training.ranks import Ranks
 from flowar.training.step import forward_precision
 
 AT_ONCE = 128

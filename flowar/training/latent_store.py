@@ -24,13 +24,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from flowar.data.image_source import ImageSource
 from flowar.errors import CheckpointError, DataError, FlowARError, first_line
-from flowar.files import read_json, write_json
-from flowar.tokenizer import Tokenizer
-from flowar.tokenizer_loading import check_tokenizer, load_tokenizer
+from flowar.storage.weights import save_tensors
+from flowar.system.files import read_json, write_json
+from flowar.tokenizers.base import Tokenizer
+from flowar.tokenizers.loading import check_tokenizer, load_tokenizer
 from flowar.training.draws import Draws, Stream
-from flowar.training.image_source import ImageSource
-from flowar.weights import save_tensors
 
 STORE_FILE, TOKENIZER_FOLDER = "store.json", "tokenizer"
 FORMAT = 1

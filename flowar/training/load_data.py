@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from flowar.config import require
+from flowar.data.sources import open_images
 from flowar.errors import DataError
-from flowar.tokenizer import Tokenizer
-from flowar.tokenizer_loading import load_tokenizer
+from flowar.tokenizers.base import Tokenizer
+from flowar.tokenizers.loading import load_tokenizer
 from flowar.training.config import ValidationConfig
-from flowar.training.data import open_images
 from flowar.training.data_config import DataConfig
 from flowar.training.encoding import encode
 from flowar.training.held_out import HeldOut

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from flowar.config import FlowARConfig
 from flowar.errors import DataError, first_line
-from flowar.files import write_aside
-from flowar.flops import training_flops
-from flowar.hardware import peak_flops, peak_memory_mib, widest_float
 from flowar.model import Loss
+from flowar.networks.flops import training_flops
+from flowar.system.files import write_aside
+from flowar.system.hardware import peak_flops, peak_memory_mib, widest_float
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from flowar.config import require
 from flowar.model import FlowAR
+from flowar.system.ranks import Ranks
 from flowar.training.config import Parallel
-from flowar.training.ranks import Ranks
 
 
 def parallelize(model: FlowAR, kind: Parallel, ranks: Ranks) -> nn.Module:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from flowar.noise import mix
+from flowar.sampling.noise import mix
 from flowar.training.draws import Draws
 from flowar.training.latent_store import LatentStore
 

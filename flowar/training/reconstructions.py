@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from flowar.files import write_aside
-from flowar.pipeline import image_grid, to_pil
-from flowar.tokenizer import Tokenizer
-from flowar.training.transforms import to_unit_range
+from flowar.data.transforms import to_unit_range
+from flowar.images import image_grid, to_pil
+from flowar.system.files import write_aside
+from flowar.tokenizers.base import Tokenizer
 
 COLOURS = {1: ("grey",), 3: ("red", "green", "blue")}
 BATCH = 64

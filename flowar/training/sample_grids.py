@@ -8,11 +8,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from flowar.files import write_aside
-from flowar.pipeline import FlowARPipeline, image_grid
-from flowar.tokenizer import Tokenizer
+from flowar.images import image_grid
+from flowar.pipeline import FlowARPipeline
+from flowar.system.files import write_aside
+from flowar.system.ranks import Ranks
+from flowar.tokenizers.base import Tokenizer
 from flowar.training.config import TrainConfig
-from flowar.training.ranks import Ranks
 from flowar.training.state import TrainState
 
 log = logging.getLogger(__name__)

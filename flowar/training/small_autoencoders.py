@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-from flowar.autoencoder_tokenizer import AutoencoderTokenizer, autoencoder_class
 from flowar.config import Grid, is_count, require
-from flowar.conv_autoencoder import NORM_GROUPS
-from flowar.tokenizer import ConvTokenizer, Tokenizer
+from flowar.tokenizers.autoencoder import AutoencoderTokenizer, autoencoder_class
+from flowar.tokenizers.base import Tokenizer
+from flowar.tokenizers.conv import ConvTokenizer
+from flowar.tokenizers.conv_autoencoder import NORM_GROUPS
 
 # By resolution, finest first: a tokenizer takes as many as its stride asks for.
 DEFAULT_WIDTHS = {

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowar.checkpoint import skeleton
 from flowar.model import FlowAR
+from flowar.storage.checkpoint import skeleton
 from flowar.training.averages import Averages
 from flowar.training.config import OptimConfig
 from flowar.training.optimizer import Optimizer, moments, new_optimizers, set_updates

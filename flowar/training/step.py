@@ -12,16 +12,16 @@ from torch import Tensor, nn
 
 from flowar.config import FlowARConfig, require
 from flowar.errors import TrainingError
-from flowar.flow_transformer import over_tokens
 from flowar.model import Loss
-from flowar.noise import mix
-from flowar.precision import PRECISIONS, Precision, matmul_precision, native_bfloat16
+from flowar.networks.flow_transformer import over_tokens
+from flowar.sampling.noise import mix
+from flowar.system.precision import PRECISIONS, Precision, matmul_precision, native_bfloat16
+from flowar.system.ranks import Ranks
 from flowar.training import nan_trace
 from flowar.training.config import LossConfig, TrainConfig, TrainPrecision
 from flowar.training.draws import Draws, Stream
 from flowar.training.optimizer import update_weights
 from flowar.training.parallel import clip_gradients, gradients_stay
-from flowar.training.ranks import Ranks
 from flowar.training.state import TrainState
 
 REMEDY = "a lower lr, qk_norm or precision float32 may help; --nan_trace names the op"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flowar.noise import mix
-from flowar.tokenizer import Tokenizer
+from flowar.data.transforms import to_unit_range
+from flowar.sampling.noise import mix
+from flowar.tokenizers.base import Tokenizer
 from flowar.training.perceptual import PerceptualLoss
 from flowar.training.tokenizer_config import TokenizerTrainingConfig
-from flowar.training.transforms import to_unit_range
 
 
 class TokenizerLosses:

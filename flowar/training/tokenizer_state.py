@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from flowar.config import Grid
-from flowar.tokenizer import Tokenizer
+from flowar.tokenizers.base import Tokenizer
 from flowar.training.config import OptimConfig
 from flowar.training.optimizer import Optimizer, moments, new_optimizers, set_updates, update_weights
 from flowar.training.small_autoencoders import new_tokenizer

@@ -7,15 +7,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from flowar.progress import step_progress
-from flowar.tokenizer import Tokenizer
+from flowar.data.transforms import to_unit_range
+from flowar.system.progress import step_progress
+from flowar.tokenizers.base import Tokenizer
 from flowar.training.calibration import calibrate
 from flowar.training.step import forward_precision, training_precision
 from flowar.training.tokenizer_config import TokenizerTrainingConfig
 from flowar.training.tokenizer_losses import TokenizerLosses
 from flowar.training.tokenizer_state import TokenizerState
 from flowar.training.tokenizer_watch import Watch, WatchOptions
-from flowar.training.transforms import to_unit_range
 
 CPU = torch.device("cpu")
 CALIBRATION_BATCH = 256

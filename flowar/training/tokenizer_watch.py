@@ -9,11 +9,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from flowar.files import write_json
-from flowar.progress import duration
+from flowar.system.files import write_json
+from flowar.system.progress import duration
+from flowar.system.ranks import Ranks
 from flowar.training.checkpoints import CheckpointWriter, load_checkpoint, refuse_second_run
 from flowar.training.metrics import MetricsWriter
-from flowar.training.ranks import Ranks
 from flowar.training.reconstructions import draw, reconstruct
 from flowar.training.tokenizer_state import TokenizerState
 

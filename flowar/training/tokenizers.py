@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from flowar.data.image_source import ImageSource
 from flowar.errors import DataError
-from flowar.tokenizer import PixelTokenizer, Tokenizer
-from flowar.tokenizer_loading import load_tokenizer
+from flowar.tokenizers.base import Tokenizer
+from flowar.tokenizers.loading import load_tokenizer
+from flowar.tokenizers.pixel import PixelTokenizer
 from flowar.training.calibration import calibrate
-from flowar.training.image_source import ImageSource
 
 CALIBRATION_BATCH = 256
 

@@ -11,12 +11,13 @@ from pathlib import Path
 import torch
 
 from flowar.config import FlowARConfig
-from flowar.files import write_json
 from flowar.model import FlowAR
 from flowar.pipeline import FlowARPipeline
-from flowar.precision import default_device, matmul_precision, parse_dtype
-from flowar.progress import step_progress
-from flowar.tokenizer import Tokenizer
+from flowar.system.files import write_json
+from flowar.system.precision import default_device, matmul_precision, parse_dtype
+from flowar.system.progress import step_progress
+from flowar.system.ranks import Ranks
+from flowar.tokenizers.base import Tokenizer
 from flowar.training.batches import batches
 from flowar.training.checkpoints import CheckpointWriter, load_checkpoint, refuse_second_run
 from flowar.training.config import TrainConfig
@@ -28,7 +29,6 @@ from flowar.training.metrics import MetricsWriter, StepMetrics, read_metrics
 from flowar.training.optimizer import learning_rate, total_steps, warmup_steps
 from flowar.training.parallel import parallelize
 from flowar.training.pool import Pool
-from flowar.training.ranks import Ranks
 from flowar.training.sample_grids import sample_grid
 from flowar.training.state import TrainState
 from flowar.training.step import Batch, TrainingStep, check_shares, chosen_precision

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from browser import edit, generate, opened, paint, pictures, served
 from PIL import Image
 
-from flowar.files import write_aside
+from flowar.system.files import write_aside
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

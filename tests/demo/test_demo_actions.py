@@ -31,7 +31,7 @@ from flowar.demo.actions import (
 from flowar.demo.canvas import SIDE, enlarged, painted
 from flowar.demo.reports import reports
 from flowar.editing import edits
-from flowar.tokenizer import PixelTokenizer
+from flowar.tokenizers.pixel import PixelTokenizer
 
 SIZE = 8  # pixels; latents of 4x4, scales 1, 2, 4
 OWN = Settings(seed=3, schedule="", guidance_scale=1.5)

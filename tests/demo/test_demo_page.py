@@ -11,7 +11,7 @@ import pytest
 from browser import captions, choose_classes, chromium, edit, generate, image, opened, paint, pictures, served, tab
 from PIL import Image, ImageChops
 
-from flowar.class_names import read_class_names
+from flowar.data.class_names import read_class_names
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

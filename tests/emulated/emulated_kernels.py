@@ -7,8 +7,9 @@ import os
 import pytest
 import torch
 
-from flowar import engine, sampling_program
-from flowar.engine import Savings
+from flowar.engine import plan as plan_module
+from flowar.engine import program as program_module
+from flowar.engine.plan import Savings
 
 torch.ops.load_library(os.environ["FLOWAR_EMULATED"])  # its kernels take the place of flowar's own
 
@@ -16,7 +17,7 @@ torch.ops.load_library(os.environ["FLOWAR_EMULATED"])  # its kernels take the pl
 @pytest.fixture(autouse=True)
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """All savings, its budget of modulations, and all images at once."""
-    monkeypatch.setattr(engine, "default_savings", lambda device: Savings())
-    budget = sampling_program.MODULATION_BUDGET
+    monkeypatch.setattr(plan_module, "default_savings", lambda device: Savings())
+    budget = program_module.MODULATION_BUDGET
     monkeypatch.setitem(budget, "cpu", budget["accelerator"])
-    monkeypatch.setattr(sampling_program, "ACTIVATION_BUDGET", 2**60)
+    monkeypatch.setattr(program_module, "ACTIVATION_BUDGET", 2**60)

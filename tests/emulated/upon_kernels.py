@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from flowar import ops
-from flowar.engine import InferencePlan
-from flowar.precision import PRECISIONS, served_precisions
+from flowar.engine.plan import InferencePlan
+from flowar.system.precision import PRECISIONS, served_precisions
 
 
 class Launched(TorchDispatchMode):

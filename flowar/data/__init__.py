@@ -1,0 +1,1 @@
+"""Labelled images from files, and what their classes are called."""

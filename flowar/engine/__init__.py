@@ -1,0 +1,1 @@
+"""The numbers of the published sampler with less work."""

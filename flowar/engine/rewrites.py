@@ -1,0 +1,145 @@
+"""A copy of the transformers that is fit for inference: exact rewritings of their weights.
+
+`exact` are the model's own layers, from which products of weights are taken before they are rounded.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flowar.engine.onednn_linear import PrepackedLinear
+from flowar.networks.attention import CrossAttention, SelfAttention
+from flowar.networks.flow_transformer import AttnCrossMLPBlock, FlowTransformer
+from flowar.networks.layers import GEGLU, ResidualStream, RMSNorm, linear_of
+
+Packable = TypeVar("Packable", bound=nn.Module)
+
+HIDDEN_MULTIPLE = 64  # hidden widths the GEMM kernels like; 2730 is not even a multiple of 8
+
+
+def pack(module: Packable, dtype: torch.dtype) -> Packable:
+    """A copy of `module` for inference in `dtype`: parameters cast, or shared where the dtype is theirs."""
+    shared: dict[int, Any] = {id(each): frozen(each.detach().to(dtype)) for each in module.parameters()}
+    for layer in module.modules():
+        if isinstance(layer, PrepackedLinear):
+            bias = None if layer.bias is None else shared[id(layer.bias)]
+            shared[id(layer)] = layer if layer.dtype == dtype else linear_of(frozen(layer.weight.to(dtype)), bias)
+    packed = copy.deepcopy(module, shared).eval()
+    for layer in packed.modules():
+        if isinstance(layer, AttnCrossMLPBlock):
+            layer.constants.one = layer.constants.one.to(dtype)
+    return packed
+
+
+def frozen(weight: Tensor) -> nn.Parameter:
+    return nn.Parameter(weight, requires_grad=False)
+
+
+def wide(weight: Tensor) -> Tensor:
+    """In at least float32."""
+    return weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
+
+
+def pad_hidden(layer: GEGLU) -> None:
+    """Pad the hidden width with zeros, in place: gelu(0) * 0 = 0, so the output does not change."""
+    if isinstance(layer.fc1, PrepackedLinear):  # oneDNN pads by itself
+        return
+    hidden = layer.fc2.in_features
+    padding = -hidden % HIDDEN_MULTIPLE
+    if padding == 0:
+        return
+    halves = layer.fc1.weight.view(2, hidden, -1)
+    layer.fc1.weight = frozen(F.pad(halves, (0, 0, 0, padding)).flatten(0, 1))
+    layer.fc1.bias = frozen(F.pad(layer.fc1.bias.view(2, hidden), (0, padding)).flatten())
+    layer.fc2.weight = frozen(F.pad(layer.fc2.weight, (0, padding)))
+    layer.fc1.out_features, layer.fc2.in_features = 2 * (hidden + padding), hidden + padding
+
+
+class FoldedNorm(nn.Module):
+    """An RMS norm whose weight went into the linear layer behind it: what is left joins the addition before it."""
+
+    zero: Tensor
+
+    def __init__(self, norm: RMSNorm) -> None:
+        super().__init__()
+        self.register_buffer("zero", torch.zeros_like(norm.weight))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.of(ResidualStream(x))[1]
+
+    def of(self, stream: ResidualStream) -> tuple[ResidualStream, Tensor]:
+        return stream.modulated(self.zero, self.zero)
+
+
+def fold_norms(packed: FlowTransformer, exact: FlowTransformer) -> None:
+    """Multiply the weights of both norms of cross-attention into the only layers that read them, in place."""
+    for block, exact_block in zip(packed.blocks, exact.blocks, strict=True):
+        if isinstance(block, AttnCrossMLPBlock) and isinstance(exact_block, AttnCrossMLPBlock):
+            for norm, name in (("cross_norm", "q"), ("condition_norm", "kv")):
+                weight = wide(getattr(exact_block.cross, name).weight) * wide(getattr(exact_block, norm).weight)
+                setattr(block.cross, name, linear_of(frozen(weight.to(block.mlp.fc1.bias.dtype))))
+                setattr(block, norm, FoldedNorm(getattr(block, norm)))
+
+
+class SingleTokenAttention(nn.Module):
+    """Self-attention of one token: its value, projected. One linear map; queries and keys do not matter."""
+
+    def __init__(self, packed: SelfAttention, exact: SelfAttention) -> None:
+        super().__init__()
+        dtype, width = packed.proj.bias.dtype, packed.proj.out_features
+        projection, value = wide(exact.proj.weight), wide(exact.qkv.weight[2 * width :])
+        self.weight = frozen((projection @ value).to(dtype))
+        self.bias = packed.proj.bias
+
+    def forward(self, x: Tensor, rotation: Tensor, lengths: Sequence[int]) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+
+class SingleTokenCrossAttention(nn.Module):
+    """Cross-attention to one condition: the same at every step."""
+
+    def __init__(self, packed: CrossAttention) -> None:
+        super().__init__()
+        self.kv = packed.kv
+        self.proj = packed.proj
+
+    def keys_values(self, z: Tensor, rotation: Tensor) -> tuple[Tensor]:
+        """z [B, 1, D] to the output [B, 1, W]."""
+        return (self.proj(self.kv(z).chunk(2, -1)[1]),)
+
+    def forward(self, x: Tensor, known: tuple[Tensor], rotation: Tensor, lengths: Sequence[int]) -> Tensor:
+        return known[0]
+
+
+def single_token(packed: FlowTransformer, exact: FlowTransformer) -> FlowTransformer:
+    """The flow transformer for the scale of one token: `packed`, whose weights it shares, with simpler attention."""
+    blocks = []
+    for block, exact_block in zip(packed.blocks, exact.blocks, strict=True):
+        changed: dict[str, nn.Module] = {"attn": SingleTokenAttention(block.attn, exact_block.attn)}
+        if isinstance(block, AttnCrossMLPBlock):
+            changed["cross"] = SingleTokenCrossAttention(block.cross)
+        blocks.append(with_modules(block, changed))
+    return with_modules(packed, {"blocks": nn.ModuleList(blocks)})
+
+
+def with_modules(module: Packable, changed: dict[str, nn.Module]) -> Packable:
+    """A copy of `module` that shares all its submodules but the `changed` ones."""
+    clone = copy.copy(module)
+    clone._modules = {**module._modules, **changed}
+    return clone
+
+
+def stack_modulations(flow: FlowTransformer) -> nn.Linear:
+    """All modulations per position, the blocks' and the output's, as one layer whose weights theirs become views of."""
+    layers = [*(block.position_modulation for block in flow.blocks), flow.output_modulation]
+    stacked = linear_of(*(frozen(torch.cat([getattr(each, name) for each in layers])) for name in ("weight", "bias")))
+    sizes = [layer.out_features for layer in layers]
+    for layer, weight, bias in zip(layers, stacked.weight.split(sizes), stacked.bias.split(sizes), strict=True):
+        layer.weight, layer.bias = frozen(weight), frozen(bias)
+    return stacked

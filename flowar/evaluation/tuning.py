@@ -1,0 +1,158 @@
+"""Steps per scale for a time to spend: what evaluations cost on this machine, and what leaving some out costs in
+accuracy.
+
+The more a scale's path bends, the more evaluations it needs; the finer a scale, the more each of them costs. Both are
+measured, and the best division of the time is found by trying all.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from flowar.errors import FlowARError
+from flowar.model import FlowAR
+from flowar.sampling.schedule import Schedule, times_denser_near_data
+
+COUNTS = (2, 3, 4, 5, 6, 8, 10, 12, 16)  # evaluations of a scale to choose from
+EXACT = 48  # evaluations that leave nothing to gain
+OTHERS = 8  # evaluations of the scales that are not being looked at
+SOLVER = "dpm2m"
+TURNS = 3
+
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """Of one model and batch size on this machine.
+
+    Attributes:
+        errors: [K, len(COUNTS)], root mean square distance that a scale of so many evaluations moves the final latents
+            by, in their standard deviations.
+        seconds: [K], of one evaluation at each scale.
+        rest: seconds of everything else in one call.
+    """
+
+    errors: npt.NDArray[np.float64]
+    seconds: npt.NDArray[np.float64]
+    rest: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Evaluations of every scale, the seconds a call takes with them, and the error expected."""
+
+    counts: tuple[int, ...]
+    seconds: float
+    error: float
+
+
+def plan_schedule(model: FlowAR, counts: Sequence[int]) -> Schedule:
+    """The schedule of so many evaluations at every scale, under the model's own guidance."""
+    config = model.config
+    times = [times_denser_near_data(count) for count in counts]
+    return Schedule(times, config.guidance_scale, config.guidance_interval, solver=SOLVER)
+
+
+@torch.inference_mode()
+def measure(
+    model: FlowAR,
+    batch_size: int,
+    dtype: str = "auto",
+    advance: Callable[[], None] = lambda: None,
+    clock: Clock = time.perf_counter,
+) -> Measurements:
+    """Draw `batch_size` images again and again; `advance` is called `measuring_steps` times. `dtype` as of `sample`."""
+    scales = len(model.config.grids)
+    labels = torch.arange(batch_size) % model.config.num_classes
+    device = model.ar_transformer.input_positions.device
+
+    def latents(counts: Sequence[int]) -> torch.Tensor:
+        advance()
+        return model.sample(labels, schedule=plan_schedule(model, counts), dtype=dtype, progress=False)
+
+    def lasting(count: int) -> list[float]:
+        """Seconds of every scale, and of the whole call."""
+        ends = []
+
+        def mark(*_: object) -> None:
+            if device.type != "cpu":
+                torch.accelerator.synchronize(device)
+            ends.append(clock())
+
+        schedule = plan_schedule(model, [count] * scales)
+        mark()
+        model.sample(labels, schedule=schedule, dtype=dtype, progress=False, on_scale=mark)
+        mark()
+        advance()
+        return [*np.diff(ends[:-1]), ends[-1] - ends[0]]
+
+    errors = np.zeros((scales, len(COUNTS)))
+    for k in range(scales):
+        around = [OTHERS] * scales
+        exact = latents([*around[:k], EXACT, *around[k + 1 :]])
+        for i, count in enumerate(COUNTS):
+            moved = latents([*around[:k], count, *around[k + 1 :]]) - exact
+            errors[k, i] = (moved.square().mean().sqrt() / exact.std()).item()
+    few, many = COUNTS[2], COUNTS[-2]
+    times: dict[int, list[list[float]]] = {few: [], many: []}
+    for _ in range(TURNS + 1):
+        for count, found in times.items():
+            found.append(lasting(count))
+    # The first turn warms up: buffers, and on a GPU graphs.
+    medians = {count: np.median(found[1:], axis=0) for count, found in times.items()}
+    seconds = np.maximum((medians[many][:-1] - medians[few][:-1]) / (many - few), 0.0)
+    return Measurements(errors, seconds, max(0.0, float(medians[few][-1] - few * seconds.sum())))
+
+
+def measuring_steps(scales: int) -> int:
+    """How often `measure` advances."""
+    return scales * (1 + len(COUNTS)) + 2 * (TURNS + 1)
+
+
+def frontier(measured: Measurements) -> list[Plan]:
+    """The plans that no other beats in both time and error, from the quickest to the most exact.
+
+    Errors of scales are taken to be independent: their squares add up.
+    """
+    choices = np.array([*itertools.product(range(len(COUNTS)), repeat=len(measured.seconds))])  # [all, K]
+    scales = np.arange(len(measured.seconds))
+    errors = np.sqrt((measured.errors[scales, choices] ** 2).sum(1))
+    seconds = measured.rest + (np.array(COUNTS)[choices] * measured.seconds).sum(1)
+    plans, best = [], np.inf
+    for index in np.lexsort((errors, seconds)):
+        if errors[index] < best:
+            best = errors[index]
+            counts = tuple(COUNTS[choice] for choice in choices[index])
+            plans.append(Plan(counts, float(seconds[index]), float(best)))
+    return plans
+
+
+def choose(plans: Sequence[Plan], target_seconds: float) -> Plan:
+    """The most exact of the plans that take at most `target_seconds`.
+
+    Raises:
+        FlowARError: if none does, with what the quickest takes.
+    """
+    affordable = [plan for plan in plans if plan.seconds <= target_seconds]
+    if not affordable:
+        least = f"at least {1e3 * plans[0].seconds:.4g}, which {'+'.join(map(str, plans[0].counts))} evaluations take"
+        raise FlowARError(f"target_ms: expected {least}, got {1e3 * target_seconds:.4g}")
+    return affordable[-1]
+
+
+def table(plans: Sequence[Plan], chosen: Plan, rows: int = 12) -> str:
+    """The frontier, thinned out to about so many rows, with the chosen plan marked."""
+    some = {round(index) for index in np.linspace(0, len(plans) - 1, min(rows, len(plans)))} | {plans.index(chosen)}
+    lines = [f"{'ms':>8}  {'error':>7}  evaluations of the scales"]
+    for index in sorted(some):
+        plan, mark = plans[index], "  <" if plans[index] == chosen else ""
+        lines.append(f"{1e3 * plan.seconds:8.1f}  {plan.error:7.4f}  {' '.join(map(str, plan.counts))}{mark}")
+    return "\n".join(lines)

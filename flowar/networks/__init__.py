@@ -1,0 +1,1 @@
+"""Both transformers, their parts, and the latent pyramid between them."""

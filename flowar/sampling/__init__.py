@@ -1,0 +1,1 @@
+"""Times, solvers, noise and pins of sampling: numbers without networks."""

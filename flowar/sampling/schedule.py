@@ -1,0 +1,223 @@
+"""When the ODE of each scale is evaluated, by which solver, and how strongly guidance acts there."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from difflib import get_close_matches
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flowar.sampling.solvers import SOLVERS, Evaluation
+from flowar.system.files import write_json
+
+Times = tuple[float, ...]
+
+# What guidance grows by from the first scale (0) to the last (1).
+GROWTHS: dict[str, Callable[[float], float]] = {
+    "linear": lambda x: x,
+    "constant": lambda x: 1.0,
+    "cosine": lambda x: (1 - math.cos(math.pi * x)) / 2,
+}
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How the ODEs of all scales are integrated, from noise (time 1) to data (time 0), and guided.
+
+    Attributes:
+        times: strictly decreasing from 1 to 0; a step goes from each to the next. One grid for all scales, or a list of
+            grids, one per scale.
+        guidance_scale: w at the last scale; scale k of K is guided by `1 + (w - 1) g(k / (K - 1))`.
+        guidance_interval: guidance acts where low <= t <= high, t the time of an evaluation.
+        guidance_growth: g: "linear", as published, "constant" (1 at all scales) or "cosine".
+        solver: "euler", as published, "midpoint", "heun", "ab2" or "dpm2m", see `flowar.sampling.solvers`; or a list,
+            one per scale.
+
+    Raises:
+        ValueError: for times, numbers or names out of range, saying what was expected and what came.
+    """
+
+    times: Sequence[float] | Sequence[Sequence[float]]
+    guidance_scale: float = 1.0
+    guidance_interval: Sequence[float] = (0.0, 1.0)
+    guidance_growth: str = "linear"
+    solver: str | Sequence[str] = "euler"
+
+    def __post_init__(self) -> None:
+        several = len(self.times) > 0 and not isinstance(self.times[0], (int, float))
+        grids = tuple(checked_times(grid) for grid in (self.times if several else [self.times]))  # type: ignore[arg-type]
+        object.__setattr__(self, "times", grids if several else grids[0])
+        object.__setattr__(self, "guidance_interval", tuple(float(t) for t in self.guidance_interval))
+        if not isinstance(self.solver, str):
+            object.__setattr__(self, "solver", tuple(self.solver))
+        if not 0 <= self.guidance_scale < float("inf"):
+            raise ValueError(f"guidance_scale: expected a finite number >= 0, got {self.guidance_scale}")
+        interval = self.guidance_interval
+        if len(interval) != 2 or not 0 <= interval[0] <= interval[1] <= 1:
+            raise ValueError(f"guidance_interval: expected 0 <= low <= high <= 1, got {interval}")
+        check_name("guidance_growth", self.guidance_growth, GROWTHS)
+        for name in [self.solver] if isinstance(self.solver, str) else self.solver:
+            check_name("solver", name, SOLVERS)
+
+    @staticmethod
+    def published(
+        num_inference_steps: int, guidance_scale: float, guidance_interval: Sequence[float] = (0.0, 1.0)
+    ) -> Schedule:
+        """The authors' time grids: 25 "steps" are 24 evaluations, denser near the data; any other number is uniform.
+
+        Raises:
+            ValueError: unless `num_inference_steps` is a positive integer.
+        """
+        if not isinstance(num_inference_steps, int) or num_inference_steps < 1:
+            raise ValueError(f"num_inference_steps: expected a positive integer, got {num_inference_steps!r}")
+        return Schedule(published_times(num_inference_steps), guidance_scale, guidance_interval)
+
+    @staticmethod
+    def load(path: str | Path) -> Schedule:
+        """What `save` wrote.
+
+        Raises:
+            OSError: if the file cannot be read.
+            ValueError: if it holds no schedule, naming the file.
+        """
+        try:
+            return Schedule.from_dict(json.loads(Path(path).read_text()))
+        except ValueError as error:  # JSON's own errors are such too
+            raise ValueError(f"{path}: {error}") from error
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> Schedule:
+        """The schedule of `to_dict`.
+
+        Raises:
+            ValueError: for fields that a schedule does not have, or values that it does not take.
+        """
+        names = {field.name for field in fields(Schedule)}
+        if not isinstance(values, Mapping) or not {"times"} <= {*values} <= names:
+            got = ", ".join(map(str, values)) if isinstance(values, Mapping) else type(values).__name__
+            raise ValueError(f"schedule: expected times and any of {', '.join(sorted(names - {'times'}))}; got {got}")
+        try:
+            return Schedule(**values)
+        except TypeError as error:
+            raise ValueError(f"schedule: expected numbers and names, got {dict(values)}") from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data: numbers, strings, lists and tuples of them."""
+        return asdict(self)
+
+    def save(self, path: str | Path) -> None:
+        """Write a JSON file. Raises OSError if that fails; a file that was there stays as it was."""
+        write_json(Path(path), self.to_dict())
+
+    def grid(self, scale: int) -> Times:
+        """The times of one scale."""
+        return self.times[scale] if self._several("times") else self.times  # type: ignore[return-value]
+
+    def solver_of(self, scale: int) -> str:
+        """The name of the solver of one scale."""
+        return self.solver if isinstance(self.solver, str) else self.solver[scale]
+
+    def check_scales(self, num_scales: int) -> Schedule:
+        """This schedule, if it is one for a model of `num_scales`.
+
+        Raises:
+            ValueError: if it has a list, one per scale, of another length.
+        """
+        for name, value in (("times", self.times), ("solver", self.solver)):
+            if self._several(name) and len(value) != num_scales:
+                raise ValueError(f"{name}: expected one for all scales or a list of {num_scales}, got {len(value)}")
+        return self
+
+    def evaluations(self, scale: int, num_scales: int) -> tuple[Evaluation, ...]:
+        """Of the ODE at one scale. A solver that looks back starts anew where guidance changes."""
+        return _evaluations(self, scale, num_scales)
+
+    def guidance_weights(self, scale: int, num_scales: int) -> list[float]:
+        """The weight of every evaluation at one scale; 1 means that guidance does nothing there."""
+        weight = self._weight(scale, num_scales)
+        return [weight(each.time) for each in self.evaluations(scale, num_scales)]
+
+    def num_evaluations(self, num_scales: int) -> int:
+        """Velocities asked for in all, those of both halves of guidance counted once."""
+        return sum(len(self.evaluations(scale, num_scales)) for scale in range(num_scales))
+
+    def describe(self, num_scales: int) -> str:
+        """A table: solver, steps, evaluations and guidance of every scale."""
+        rows = ["scale  solver    steps  evaluations  guidance"]
+        for k in range(num_scales):
+            weights = self.guidance_weights(k, num_scales)
+            steps, most = len(self.grid(k)) - 1, max(weights, key=lambda weight: abs(weight - 1))
+            rows.append(f"{k:<5}  {self.solver_of(k):<8}  {steps:>5}  {len(weights):>11}  {most:.3g}")
+        low, high = self.guidance_interval
+        return "\n".join([*rows, f"guidance where {low:g} <= t <= {high:g}"])
+
+    def _weight(self, scale: int, num_scales: int) -> Callable[[float], float]:
+        growth = GROWTHS[self.guidance_growth](scale / (num_scales - 1) if num_scales > 1 else 1.0)
+        weight = 1 + (self.guidance_scale - 1) * growth
+        low, high = self.guidance_interval
+        return lambda t: weight if low <= t <= high else 1.0
+
+    def _several(self, name: str) -> bool:
+        value = getattr(self, name)
+        return not isinstance(value, str) and isinstance(value[0], tuple if name == "times" else str)
+
+
+@lru_cache(maxsize=256)
+def _evaluations(schedule: Schedule, scale: int, num_scales: int) -> tuple[Evaluation, ...]:
+    """Kept, since every call of `sample` asks for them, and a replayed graph should wait for nothing else."""
+    times, weight = schedule.grid(scale), schedule._weight(scale, num_scales)
+    restarts = {following for t, following in pairwise(times) if weight(t) != weight(following)}
+    return tuple(SOLVERS[schedule.solver_of(scale)](times, restarts))
+
+
+def published_times(steps: int) -> list[float]:
+    """The authors' grid for a number of "steps"."""
+    if steps == 25:
+        return [*np.linspace(1, 0.3, 12).tolist(), *np.linspace(0.25, 0, 13).tolist()]
+    return uniform_times(steps)
+
+
+def uniform_times(steps: int) -> list[float]:
+    """`steps` equal steps from 1 to 0."""
+    # In float64: floor(1000 t) of the time embedding tells 0.98 from its float32 neighbour below.
+    times: list[float] = np.linspace(1, 0, steps + 1).tolist()
+    return times
+
+
+def times_denser_near_data(steps: int, power: float = 2.0) -> list[float]:
+    """The times `(1 - i / steps) ** power`: the paths of flow models bend where noise has almost gone."""
+    return [t**power for t in uniform_times(steps)]
+
+
+def checked_times(times: Sequence[float]) -> Times:
+    """One grid as a tuple of floats.
+
+    Raises:
+        ValueError: unless they decrease strictly from 1 to 0.
+    """
+    try:
+        grid = tuple(float(t) for t in times)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"times: expected numbers, got {times!r}") from error
+    if len(grid) < 2 or not all(a > b for a, b in pairwise(grid)) or grid[0] != 1 or grid[-1] != 0:
+        raise ValueError(f"times: expected strictly decreasing values from 1 to 0, got {grid}")
+    return grid
+
+
+def check_name(what: str, name: str, known: Mapping[str, object]) -> None:
+    """Check that `name` is one of the `known` ones.
+
+    Raises:
+        ValueError: with the nearest of them.
+    """
+    if name not in known:
+        near = get_close_matches(str(name), known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"{what}: expected one of {', '.join(known)}, got {name}{hint}")

@@ -1,0 +1,1 @@
+"""Models for others: the card that goes with one."""

@@ -1,0 +1,1 @@
+"""Weights in files, in folders and on the Hub."""

@@ -1,0 +1,193 @@
+"""Tensors in files: safetensors to write and read, PyTorch pickles to read; and from there into a module."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import re
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from flowar.errors import CheckpointError, first_line
+from flowar.system.files import write_aside
+
+Shape = Sequence[int]
+
+# Where training scripts keep the weights in their checkpoints; averaged ones are what papers report.
+NESTING = ("model_ema", "ema", "ema_state_dict", "model", "state_dict")
+MAPPED_SHARE = 0.05  # of a model's bytes that are copied before the file is mapped afresh,
+MAPPED_MINIMUM = 2**26  # unless that is less than this: opening a file takes milliseconds
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file, aside first.
+
+    Raises:
+        OSError: if writing fails.
+    """
+
+    def write(aside: Path) -> None:
+        try:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, aside, dict(metadata or {}))
+        except SafetensorError as error:  # how the library reports a full disk
+            raise OSError(f"{path}: writing failed: {first_line(error)}") from error
+
+    write_aside(path, write)
+
+
+def open_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, memory-mapped: a page is read when it is first touched.
+
+    Raises:
+        CheckpointError: if the file is missing, truncated, or something else.
+    """
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise unreadable(path, "a safetensors file", error) from error
+
+
+def safetensors_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file.
+
+    Raises:
+        CheckpointError: as `open_safetensors`.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise unreadable(path, "a safetensors file", error) from error
+
+
+def open_torch_file(path: Path) -> dict[str, Tensor]:
+    """The weights of a file that `torch.save` wrote, memory-mapped; nothing that a pickle asks for is run.
+
+    Training checkpoints may hold them under one of `NESTING`, beside other things.
+
+    Raises:
+        CheckpointError: for a file that is missing, truncated, something else, or that holds more than plain data.
+    """
+    try:
+        # Training scripts keep their arguments in the file; a Namespace is a bag of attributes and runs nothing.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:  # garbage makes the unpickler fail in any way whatever
+        raise unreadable(path, "a PyTorch file of tensors", error) from error
+    try:
+        return find_weights(content)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def find_weights(content: Any) -> dict[str, Tensor]:
+    """The named tensors of a state dict, or of a training checkpoint that holds one under one of `NESTING`.
+
+    Raises:
+        CheckpointError: if there are none.
+    """
+    candidates = [content]
+    if isinstance(content, Mapping):
+        candidates = [content[key] for key in NESTING if isinstance(content.get(key), Mapping)] or [content]
+    weights = candidates[0]
+    if isinstance(weights, Mapping) and weights and all(isinstance(value, Tensor) for value in weights.values()):
+        return dict(weights)
+    if not isinstance(weights, Mapping):
+        raise CheckpointError(f"expected named tensors, got {type(weights).__name__}")
+    other = next((f"{name!r} among them" for name, value in weights.items() if not isinstance(value, Tensor)), "none")
+    raise CheckpointError(f"expected named tensors, got {other}")
+
+
+def unreadable(path: Path, expected: str, error: Exception) -> CheckpointError:
+    """The error for a file that another library could not read."""
+    forbidden = re.search(r"GLOBAL ([\w.]+)", str(error))
+    reason = f"it asks to run {forbidden[1]}: refused" if forbidden else f"reading failed: {first_line(error)}"
+    return CheckpointError(f"{path}: expected {expected}, but {reason}")
+
+
+def check_shapes(
+    found: Mapping[str, Shape], expected: Mapping[str, Shape], optional: Mapping[str, Shape] | None = None
+) -> None:
+    """Strict comparison of the tensors of a file with what a model needs; `optional` ones may be missing.
+
+    Raises:
+        CheckpointError: naming the first missing, unexpected or misshapen tensor, and how many more there are.
+    """
+    known = {**(optional or {}), **expected}
+    problems = [f"missing tensor {name}" for name in expected if name not in found]
+    problems += [f"unexpected tensor {name}" for name in found if name not in known]
+    problems += [
+        f"tensor {name}: expected shape {list(shape)}, got {list(found[name])}"
+        for name, shape in known.items()
+        if name in found and list(found[name]) != list(shape)
+    ]
+    if problems:
+        more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
+        raise CheckpointError(f"checkpoint: {problems[0]}{more}")
+
+
+def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """The first 16 hex digits of SHA-256 over names and values; whether these are float16 or float32 is the same."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, Shape]:
+    return {name: list(tensor.shape) for name, tensor in tensors.items()}
+
+
+def allocate(module: nn.Module) -> None:
+    """Give the parameters of a module on the meta device memory on the CPU, for `copy_weights` to fill.
+
+    What `to_empty` does, which imports sympy for it: most of a second.
+    """
+    for part in module.modules():
+        for name, parameter in [*part.named_parameters(recurse=False)]:
+            memory = torch.empty(parameter.shape, dtype=parameter.dtype, device="cpu")
+            setattr(part, name, nn.Parameter(memory, parameter.requires_grad))
+
+
+@torch.no_grad()
+def copy_weights(
+    module: nn.Module,
+    open_tensors: Callable[[], Mapping[str, Tensor]],
+    sources: Callable[[str], Sequence[str]] = lambda name: (name,),
+) -> None:
+    """Fill the parameters of `module`; a parameter whose `sources` are several is their stack along dimension 0.
+
+    `open_tensors` is called again for every twentieth of a large module: pages of a mapped file that were read stay
+    resident until the mapping ends, and would double the memory that loading takes.
+    """
+    for group in parameter_groups(module):
+        tensors = open_tensors()
+        for name, parameter in group:
+            names = sources(name)
+            for part, source in zip(parameter.chunk(len(names)), names, strict=True):
+                if not tensors[source].is_floating_point():
+                    raise CheckpointError(f"checkpoint: tensor {source}: expected floats, got {tensors[source].dtype}")
+                part.copy_(tensors[source])
+
+
+def parameter_groups(module: nn.Module) -> Iterator[list[tuple[str, nn.Parameter]]]:
+    """Consecutive named parameters, in groups of about `MAPPED_SHARE` of all bytes, or `MAPPED_MINIMUM`."""
+    parameters = list(module.named_parameters())
+    limit = max(MAPPED_MINIMUM, MAPPED_SHARE * sum(parameter.nbytes for _, parameter in parameters))
+    group, size = [], 0
+    for name, parameter in parameters:
+        group.append((name, parameter))
+        size += parameter.nbytes
+        if size >= limit:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group

@@ -1,0 +1,1 @@
+"""The machine and the process: files, hardware, threads, precision, ranks."""

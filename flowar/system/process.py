@@ -1,0 +1,26 @@
+"""Settings for a process that is FlowAR's own, as the `flowar` command's is; the library leaves them to its users."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import sys
+
+from flowar.system.threads import limit_threads
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+LARGEST_INT, LARGEST_BLOCK = 2**31 - 1, 2**30
+
+
+def take_over_process() -> None:
+    """No more threads than CPUs, freed memory kept, and what imports left behind out of the garbage collector's way."""
+    limit_threads()
+    keep_freed_memory()
+    gc.freeze()  # PyTorch's hundred thousands of objects, which each full collection would walk, also those at exit
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep freed memory for the next op; large blocks go back to the system, and fault in page by page."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt and mallopt(M_MMAP_THRESHOLD, LARGEST_BLOCK):  # versions before 2.35 refuse more than 32 MiB
+        mallopt(M_TRIM_THRESHOLD, LARGEST_INT)

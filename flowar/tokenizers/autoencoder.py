@@ -1,0 +1,116 @@
+"""Autoencoders of the diffusers library as tokenizers. diffusers is imported here alone, and only when used."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from flowar.errors import CheckpointError, MissingPackageError, first_line
+from flowar.system.files import read_json
+from flowar.tokenizers.base import Tokenizer
+
+CLASSES = ("AutoencoderKL", "AutoencoderDC")
+
+
+class AutoencoderTokenizer(Tokenizer):
+    """A diffusers `AutoencoderKL` or `AutoencoderDC`, weights and configuration saved with the tokenizer.
+
+    Left out, mean and std are those of the autoencoder's own configuration (its scaling and shift factors).
+
+    Attributes:
+        vae: the diffusers module, frozen.
+    """
+
+    kind = "autoencoder"
+
+    def __init__(self, vae: nn.Module, mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> None:
+        config: Any = vae.config
+        widths = config.get("block_out_channels") or config["encoder_block_out_channels"]
+        own_mean, own_std = configured_normalization(config)
+        super().__init__(
+            config["in_channels"], config["latent_channels"], 2 ** (len(widths) - 1), mean or own_mean, std or own_std
+        )
+        self.vae: Any = vae.eval().requires_grad_(False)
+        self._arrange_decoder()
+
+    @classmethod
+    def from_diffusers(cls, folder: str | Path) -> AutoencoderTokenizer:
+        """The autoencoder of a folder in diffusers' format, or in its subfolder `vae` (safetensors only).
+
+        Raises:
+            CheckpointError: if there is none, it is of another class, or its files are unreadable.
+            MissingPackageError: without diffusers.
+        """
+        folder = Path(folder)
+        if (folder / "vae" / "config.json").is_file():
+            folder = folder / "vae"
+        name = read_json(folder / "config.json").get("_class_name")
+        try:
+            return cls(autoencoder_class(name).from_pretrained(folder, use_safetensors=True, low_cpu_mem_usage=False))
+        except CheckpointError:
+            raise
+        except MissingPackageError:
+            raise
+        except Exception as error:  # damaged files make diffusers fail in many ways
+            raise CheckpointError(f"{folder}: expected an autoencoder of diffusers: {first_line(error)}") from error
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> AutoencoderTokenizer:
+        config = dict(record["vae"])
+        vae = autoencoder_class(config.pop("class")).from_config(config)
+        return cls(vae, record["mean"], record["std"])
+
+    @property
+    def options(self) -> dict[str, Any]:
+        config = {key: value for key, value in self.vae.config.items() if not key.startswith("_")}
+        plain: dict[str, Any] = json.loads(json.dumps(config))  # tuples become lists, as they will in the file
+        return {"vae": {"class": type(self.vae).__name__} | plain}
+
+    @property
+    def decoder(self) -> nn.Module:
+        return self.vae.decoder
+
+    def _layout(self, device: torch.device) -> torch.memory_format:
+        """AutoencoderDC gains nothing by another layout on a CPU."""
+        default = device.type == "cpu" and type(self.vae).__name__ == "AutoencoderDC"
+        return torch.contiguous_format if default else super()._layout(device)
+
+    def _posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        encoded = self.vae.encode(images.to(self.vae.dtype))
+        if hasattr(encoded, "latent_dist"):
+            return encoded.latent_dist.mean.float(), encoded.latent_dist.std.float()
+        latents = encoded.latent.float()
+        return latents, torch.zeros_like(latents)
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        images: Tensor = self.vae.decode(latents.to(self.vae.dtype)).sample
+        return images.float()
+
+
+def configured_normalization(config: Mapping[str, Any]) -> tuple[list[float], list[float]]:
+    """Mean and std [channels] of raw latents, as a diffusers configuration states them."""
+    channels = config["latent_channels"]
+    mean = config.get("latents_mean") or [config.get("shift_factor") or 0.0] * channels
+    std = config.get("latents_std") or [1.0] * channels
+    return list(mean), [value / config["scaling_factor"] for value in std]
+
+
+def autoencoder_class(name: object) -> Any:
+    """The diffusers class of that name.
+
+    Raises:
+        CheckpointError: for a class that is not in `CLASSES`.
+        MissingPackageError: without diffusers.
+    """
+    if name not in CLASSES:
+        raise CheckpointError(f"tokenizer: expected a diffusers {' or '.join(CLASSES)}, got {name}")
+    try:
+        import diffusers
+    except ImportError as error:
+        raise MissingPackageError(f"tokenizer: {name} needs diffusers: pip install flowar[vae]") from error
+    return getattr(diffusers, str(name))

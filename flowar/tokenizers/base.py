@@ -1,0 +1,203 @@
+"""Tokenizers: images to normalised latents and back. Any autoencoder with a grid of latents will do.
+
+Images are [B, image_channels, H, W] in [-1, 1]; latents [B, channels, H / stride, W / stride], each channel normalised
+to mean 0 and variance 1 over the training images.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from flowar.storage.weights import fingerprint, save_tensors
+from flowar.system.files import write_json
+from flowar.system.precision import exact_convolutions
+from flowar.tokenizers.tiled_decoding import decode_tiled
+
+RECORD_FILE, WEIGHTS_FILE = "tokenizer.json", "tokenizer.safetensors"
+
+# Pixels decoded at once: 16 images of 256 x 256, or one of 1024 x 1024. KL-16 takes 2.6 KiB for each in float32.
+DECODE_PIXELS = 2**20
+DECODE_DTYPES = (torch.float32, torch.bfloat16)
+
+AnyTokenizer = TypeVar("AnyTokenizer", bound="Tokenizer")
+
+
+class Tokenizer(nn.Module):
+    """Base of all tokenizers: normalisation, shape checks and the record that a model keeps of its tokenizer.
+
+    A subclass names its `kind`, implements `_posterior` and `_decode`, and lists in `options` what `from_record` needs
+    besides the attributes below. One with a network names that in `decoder`, and calls `_arrange_decoder` when it has
+    made it. `loading.py` finds tokenizers by their records.
+
+    Attributes:
+        image_channels: 1 for grey, 3 for RGB.
+        channels, stride: of the latents.
+        mean, std: [channels], of raw latents over the training images.
+        decode_pixels: images of more pixels are decoded in tiles of at most so many. Not part of the record.
+    """
+
+    kind: ClassVar[str]
+    decode_pixels: int = DECODE_PIXELS
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        image_channels: int,
+        channels: int,
+        stride: int,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__()
+        self.image_channels, self.channels, self.stride = image_channels, channels, stride
+        self.set_normalization(mean or [0.0] * channels, std or [1.0] * channels)
+
+    def set_normalization(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Use these statistics of raw latents, one value a channel.
+
+        Raises:
+            ValueError: unless there is one mean and one positive std for every channel.
+        """
+        finite = all(map(math.isfinite, [*mean, *std])) and all(value > 0 for value in std)
+        if len(mean) != self.channels or len(std) != self.channels or not finite:
+            expected = f"{self.channels} means and {self.channels} positive standard deviations"
+            raise ValueError(f"tokenizer normalisation: expected {expected}, got mean {list(mean)}, std {list(std)}")
+        device = self.mean.device if hasattr(self, "mean") else None
+        for name, values in (("mean", mean), ("std", std)):
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32, device=device), persistent=False)
+
+    @classmethod
+    def from_record(cls: type[AnyTokenizer], record: Mapping[str, Any]) -> AnyTokenizer:
+        """The tokenizer of a `record`, its weights apart."""
+        return cls(**{key: value for key, value in record.items() if key not in ("kind", "weights")})
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What `from_record` needs besides shape and normalisation, as plain data."""
+        return {}
+
+    def record(self) -> dict[str, Any]:
+        """Plain data that identifies this tokenizer and rebuilds it (its weights apart)."""
+        shape = {"image_channels": self.image_channels, "channels": self.channels, "stride": self.stride}
+        normalization = {name: [round(value, 6) for value in getattr(self, name).tolist()] for name in ("mean", "std")}
+        weights = {"weights": self.fingerprint()} if self.state_dict() else {}
+        return {"kind": self.kind} | shape | normalization | self.options | weights
+
+    def fingerprint(self) -> str:
+        """The first 16 hex digits of SHA-256 over all weights."""
+        return fingerprint(self.state_dict())
+
+    @torch.no_grad()
+    def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the normalised latents, each [B, c, h, w]; std 0 if there is no noise.
+
+        Raises:
+            ValueError: for images of another number of channels, or sides that `stride` does not divide.
+        """
+        divided = all(side % self.stride == 0 for side in images.shape[2:])
+        if images.dim() != 4 or images.shape[1] != self.image_channels or not divided:
+            expected = f"[B, {self.image_channels}, H, W] with H and W multiples of {self.stride}"
+            raise ValueError(f"images: expected {expected}, got {list(images.shape)}")
+        mean, std = self._posterior(images)
+        scale = self.std[:, None, None]
+        return (mean - self.mean[:, None, None]) / scale, std / scale
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Normalised latents [B, c, h, w]: the posterior mean."""
+        return self.posterior(images)[0]
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Images [B, image_channels, H, W] in [-1, 1] from normalised latents [B, c, h, w].
+
+        An image of more than `decode_pixels` is decoded in overlapping tiles (`tiled_decoding.py`). Decoders with group
+        norms or attention, which see the whole image, there give something else: what they see is a tile.
+
+        Args:
+            latents: normalised, float32.
+            dtype: float32, or bfloat16 to compute in under autocast. Float32 is the default on every device, as an
+                error is tolerated by itself only if it is no larger than that of rounding to 8 bits, 59 dB. Bfloat16
+                gives 59 dB with the shipped model, but 45 with KL-16: a mean error of one 8-bit level, 9 at most.
+                Convolutions in float32 are exact on GPUs too, where PyTorch's own default is TF32.
+
+        Raises:
+            ValueError: for latents of another number of channels, and for another dtype.
+        """
+        if latents.dim() != 4 or latents.shape[1] != self.channels:
+            raise ValueError(f"latents: expected [B, {self.channels}, h, w], got {list(latents.shape)}")
+        raw = self.denormalize(latents)
+        with autocast(raw.device, dtype), exact_convolutions():
+            if raw.shape[2:].numel() * self.stride**2 <= self.decode_pixels:
+                images = self._decode(raw)
+            else:
+                tile = max(1, math.isqrt(self.decode_pixels) // self.stride)
+                images = decode_tiled(self._decode, raw, self.image_channels, self.stride, tile)
+        return images.clamp(-1, 1).contiguous()
+
+    def images_at_once(self, latents: Tensor) -> int:
+        """How many of the images of latents [B, c, h, w] to decode together: `decode_pixels` of them, at least one."""
+        return max(1, self.decode_pixels // (latents.shape[2:].numel() * self.stride**2))
+
+    def denormalize(self, latents: Tensor) -> Tensor:
+        """Raw latents [B, c, h, w] from normalised ones."""
+        return latents * self.std[:, None, None] + self.mean[:, None, None]
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `tokenizer.json` (the record) and, if there are weights, `tokenizer.safetensors`.
+
+        Raises:
+            OSError: if writing fails; files that were there stay as they were.
+        """
+        folder, weights = Path(folder), self.state_dict()
+        if weights:
+            save_tensors(folder / WEIGHTS_FILE, weights, {"format": "pt"})
+        write_json(folder / RECORD_FILE, self.record())
+
+    @property
+    def decoder(self) -> nn.Module | None:
+        """The network in `_decode` whose layout follows the device, if there is one."""
+        return None
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Tokenizer:
+        """What `to` and its like call."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._arrange_decoder()
+        return self
+
+    def _arrange_decoder(self) -> None:
+        """Lay the decoder's weights out as its device likes them.
+
+        On CPUs and CUDA GPUs with channels last, in which convolutions then run: a CPU is faster so, and tensor cores
+        take no other (see "Decoding" in benchmarks/README.md). Elsewhere as they are by default.
+        """
+        for weight in self.decoder.parameters() if self.decoder is not None else ():
+            if weight.dim() == 4:
+                weight.data = weight.data.contiguous(memory_format=self._layout(weight.device))
+
+    def _layout(self, device: torch.device) -> torch.memory_format:
+        return torch.channels_last if device.type in ("cpu", "cuda") else torch.contiguous_format
+
+    def _posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
+    """The context in which a decoder computes in `dtype`, whatever the autocast around it.
+
+    Raises:
+        ValueError: if it is not one of `DECODE_DTYPES`.
+    """
+    if dtype not in DECODE_DTYPES:
+        raise ValueError(f"decoding: expected dtype {' or '.join(map(str, DECODE_DTYPES))}, got {dtype}")
+    return torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)

@@ -1,0 +1,96 @@
+"""KL-16, the autoencoder of the published models, from its checkpoint to diffusers' AutoencoderKL.
+
+The checkpoint (`kl16.ckpt`, from MAR, arXiv 2406.11838) follows the latent-diffusion code; the same network in
+diffusers differs in names, in the order of the decoder's resolutions, and in attention projections that are linear
+layers instead of 1x1 convolutions.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from flowar.errors import CheckpointError
+from flowar.storage.weights import check_shapes, find_weights, open_torch_file, shapes_of
+from flowar.tokenizers.autoencoder import AutoencoderTokenizer, autoencoder_class
+
+LATENT_SCALE = 0.2325  # published: raw latents times this have unit variance
+CHANNELS = 16
+STRIDE = 16
+
+# What a published model knows of its tokenizer.
+KL16_RECORD: dict[str, Any] = {
+    "image_channels": 3,
+    "channels": CHANNELS,
+    "stride": STRIDE,
+    "mean": [0.0] * CHANNELS,
+    "std": [round(1 / LATENT_SCALE, 6)] * CHANNELS,
+}
+
+RENAMES = (
+    (r"\.block\.(\d+)\.", r".resnets.\1."),
+    (r"\.attn\.(\d+)\.", r".attentions.\1."),
+    (r"^encoder\.down\.(\d+)\.", r"encoder.down_blocks.\1."),
+    (r"\.downsample\.", ".downsamplers.0."),
+    (r"\.upsample\.", ".upsamplers.0."),
+    (r"\.mid\.block_1\.", ".mid_block.resnets.0."),
+    (r"\.mid\.block_2\.", ".mid_block.resnets.1."),
+    (r"\.mid\.attn_1\.", ".mid_block.attentions.0."),
+    (r"\.nin_shortcut\.", ".conv_shortcut."),
+    (r"\.norm_out\.", ".conv_norm_out."),
+    (r"(\.attentions\.\d+)\.norm\.", r"\1.group_norm."),
+    (r"(\.attentions\.\d+)\.([qkv])\.", r"\1.to_\2."),
+    (r"(\.attentions\.\d+)\.proj_out\.", r"\1.to_out.0."),
+)
+
+
+def load_kl16(source: str | Path | Mapping[str, Tensor]) -> AutoencoderTokenizer:
+    """The KL-16 tokenizer from the published checkpoint, a file or a state dict.
+
+    Raises:
+        CheckpointError: for an unreadable file, or a missing, unexpected or misshapen tensor.
+        MissingPackageError: without diffusers.
+    """
+    tensors = find_weights(source) if isinstance(source, Mapping) else open_torch_file(Path(source))
+    network = {name: value for name, value in tensors.items() if not name.startswith("loss.")}  # of its training
+    levels = 1 + max((int(m[1]) for name in network if (m := re.match(r"encoder\.down\.(\d+)\.", name))), default=-1)
+    converted = {diffusers_name(name, levels): value for name, value in network.items()}
+    vae = autoencoder_class("AutoencoderKL")(**diffusers_config(network, levels))
+    converted = {name: value.flatten(1) if is_projection(name) else value for name, value in converted.items()}
+    check_shapes(shapes_of(converted), shapes_of(vae.state_dict()))
+    vae.load_state_dict(converted)
+    return AutoencoderTokenizer(vae)
+
+
+def diffusers_name(name: str, levels: int) -> str:
+    """Their name for the checkpoint's tensor; `levels` resolutions."""
+    for pattern, replacement in RENAMES:
+        name = re.sub(pattern, replacement, name)
+    return re.sub(r"^decoder\.up\.(\d+)\.", lambda m: f"decoder.up_blocks.{levels - 1 - int(m[1])}.", name)
+
+
+def is_projection(name: str) -> bool:
+    return re.search(r"\.attentions\.\d+\.to_\w+(\.0)?\.weight$", name) is not None
+
+
+def diffusers_config(tensors: Mapping[str, Tensor], levels: int) -> dict[str, Any]:
+    """The arguments of AutoencoderKL, widths read off the tensors."""
+    needed = [f"encoder.down.{level}.block.0.conv2.weight" for level in range(levels)]
+    needed += ["encoder.conv_in.weight", "decoder.conv_in.weight"]
+    missing = [name for name in needed if name not in tensors or tensors[name].dim() != 4]
+    if missing or not levels:
+        raise CheckpointError(f"KL-16: expected the tensors of its checkpoint, {missing[0]} among them")
+    return {
+        "in_channels": tensors["encoder.conv_in.weight"].shape[1],
+        "out_channels": tensors["encoder.conv_in.weight"].shape[1],
+        "latent_channels": tensors["decoder.conv_in.weight"].shape[1],
+        "block_out_channels": [tensors[name].shape[0] for name in needed[:levels]],
+        "layers_per_block": 2,
+        "down_block_types": ["DownEncoderBlock2D"] * (levels - 1) + ["AttnDownEncoderBlock2D"],
+        "up_block_types": ["UpDecoderBlock2D"] * levels,
+        "scaling_factor": LATENT_SCALE,
+    }

@@ -1,0 +1,32 @@
+"""Patches of pixels as latents."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from flowar.tokenizers.base import Tokenizer
+
+
+class PixelTokenizer(Tokenizer):
+    """Space to depth: a latent is a patch of pixels. No weights, nothing lost."""
+
+    kind = "pixel"
+
+    def __init__(
+        self, image_channels: int = 3, stride: int = 4, channels: int | None = None, **normalization: Any
+    ) -> None:
+        expected = image_channels * stride**2
+        if channels not in (None, expected):
+            raise ValueError(f"pixel tokenizer: expected {expected} channels at stride {stride}, got {channels}")
+        super().__init__(image_channels, expected, stride, **normalization)
+
+    def _posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        latents = F.pixel_unshuffle(images, self.stride)
+        return latents, torch.zeros_like(latents)
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        return F.pixel_shuffle(latents, self.stride)
