@@ -193,7 +193,8 @@ EXPERIMENTS = [
         "Not in the paper but for its own recipe, the first row; each other one changes what its name says. Times: "
         "logit-normal instead of uniform. Context noise: on the coarser latents that the AR transformer sees, of "
         "strengths up to so many standard deviations. Scale exponent: scales count as (n_k / n_last) to its power, "
-        "1 in the paper. Averages: how many steps ago counts 1/e; the paper's row has a tenth of all steps.",
+        "1 in the paper. Representation alignment: to EfficientNet-Lite0's features, as in REPA. Averages: how many "
+        "steps ago counts 1/e; the paper's row has a tenth of all steps.",
         [
             Variant("the paper's"),
             Variant("times", loss=TIMES),
@@ -205,6 +206,8 @@ EXPERIMENTS = [
             Variant("times, context noise 0.5, Muon", loss=TIMES | NOISE, optim=MUON),
             Variant("times, context noise 0.5, Muon, bfloat16", loss=TIMES | NOISE, optim=MUON, precision="bf16"),
             Variant("bfloat16", precision="bf16"),
+            Variant("representation alignment", model="aligned"),
+            Variant("times, context noise 0.5, Muon, alignment", model="aligned", loss=TIMES | NOISE, optim=MUON),
             Variant("scale exponent 0.5", loss={"scale_exponent": 0.5}),
             Variant("scale exponent 0", loss={"scale_exponent": 0.0}),
             Variant("averages of 30 steps", optim={"ema_decays": [1 - 1 / 30]}),

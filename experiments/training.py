@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from experiments.budgets import Budget
 from experiments.catalog import Variant
 from experiments.tokenizers import TRAINED, rehearse, trained_tokenizer
-from experiments.variants.scale_sequence import EncodedScalesFlowAR, encode_scales
+from experiments.variants import posterior
 from flowar import FlowAR
 from flowar.data.sources import IdxImages, open_idx
 from flowar.data.transforms import to_unit_range
@@ -78,20 +78,17 @@ class Data:
         return seconds
 
     def store(self, name: str, model: FlowAR) -> LatentStore:
-        """What `model` trains on: latents of the tokenizer called `name`, or of every scale by itself."""
-        by_scale = isinstance(model, EncodedScalesFlowAR)
-        key = (name, model.config.grids if by_scale else None)
+        """What `model` trains on, by the tokenizer called `name`."""
+        key = (name, type(model), model.config.grids)
         if key not in self._stores:
-            self._stores[key] = self._encode(self.tokenizer(name), model if by_scale else None)
+            self._stores[key] = self._encode(self.tokenizer(name), model)
         return self._stores[key]
 
-    def _encode(self, tokenizer: Tokenizer, by_scale: FlowAR | None) -> LatentStore:
-        def posterior(images: Tensor) -> Tensor:
-            pixels = to_unit_range(images.to(self.device))
-            both = encode_scales(tokenizer, pixels, by_scale.config) if by_scale else tokenizer.posterior(pixels)
-            return torch.stack(both, 1).cpu()
+    def _encode(self, tokenizer: Tokenizer, model: FlowAR) -> LatentStore:
+        def moments_of(images: Tensor) -> Tensor:
+            return torch.stack(posterior(model, tokenizer, to_unit_range(images.to(self.device))), 1).cpu()
 
-        moments = torch.cat([posterior(part) for part in self.source.images.split(ENCODE_BATCH)])[:, None]
+        moments = torch.cat([moments_of(part) for part in self.source.images.split(ENCODE_BATCH)])[:, None]
         shard = Shard(moments, self.source.labels, {}, 0, [])
         return LatentStore(self.folder, {}, self.source.class_names, [shard], self.source.labels)
 
