@@ -476,7 +476,7 @@ class TestTokenizers:
         (photos / "cats" / "bad.png").write_bytes(b"no image")
         data = ["--data", str(photos), "--image_size", "8", "--output", str(tmp_path / "out")]
         training = ["--training.steps", "2", "--training.robust_steps", "0", "--training.batch_size", "2"]
-        arguments = ["train-tokenizer", *data, "--held_out", str(photos), *training]
+        arguments = ["train-tokenizer", *data, "--validation.folder", str(photos), *training]
         assert "bad.png: expected a readable image" in refused(capsys, arguments)
         main([*arguments, "--on_bad_image", "skip"])
         first = capsys.readouterr()

@@ -25,6 +25,25 @@ LOOKED_AT = 64  # of them, whose latents' variance is looked at
 
 
 @dataclass
+class Validation:
+    """Images that are held out, to measure by.
+
+    Attributes:
+        share: of `data` to hold out, spread evenly, where there is no `folder`.
+        folder: of images that are held out already, in any of the forms of `data`; of idx files the split "t10k".
+
+    Raises:
+        ValueError: for a share that is none.
+    """
+
+    share: float = 0.05
+    folder: str | None = None
+
+    def __post_init__(self) -> None:
+        require("share", "a number between 0 and 0.5", self.share, is_number(self.share) and 0 < self.share <= 0.5)
+
+
+@dataclass
 class Options:
     """Train a small tokenizer on a folder of images, or resume its training.
 
@@ -39,15 +58,11 @@ class Options:
             are.
         image_channels: 1 for grey, 3 for RGB; idx files are grey.
         split: of idx files.
-        held_out: images to measure by, in any of these forms, of idx files the split t10k; left out, a share of `data`.
-        held_out_share: of `data`, spread evenly, not trained on where `held_out` is left out.
         on_bad_image: what an unreadable image does: "fail", or "skip" to go on without it.
         resume: go on from the newest checkpoint in `output`, exactly as if the training had not been interrupted.
         device: "auto" is the GPU if there is one.
+        validation: see `Validation`.
         training: see `TokenizerTrainingConfig`.
-
-    Raises:
-        ValueError: for a share that is none.
     """
 
     data: str
@@ -55,16 +70,11 @@ class Options:
     image_size: int | Sequence[int] = 32
     image_channels: int = 3
     split: str = "train"
-    held_out: str | None = None
-    held_out_share: float = 0.05
     on_bad_image: Literal["fail", "skip"] = "fail"
     resume: bool = False
     device: str = "auto"
+    validation: Validation = field(default_factory=Validation)
     training: TokenizerTrainingConfig = field(default_factory=TokenizerTrainingConfig)
-
-    def __post_init__(self) -> None:
-        share = self.held_out_share
-        require("held_out_share", "a number between 0 and 0.5", share, is_number(share) and 0 < share <= 0.5)
 
     @property
     def skip(self) -> bool:
@@ -84,10 +94,12 @@ def run(options: Options) -> None:
 
     source, skip = open_images(options.data, options.split, options.image_size, options.image_channels), options.skip
     images = read(source, skip)
-    if options.held_out is None:
-        images, held_out = split(images, options.held_out_share)
+    if options.validation.folder is None:
+        images, held_out = split(images, options.validation.share)
     else:
-        held_out = read(open_images(options.held_out, "t10k", options.image_size, options.image_channels), skip)
+        held_out = read(
+            open_images(options.validation.folder, "t10k", options.image_size, options.image_channels), skip
+        )
     held_out = evenly(held_out, MOST_HELD_OUT)
     height, width = source.image_size
     training = options.training.for_images((height, width), source.flips)
