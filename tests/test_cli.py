@@ -261,7 +261,11 @@ class TestSample:
                 "dtype: expected one of auto, float32, tf32, bfloat16, float16, fp8, float64, got int8",
             ),
             (["--dtype", "tf32", "--device", "cpu"], "dtype: tf32 expects an NVIDIA GPU, got cpu"),
-            (["--dtype", "fp8", "--naive", "--device", "cpu"], "dtype: fp8 expects naive=False, got naive=True"),
+            pytest.param(
+                ["--dtype", "fp8", "--naive", "--device", "cpu"],
+                "dtype: fp8 expects naive=False, got naive=True",
+                marks=needs_fp8,
+            ),
             (["--device", "abacus"], "device: expected auto, cpu, or a GPU of this machine such as cuda:0, got abacus"),
             (["--model", "no-such-model"], "model: expected a folder, a shipped model"),
             (["--seed", "x"], "seed: expected int, got x; flowar sample --help lists the options"),
