@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from experiments.budgets import Budget
 from experiments.catalog import Variant
-from experiments.tokenizers import TRAINED, rehearse, trained_tokenizer
+from experiments.tokenizers import CONVOLUTIONAL, FOLDER, TRAINED, rehearse, trained_tokenizer
 from experiments.variants import posterior
 from flowar import FlowAR
 from flowar.data.sources import IdxImages, open_idx
@@ -20,6 +20,7 @@ from flowar.data.transforms import to_unit_range
 from flowar.system.progress import step_progress
 from flowar.system.ranks import Ranks
 from flowar.tokenizers.base import Tokenizer
+from flowar.tokenizers.loading import load_tokenizer
 from flowar.training.batches import batches
 from flowar.training.config import LossConfig, TrainConfig
 from flowar.training.data_config import DataConfig
@@ -67,6 +68,8 @@ class Data:
         if name not in self._tokenizers:
             if name in TRAINED:
                 tokenizer = trained_tokenizer(name, self.budget, self.output, self.source.images, self.device)
+            elif name == CONVOLUTIONAL:
+                tokenizer = load_tokenizer(FOLDER)
             else:
                 tokenizer = tokenizer_for_training(name, self.source)
             self._tokenizers[name] = tokenizer.to(self.device)
