@@ -12,7 +12,16 @@ from torch import nn
 from flowar.config import PRESETS, FlowARConfig
 from flowar.errors import CheckpointError
 from flowar.storage.weights import Shape
-from flowar.tokenizers.kl16 import KL16_RECORD
+
+KL16_SCALE = 0.2325  # raw latents times this have unit variance
+# What a published model records of its tokenizer.
+KL16_RECORD: dict[str, Any] = {
+    "image_channels": 3,
+    "channels": 16,
+    "stride": 16,
+    "mean": [0.0] * 16,
+    "std": [round(1 / KL16_SCALE, 6)] * 16,
+}
 
 # Ours to theirs, in order of application; `published_names` does what needs the configuration.
 RENAMES = (
