@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 from flowar.images import image_grid
 from flowar.preview.film import film_format, write_film
-from flowar.preview.scales import Preview
 from flowar.preview.terminal import TerminalPicture
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from flowar.pipeline import Preview
 
 
 class Watch:

@@ -17,7 +17,7 @@ from torch import Tensor
 from flowar.config import Grid
 from flowar.pipeline import FlowARPipeline
 from flowar.show.attention import ScaleAttention, even_attention, scale_attention
-from flowar.show.states import check_scale, class_name, decode_tokens, sample_scales, scale_name
+from flowar.show.states import check_scale, class_name, sample_scales, scale_name
 
 MAP_BLOCKS = 6  # of which the map of one position is drawn, at most
 WIDTH = 13  # inches
@@ -51,7 +51,7 @@ def attention_picture(
     between.suptitle(f"Attention of the AR transformer from scale to scale: share of the weight, {samples}")
     draw_between(between, attention.between_scales, names, model.config.scale_lengths)
     maps.suptitle(f"The map of one position (red) of scale {names[scale]}, {samples} and over heads")
-    image, name = decode_tokens(pipeline, tokens[scale], scale)[0], class_name(model, int(labels[0]))
+    image, name = pipeline.decode_tokens(tokens[scale], scale)[0], class_name(model, int(labels[0]))
     draw_maps(maps, attention, model.config.grids, names, chosen, (scale, row, column), image, name)
     return rendered(figure)
 

@@ -6,7 +6,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from flowar.pipeline import FlowARPipeline
-from flowar.show.states import class_name, decode_tokens, sample_scales, scale_name
+from flowar.show.states import class_name, sample_scales, scale_name
 from flowar.show.table import Table, draw_table
 
 
@@ -14,7 +14,7 @@ def scales_picture(pipeline: FlowARPipeline, labels: Tensor, seed: int) -> Image
     """A row per label [B], a column per scale: its latents, brought to the finest grid and decoded."""
     model = pipeline.model
     tokens = sample_scales(model, labels, seed)
-    columns = [decode_tokens(pipeline, part, k) for k, part in enumerate(tokens)]
+    columns = [pipeline.decode_tokens(part, k) for k, part in enumerate(tokens)]
     return draw_table(
         Table(
             f"Coarse to fine\nthe latents of every scale, decoded; seed {seed}",

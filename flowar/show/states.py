@@ -6,13 +6,10 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
-from PIL.Image import Image
 from torch import Tensor
 
 from flowar.data.class_names import class_names_of
 from flowar.model import FlowAR
-from flowar.pipeline import FlowARPipeline
 from flowar.sampling.noise import scale_noise
 
 
@@ -64,15 +61,6 @@ def guided_velocity(model: FlowAR, x: Tensor, t: float, z: Tensor, weight: float
     """Velocity [B, n, c] at x [B, n, c] under conditions z [2B, n, D], the unconditional half second."""
     conditional, unconditional = model.velocity(x.repeat(2, 1, 1), x.new_full((len(z),), t), z).chunk(2)
     return unconditional + weight * (conditional - unconditional)
-
-
-def decode_tokens(pipeline: FlowARPipeline, tokens: Tensor, scale: int) -> list[Image]:
-    """Pictures of tokens [B, n_k, c], their grid first brought to the size of the finest one (bicubic)."""
-    config = pipeline.model.config
-    grid = pipeline.model.pyramid.to_grid(tokens.float(), scale)
-    if config.grids[scale] != config.grid:
-        grid = F.interpolate(grid, size=config.grid, mode="bicubic")
-    return pipeline.decode(grid.contiguous())
 
 
 def class_name(model: FlowAR, label: int) -> str:
