@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -15,7 +14,7 @@ from flowar.data.class_names import class_names_of, resolve
 from flowar.engine.cuda_graph import GraphedFunction
 from flowar.images import to_pil
 from flowar.model import FlowAR
-from flowar.storage.hub import Repository, locate
+from flowar.storage.hub import locate
 from flowar.tokenizers.base import Tokenizer
 from flowar.tokenizers.loading import check_tokenizer, load_tokenizer
 
@@ -101,7 +100,7 @@ class FlowARPipeline:
 
         Args:
             repo: "user/name".
-            revision, private, token: see `flowar.storage.hub.Repository`.
+            revision, private, token: see `flowar.sharing.push.Repository`.
             commit_message: the first line of its message.
             dtype: of the model's stored weights.
             card: the fields of `flowar.sharing.model_card.CardDetails`: license, training_data, datasets, evaluation,
@@ -113,14 +112,11 @@ class FlowARPipeline:
         Raises:
             FlowARError: without a token, for an evaluation of another model, or if the Hub refuses or is out of reach.
         """
-        from flowar.sharing.model_card import CardDetails, write_model_card
+        from flowar.sharing.model_card import CardDetails
+        from flowar.sharing.push import Repository, push_pipeline
 
         repository, details = Repository(repo, revision, private, token), CardDetails(**card)
-        with TemporaryDirectory() as name:
-            folder = Path(name)
-            self.save_pretrained(folder, dtype)
-            write_model_card(folder, self, repo, details)
-            return repository.upload({path.name: path for path in folder.iterdir()}, commit_message)
+        return push_pipeline(self, repository, details, commit_message, dtype)
 
     def to(self, device: torch.device | str) -> FlowARPipeline:
         """Move both to `device`, in place."""
