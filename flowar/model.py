@@ -17,6 +17,7 @@ from torch import Tensor
 
 from flowar.config import FlowARConfig, require
 from flowar.engine.onednn_linear import prepack, unpack
+from flowar.engine.plan import InferencePlan
 from flowar.networks.ar_transformer import ARTransformer
 from flowar.networks.flow_transformer import FlowTransformer, over_tokens
 from flowar.networks.initialization import initialize
@@ -67,7 +68,7 @@ class FlowAR(PretrainedModel):
         self.ar_transformer = ARTransformer(config)
         self.flow_transformer = FlowTransformer(config)
         initialize(self)
-        self._plans: dict[Any, Any] = {}
+        self._plans: dict[Precision, tuple[Any, InferencePlan]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """What copies and pickles hold: no inference plans, which are packed again where they are needed."""
@@ -353,18 +354,16 @@ class FlowAR(PretrainedModel):
         noise = scale_noise(seed, len(class_labels), lengths, channels, class_labels.device)
         return [part.to(dtype) for part in noise]
 
-    def _plan(self, precision: Precision) -> Any:
+    def _plan(self, precision: Precision) -> InferencePlan:
         """The inference plan for `precision`, packed again whenever a parameter has changed or moved."""
-        from flowar.engine.plan import InferencePlan
-
         # Inference tensors do not count their changes.
         state = [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in self.parameters()]
         with _packing:
             packed_state, plan = self._plans.get(precision, (None, None))
-            if packed_state != state:
+            if plan is None or packed_state != state:
                 if plan is not None:
                     plan.close()
-                plan = InferencePlan(self, precision)
+                plan = InferencePlan(self.ar_transformer, self.flow_transformer, self.pyramid, self.config, precision)
                 self._plans[precision] = (state, plan)
         return plan
 

@@ -100,7 +100,8 @@ def measured_kernels(model: FlowAR) -> dict[str, str]:
     device = default_device()
     if gpu_tuner(device) is None:
         return {}
-    plan = InferencePlan(model.to(device), "auto")
+    model.to(device)
+    plan = InferencePlan(model.ar_transformer, model.flow_transformer, model.pyramid, model.config, "auto")
     labels = torch.zeros(1, dtype=torch.int64, device=device)
     plan.sample(labels, model.schedule(), image_seeds(0, 1).to(device), Callbacks())
     return {call: str(choice) for call, choice in plan.report().choices.items()}
