@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal, get_args
 
-from flowar.sampling.presets import SCHEDULES
+from flowar.sampling.presets import SCHEDULES, named_schedule
 from flowar.sampling.schedule import Schedule, check_name
 
 Grid = tuple[int, int]
@@ -150,6 +150,31 @@ class FlowARConfig:
         if not isinstance(name, str) or name.upper() not in PRESETS:
             raise ValueError(f"preset: expected one of {', '.join(PRESETS)}, got {name!r}")
         return FlowARConfig(**(PRESETS[name.upper()] | changes))
+
+    def make_schedule(
+        self,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        guidance_interval: Sequence[float] | None = None,
+        base: Schedule | str | None = None,
+    ) -> Schedule:
+        """The model's own sampling preset, or `base`, a schedule or the name of one, with parts replaced.
+
+        Raises:
+            ValueError: for `num_inference_steps` beside a base, or what no schedule of this model can have.
+        """
+        if base is None and num_inference_steps is None:
+            base = self.schedule
+        if base is None:
+            steps = self.num_inference_steps if num_inference_steps is None else num_inference_steps
+            base = Schedule.published(steps, self.guidance_scale, self.guidance_interval)
+        elif num_inference_steps is not None:
+            raise ValueError(f"num_inference_steps: expected none beside a schedule, got {num_inference_steps}")
+        elif isinstance(base, str):
+            base = named_schedule(base, len(self.grids), self.guidance_scale, self.guidance_interval)
+        replaced = {"guidance_scale": guidance_scale, "guidance_interval": guidance_interval}
+        replaced = {name: value for name, value in replaced.items() if value is not None}
+        return dataclasses.replace(base, **replaced).check_scales(len(self.grids))  # type: ignore[arg-type]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; `from_dict` restores an equal configuration."""

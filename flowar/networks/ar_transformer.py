@@ -15,7 +15,11 @@ from flowar.networks.layers import GEGLU, Constants, ResidualStream, RMSNorm, ru
 
 
 class ARBlock(nn.Module):
-    """Attention and GEGLU, modulated by the class: one set of six vectors per image."""
+    """Attention and GEGLU, modulated by the class: one set of six vectors per image.
+
+    x += gate1 * Attention(RMSNorm(x) * (1 + scale1) + shift1)
+    x += gate2 * GEGLU(RMSNorm(x) * (1 + scale2) + shift2)
+    """
 
     def __init__(self, width: int, heads: int, dropout: float, qk_norm: bool) -> None:
         super().__init__()
@@ -29,11 +33,11 @@ class ARBlock(nn.Module):
 
     def forward(self, stream: ResidualStream, modulation: Tensor, attend: Callable[[Tensor], Tensor]) -> ResidualStream:
         """A stream of [B, N, D] under modulation [B, 1, 6D]; `attend` is one of `self.attn`'s two modes."""
-        gate1, gate2, scale1, scale2, shift1, shift2 = modulation.chunk(6, -1)
-        stream, h = stream.modulated(scale1, shift1)
-        stream = stream.add(gate1, attend(h))
-        stream, h = stream.modulated(scale2, shift2)
-        return stream.add(gate2, self.mlp(h))
+        gate1, gate2, scale1, scale2, shift1, shift2 = modulation.chunk(6, -1)  # [B, 1, D] each
+        stream, h = stream.modulated(scale1, shift1)  # [B, N, D]
+        stream = stream.add(gate1, attend(h))  # [B, N, D]
+        stream, h = stream.modulated(scale2, shift2)  # [B, N, D]
+        return stream.add(gate2, self.mlp(h))  # [B, N, D]
 
 
 class ARTransformer(nn.Module):

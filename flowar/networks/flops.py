@@ -13,7 +13,7 @@ BACKWARD = 2  # times the operations of forward: gradients of both factors of ev
 
 
 def published_flops(config: FlowARConfig, schedule: Schedule, batch: int) -> int:
-    """Of `flowar/naive.py` for `batch` images: everything for both halves, at every step of every scale."""
+    """Operations of the published algorithm for `batch` images: all for both halves, at every step of every scale."""
     rows, total = 2 * batch, 0
     for k, n in enumerate(config.scale_lengths):
         total += rows * (ar_modulation(config) + ar_scale(config, k))

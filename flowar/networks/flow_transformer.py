@@ -29,7 +29,11 @@ class BlockContext(NamedTuple):
 
 
 class AttnMLPBlock(nn.Module):
-    """Spatial-adaLN on attention and GEGLU: six modulation vectors per position (paper, section 3.4)."""
+    """Spatial-adaLN on attention and GEGLU: six modulation vectors per position (paper, section 3.4).
+
+    x += gate1 * Attention(RMSNorm(x) * (1 + scale1) + shift1)
+    x += gate2 * GEGLU(RMSNorm(x) * (1 + scale2) + shift2)
+    """
 
     def __init__(self, width: int, heads: int, condition_width: int, qk_norm: bool) -> None:
         super().__init__()
@@ -50,15 +54,21 @@ class AttnMLPBlock(nn.Module):
     def forward(
         self, stream: ResidualStream, context: BlockContext, rotation: Tensor, lengths: Sequence[int]
     ) -> ResidualStream:
-        gate1, gate2, scale1, scale2, shift1, shift2 = context.by_position.chunk(6, -1)
-        stream, h = stream.modulated(scale1, shift1)
-        stream = stream.add(gate1, self.attn(h, rotation, lengths))
-        stream, h = stream.modulated(scale2, shift2)
-        return stream.add(gate2, self.mlp(h))
+        """A stream of [B, N, W] under its context; N tokens of the scales of `lengths`."""
+        gate1, gate2, scale1, scale2, shift1, shift2 = context.by_position.chunk(6, -1)  # [B, N, W] each
+        stream, h = stream.modulated(scale1, shift1)  # [B, N, W]
+        stream = stream.add(gate1, self.attn(h, rotation, lengths))  # [B, N, W]
+        stream, h = stream.modulated(scale2, shift2)  # [B, N, W]
+        return stream.add(gate2, self.mlp(h))  # [B, N, W]
 
 
 class AttnCrossMLPBlock(nn.Module):
-    """Attention modulated by the time, cross-attention to the conditions, GEGLU modulated per position."""
+    """Attention modulated by the time, cross-attention to the conditions z, GEGLU modulated per position.
+
+    x += gate1 * Attention(RMSNorm(x) * (1 + scale1) + shift1)
+    x += CrossAttention(q = weighted RMSNorm(x), kv = weighted RMSNorm(z))
+    x += gate2 * GEGLU(RMSNorm(x) * (1 + scale2) + shift2)
+    """
 
     def __init__(self, width: int, heads: int, condition_width: int, qk_norm: bool) -> None:
         super().__init__()
@@ -84,17 +94,18 @@ class AttnCrossMLPBlock(nn.Module):
     def forward(
         self, stream: ResidualStream, context: BlockContext, rotation: Tensor, lengths: Sequence[int]
     ) -> ResidualStream:
+        """A stream of [B, N, W] under its context; N tokens of the scales of `lengths`."""
         assert context.by_time is not None
         assert context.keys_values is not None
-        gate1, scale1, shift1 = context.by_time.chunk(3, -1)
-        gate2, scale2, shift2 = context.by_position.chunk(3, -1)
-        stream, h = stream.modulated(scale1, shift1)
-        stream = stream.add(gate1, self.attn(h, rotation, lengths))
-        stream, h = self.cross_norm.of(stream)
-        one = self.constants.one.to(h.dtype)
-        stream = stream.add(one, self.cross(h, context.keys_values, rotation, lengths))
-        stream, h = stream.modulated(scale2, shift2)
-        return stream.add(gate2, self.mlp(h))
+        gate1, scale1, shift1 = context.by_time.chunk(3, -1)  # [B, N or 1, W] each
+        gate2, scale2, shift2 = context.by_position.chunk(3, -1)  # [B, N, W] each
+        stream, h = stream.modulated(scale1, shift1)  # [B, N, W]
+        stream = stream.add(gate1, self.attn(h, rotation, lengths))  # [B, N, W]
+        stream, h = self.cross_norm.of(stream)  # [B, N, W]
+        one = self.constants.one.to(h.dtype)  # [W]
+        stream = stream.add(one, self.cross(h, context.keys_values, rotation, lengths))  # [B, N, W]
+        stream, h = stream.modulated(scale2, shift2)  # [B, N, W]
+        return stream.add(gate2, self.mlp(h))  # [B, N, W]
 
 
 def over_tokens(scales: Tensor, lengths: Sequence[int]) -> Tensor:

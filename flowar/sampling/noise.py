@@ -46,3 +46,15 @@ def scale_noise(
     """Standard normal noise [batch, n_k, c] float32 for every scale k."""
     seeds = to_device(image_seeds(seed, batch), device)
     return [ops.counter_normal(seeds, k, n * channels).view(batch, n, channels) for k, n in enumerate(lengths)]
+
+
+def check_noise(noise: Sequence[Tensor], batch: int, lengths: Sequence[int], channels: int) -> Sequence[Tensor]:
+    """`noise`, if it is one tensor [batch, n_k, channels] for every scale.
+
+    Raises:
+        ValueError: for other shapes.
+    """
+    shapes, expected = [list(part.shape) for part in noise], [[batch, n, channels] for n in lengths]
+    if shapes != expected:
+        raise ValueError(f"noise: expected tensors of shapes {expected}, got {shapes}")
+    return noise
