@@ -140,10 +140,10 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, rotation: Tensor, lengths: Sequence[int], causal: bool = False) -> Tensor:
         """x [B, N, W] holds the scales of `lengths`; `causal`: a scale also sees the coarser ones."""
-        qkv, dropout = ops.rotary_qkv(self.qk_norm(self.qkv(x)), rotation, self.heads), self.dropout
-        if not self.training:
-            dropout = 0.0
-        return drop(self.proj(scale_attention(qkv, lengths, causal, dropout)), dropout)
+        dropout = self.dropout if self.training else 0.0
+        qkv = ops.rotary_qkv(self.qk_norm(self.qkv(x)), rotation, self.heads)  # [3, B, N, H, d]
+        out = self.proj(scale_attention(qkv, lengths, causal, dropout))  # [B, N, W]
+        return drop(out, dropout) if dropout else out
 
     def cached(self, x: Tensor, rotation: Tensor, cache: KVCache, block: int) -> Tensor:
         """The causal attention of one scale's tokens x [B, n, W], given the cache of all coarser scales."""
