@@ -49,8 +49,8 @@ class Loss(NamedTuple):
     per_image: Tensor
 
     @staticmethod
-    def of(per_image: Tensor, lengths: Sequence[int], scale_exponent: float = 1.0) -> Loss:
-        """From the errors by image and scale [B, K].
+    def from_errors(per_image: Tensor, lengths: Sequence[int], scale_exponent: float = 1.0) -> Loss:
+        """The loss of these errors by image and scale [B, K].
 
         Every scale counts as (n_k / n_last) ** scale_exponent; the exponent is 1 in the paper (section 3.4).
         """
@@ -97,25 +97,25 @@ class FlowAR(PretrainedModel):
         return unpack(self)
 
     def train(self, mode: bool = True) -> FlowAR:
-        """As of any module; training mode undoes `prepack`."""
+        """Set training or evaluation mode, as any module does; training mode undoes `prepack`."""
         if mode:
             self.unpack()
         return super().train(mode)
 
     def load_state_dict(self, *arguments: Any, **options: Any) -> Any:
-        """As of any module; undoes `prepack`."""
+        """Load weights, as any module does; this undoes `prepack`."""
         return super(FlowAR, self.unpack()).load_state_dict(*arguments, **options)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FlowAR:
         return super(FlowAR, self.unpack())._apply(fn, recurse)  # type: ignore[no-untyped-call, no-any-return]
 
     def forward(self, *arguments: Any, **options: Any) -> Loss:
-        """`loss`: what torch's wrappers for training call."""
+        """Compute `loss`; this is what torch's wrappers for training call."""
         return self.loss(*arguments, **options)
 
     @property
     def checkpointing(self) -> Checkpointing:
-        """Whose blocks compute their activations again in backward, which takes less memory: in training mode alone.
+        """The blocks that compute their activations again in backward, in training mode, which takes less memory.
 
         "none", "flow" (the flow transformer's) or "all" (the AR transformer's too). Numbers stay the same bit for bit.
         """
@@ -193,7 +193,7 @@ class FlowAR(PretrainedModel):
 
         squared = (velocity.float() - (noise - targets)).square().mean(2)  # [B, S]
         parts = squared.split(list(lengths), 1)
-        return Loss.of(torch.stack([part.mean(1) for part in parts], 1), lengths, scale_exponent)
+        return Loss.from_errors(torch.stack([part.mean(1) for part in parts], 1), lengths, scale_exponent)
 
     def sample(
         self,
@@ -328,7 +328,7 @@ class FlowAR(PretrainedModel):
         return check_labels(class_labels, last, self.ar_transformer.input_positions.device)
 
     def draw_dropped(self, class_labels: Tensor) -> Tensor:
-        """Which labels [B] to replace by the null class: while training a share `class_dropout`, otherwise none."""
+        """Draw which labels [B] the null class replaces: a share `class_dropout` in training mode, otherwise none."""
         if not self.training or self.config.class_dropout == 0:
             return torch.zeros_like(class_labels, dtype=torch.bool)
         return torch.rand(class_labels.shape, device=class_labels.device) < self.config.class_dropout
