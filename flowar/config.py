@@ -138,6 +138,7 @@ class FlowARConfig:
 
     @property
     def null_class(self) -> int:
+        """The label without a class, for guidance: the last row of the embedding."""
         return self.num_classes
 
     @staticmethod
@@ -177,7 +178,7 @@ class FlowARConfig:
         return dataclasses.replace(base, **replaced).check_scales(len(self.grids))  # type: ignore[arg-type]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON; `from_dict` restores an equal configuration."""
+        """The configuration as plain data for JSON; `from_dict` restores an equal one."""
         return dataclasses.asdict(self)
 
     @classmethod
@@ -239,7 +240,7 @@ def as_tuple(name: str, values: Sequence[Any]) -> tuple[Any, ...]:
 
 
 def as_grid(name: str, size: int | Sequence[int]) -> Grid:
-    """(height, width) from a side length or a pair."""
+    """A grid (height, width) from a side length or a pair."""
     sides = tuple(size) if isinstance(size, Sequence) else (size, size)
     valid = len(sides) == 2 and all(map(is_count, sides))
     require(name, "a positive side length or a (height, width) pair", repr(size), valid)
@@ -247,7 +248,7 @@ def as_grid(name: str, size: int | Sequence[int]) -> Grid:
 
 
 def grid_names(grids: Sequence[Grid]) -> str:
-    """As messages show them: 1x1, 2x2, 4x4; height first."""
+    """Grids as messages show them: 1x1, 2x2, 4x4; height first."""
     return ", ".join(f"{height}x{width}" for height, width in grids)
 
 

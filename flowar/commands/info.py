@@ -42,7 +42,7 @@ def machine_facts() -> dict[str, Any]:
 
     from flowar import __version__, ops
     from flowar.engine.onednn_linear import supported
-    from flowar.networks.attention_backends import describe_backends
+    from flowar.networks.attention_backends import backend_report
     from flowar.system.precision import default_device, native_bfloat16, resolve_precision
     from flowar.system.threads import describe_limit
 
@@ -62,7 +62,7 @@ def machine_facts() -> dict[str, Any]:
         "cpu prepacked weights": ", ".join(prepacked) or "none",
         "native bfloat16": "yes" if native_bfloat16(device) else "no",
         "dtype auto": resolve_precision("auto", device, torch.float32).name,
-        **describe_backends(device),
+        **backend_report(device),
         "optional packages": ", ".join(optional_packages()) or "none",
     }
 

@@ -1,4 +1,4 @@
-"""Noise that depends on the seed alone: that of image i of seed s is the same in any batch, on any device."""
+"""Noise that depends on the seed alone: image i of seed s has the same in any batch, on any device."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flowar.system.transfer import to_device
 
 
 def image_seeds(seed: int | Sequence[int], batch: int) -> Tensor:
-    """One 64-bit seed per image, int64 [batch]: of image i of one `seed`, or of the first image of each seed.
+    """One 64-bit seed per image, int64 [batch]: for image i of one `seed`, or for the first image of each seed.
 
     Raises:
         ValueError: unless `seed` is an integer or `batch` integers.

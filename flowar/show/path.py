@@ -14,7 +14,9 @@ COLUMNS = 9
 
 
 def path_picture(pipeline: FlowARPipeline, labels: Tensor, seed: int, scale: int | None = None) -> Image:
-    """Two rows per label [B]: states of the ODE of `scale` (the last if left out), and the ends predicted from there.
+    """A picture with two rows per label [B]: states of the ODE of `scale`, and the ends predicted from there.
+
+    The scale is the last one if left out.
 
     Raises:
         ValueError: for a scale that the model does not have.

@@ -11,7 +11,7 @@ from flowar.show.table import Table, draw_table
 
 
 def scales_picture(pipeline: FlowARPipeline, labels: Tensor, seed: int) -> Image:
-    """A row per label [B], a column per scale: its latents, brought to the finest grid and decoded."""
+    """A picture with a row per label [B] and a column per scale: its latents, enlarged and decoded."""
     model = pipeline.model
     tokens = sample_scales(model, labels, seed)
     columns = [pipeline.decode_tokens(part, k) for k, part in enumerate(tokens)]

@@ -1,4 +1,4 @@
-"""What sampling passes through: latents of every scale, states of one scale's ODE. The engine keeps none of it."""
+"""The states that sampling passes through: latents of every scale, states of one scale's ODE. No engine keeps them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from flowar.sampling.solvers import integrate
 
 
 class State(NamedTuple):
-    """Of one scale's ODE at time t: the state, and where its velocity would lead in a straight line, [B, n, c]."""
+    """A state of one scale's ODE at time t, and the end where its velocity leads in a straight line, [B, n, c]."""
 
     t: float
     state: Tensor
@@ -61,7 +61,7 @@ def ode_states(model: FlowAR, labels: Tensor, seed: int, scale: int, steps: Coll
 
 
 def class_name(model: FlowAR, label: int) -> str:
-    """What the model calls a class."""
+    """The name that the model has for a class."""
     names = class_names_of(model.config)
     return names[label] if names else f"class {label}"
 
@@ -79,6 +79,6 @@ def check_scale(model: FlowAR, scale: int | None) -> int:
 
 
 def scale_name(model: FlowAR, scale: int) -> str:
-    """Its grid, height x width."""
+    """The name of a scale: its grid, as in 4x4, height first."""
     height, width = model.config.grids[scale]
     return f"{height}x{width}"

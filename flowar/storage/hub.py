@@ -39,7 +39,7 @@ def locate(source: str | Path, revision: str | None = None, cache_dir: str | Pat
 
 
 def refusal(error: BaseException, revision: str | None) -> str:
-    """What the Hub, or the way to it, has against a request, in one line."""
+    """The reason why the Hub did not serve a request, or was not reached, in one line."""
     from huggingface_hub import errors
 
     if isinstance(error, errors.LocalEntryNotFoundError):

@@ -124,7 +124,7 @@ def infer_config(shapes: Mapping[str, Shape]) -> FlowARConfig:
 
 
 def heads(shapes: Mapping[str, Shape], preset: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, int]:
-    """Attention heads: the rotary tables tell (a quarter of a head's channels each); else the preset, else D / 64."""
+    """The attention heads, from the rotary tables (a quarter of a head's channels), else the preset, else D / 64."""
     found = {}
     for network, pattern in (("ar", r"(en|de)coder_blocks\..*\.rope\.freqs"), ("flow", r"flownet\..*\.rope\.freqs")):
         width = sizes[f"{network}_width"]
@@ -142,7 +142,7 @@ def vote(shapes: Mapping[str, Shape], pattern: str, dimension: int) -> int:
 
 
 def depth(shapes: Mapping[str, Shape], pattern: str) -> int:
-    """How many blocks there are: the most frequent number of indices that one tensor of a block comes with."""
+    """The number of blocks: the most frequent number of indices that one tensor of a block comes with."""
     counts = Counter(name[match.end() :] for name in shapes if (match := re.match(pattern, name)))
     return most_common(counts.values(), pattern)
 

@@ -55,13 +55,14 @@ def load_kl16(source: str | Path | Mapping[str, Tensor]) -> AutoencoderTokenizer
 
 
 def diffusers_name(name: str, levels: int) -> str:
-    """Their name for the checkpoint's tensor; `levels` resolutions."""
+    """The name in diffusers of the checkpoint's tensor `name`, in a network of `levels` resolutions."""
     for pattern, replacement in RENAMES:
         name = re.sub(pattern, replacement, name)
     return re.sub(r"^decoder\.up\.(\d+)\.", lambda m: f"decoder.up_blocks.{levels - 1 - int(m[1])}.", name)
 
 
 def is_projection(name: str) -> bool:
+    """Whether a tensor is the weight of an attention projection, a convolution there and a linear layer here."""
     return re.search(r"\.attentions\.\d+\.to_\w+(\.0)?\.weight$", name) is not None
 
 
