@@ -44,6 +44,11 @@ def engine(model: FlowAR, schedule: Schedule, dtype: torch.dtype) -> Sampler:
     return sample
 
 
+def inference_plan(model: FlowAR, dtype: torch.dtype, savings: Savings) -> InferencePlan:
+    """A plan of the model's networks with some of the engine's savings."""
+    return InferencePlan(model.ar_transformer, model.flow_transformer, model.pyramid, model.config, dtype, savings)
+
+
 def plan_sampler(model: FlowAR, schedule: Schedule, plan: InferencePlan) -> Sampler:
     """One plan, whatever its savings."""
 
@@ -62,7 +67,7 @@ def without_each_saving(model: FlowAR, schedule: Schedule, dtype: torch.dtype) -
 
     def make(name: str) -> Callable[[], Sampler]:
         savings = dataclasses.replace(every, **{name: False})
-        return lambda: plan_sampler(model, schedule, InferencePlan(packed_twin(model), dtype, savings))
+        return lambda: plan_sampler(model, schedule, inference_plan(packed_twin(model), dtype, savings))
 
     names = [saving.name for saving in dataclasses.fields(Savings) if getattr(every, saving.name)]
     return {f"engine without {name.replace('_', ' ')}": make(name) for name in names}

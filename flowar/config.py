@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal, get_args
 
-from flowar.sampling.presets import SCHEDULES
+from flowar.sampling.presets import SCHEDULES, named_schedule
 from flowar.sampling.schedule import Schedule, check_name
 
 Grid = tuple[int, int]
@@ -138,6 +138,7 @@ class FlowARConfig:
 
     @property
     def null_class(self) -> int:
+        """The label without a class, for guidance: the last row of the embedding."""
         return self.num_classes
 
     @staticmethod
@@ -151,8 +152,33 @@ class FlowARConfig:
             raise ValueError(f"preset: expected one of {', '.join(PRESETS)}, got {name!r}")
         return FlowARConfig(**(PRESETS[name.upper()] | changes))
 
+    def make_schedule(
+        self,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        guidance_interval: Sequence[float] | None = None,
+        base: Schedule | str | None = None,
+    ) -> Schedule:
+        """The model's own sampling preset, or `base`, a schedule or the name of one, with parts replaced.
+
+        Raises:
+            ValueError: for `num_inference_steps` beside a base, or what no schedule of this model can have.
+        """
+        if base is None and num_inference_steps is None:
+            base = self.schedule
+        if base is None:
+            steps = self.num_inference_steps if num_inference_steps is None else num_inference_steps
+            base = Schedule.published(steps, self.guidance_scale, self.guidance_interval)
+        elif num_inference_steps is not None:
+            raise ValueError(f"num_inference_steps: expected none beside a schedule, got {num_inference_steps}")
+        elif isinstance(base, str):
+            base = named_schedule(base, len(self.grids), self.guidance_scale, self.guidance_interval)
+        replaced = {"guidance_scale": guidance_scale, "guidance_interval": guidance_interval}
+        replaced = {name: value for name, value in replaced.items() if value is not None}
+        return dataclasses.replace(base, **replaced).check_scales(len(self.grids))  # type: ignore[arg-type]
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON; `from_dict` restores an equal configuration."""
+        """The configuration as plain data for JSON; `from_dict` restores an equal one."""
         return dataclasses.asdict(self)
 
     @classmethod
@@ -214,7 +240,7 @@ def as_tuple(name: str, values: Sequence[Any]) -> tuple[Any, ...]:
 
 
 def as_grid(name: str, size: int | Sequence[int]) -> Grid:
-    """(height, width) from a side length or a pair."""
+    """A grid (height, width) from a side length or a pair."""
     sides = tuple(size) if isinstance(size, Sequence) else (size, size)
     valid = len(sides) == 2 and all(map(is_count, sides))
     require(name, "a positive side length or a (height, width) pair", repr(size), valid)
@@ -222,7 +248,7 @@ def as_grid(name: str, size: int | Sequence[int]) -> Grid:
 
 
 def grid_names(grids: Sequence[Grid]) -> str:
-    """As messages show them: 1x1, 2x2, 4x4; height first."""
+    """Grids as messages show them: 1x1, 2x2, 4x4; height first."""
     return ", ".join(f"{height}x{width}" for height, width in grids)
 
 

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from flowar.data.class_names import class_names_of, resolve
 from flowar.engine.cuda_graph import GraphedFunction
 from flowar.images import to_pil
 from flowar.model import FlowAR
-from flowar.storage.hub import Repository, locate
+from flowar.storage.hub import locate
 from flowar.tokenizers.base import Tokenizer
 from flowar.tokenizers.loading import check_tokenizer, load_tokenizer
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from flowar.preview.scales import Preview
+Preview = Callable[[int, "list[Image]"], None]  # called with (k, pictures [B] of full size)
 
 
 class PipelineOutput(NamedTuple):
@@ -100,7 +100,7 @@ class FlowARPipeline:
 
         Args:
             repo: "user/name".
-            revision, private, token: see `flowar.storage.hub.Repository`.
+            revision, private, token: see `flowar.sharing.push.Repository`.
             commit_message: the first line of its message.
             dtype: of the model's stored weights.
             card: the fields of `flowar.sharing.model_card.CardDetails`: license, training_data, datasets, evaluation,
@@ -112,14 +112,11 @@ class FlowARPipeline:
         Raises:
             FlowARError: without a token, for an evaluation of another model, or if the Hub refuses or is out of reach.
         """
-        from flowar.sharing.model_card import CardDetails, write_model_card
+        from flowar.sharing.model_card import CardDetails
+        from flowar.sharing.push import Repository, push_pipeline
 
         repository, details = Repository(repo, revision, private, token), CardDetails(**card)
-        with TemporaryDirectory() as name:
-            folder = Path(name)
-            self.save_pretrained(folder, dtype)
-            write_model_card(folder, self, repo, details)
-            return repository.upload({path.name: path for path in folder.iterdir()}, commit_message)
+        return push_pipeline(self, repository, details, commit_message, dtype)
 
     def to(self, device: torch.device | str) -> FlowARPipeline:
         """Move both to `device`, in place."""
@@ -141,7 +138,8 @@ class FlowARPipeline:
             class_labels: [B] labels or class names (see `flowar.data.class_names.resolve`), or one of them for one
                 image.
             schedule, sampling: those of `FlowAR.sample`.
-            preview: called with (k, pictures) after every scale: its latents, brought to the finest grid and decoded.
+            preview: called with (k, pictures) after every scale, see `decode_tokens`; those of the last scale are the
+                result.
             preview_steps: call it at every evaluation too, with what the velocity points at; see `FlowAR.sample`'s
                 `on_evaluation` for what that costs.
 
@@ -149,11 +147,8 @@ class FlowARPipeline:
             ValueError: as `FlowAR.sample`, and for a name of no class or of several, with the closest ones.
         """
         if preview is not None:
-            from flowar.preview.scales import after_scales, at_evaluations
-
-            sampling["on_scale"] = after_scales(self, preview, sampling.get("on_scale"))
-            if preview_steps:
-                sampling["on_evaluation"] = at_evaluations(self, preview, sampling.get("on_evaluation"))
+            for callback in ("on_scale", "on_evaluation") if preview_steps else ("on_scale",):
+                sampling[callback] = previewing(self.decode_tokens, preview, sampling.get(callback))
         latents = self.sample(class_labels, *schedule, **sampling)
         return PipelineOutput(self.decode(latents), latents)
 
@@ -172,6 +167,13 @@ class FlowARPipeline:
         parts = latents.to(self.decode_dtype).split(self.tokenizer.images_at_once(latents))
         return [image for part in parts for image in to_pil(self._decode(part))]
 
+    def decode_tokens(self, tokens: Tensor, scale: int) -> list[Image]:
+        """Pictures of full size from tokens [B, n_k, c] of a scale, whose grid is enlarged to the finest (bicubic)."""
+        config, grid = self.model.config, self.model.pyramid.to_grid(tokens.float(), scale)  # [B, c, h_k, w_k]
+        if config.grids[scale] != config.grid:
+            grid = F.interpolate(grid, size=config.grid, mode="bicubic")
+        return self.decode(grid.contiguous())
+
     def _labels(self, classes: Tensor | Sequence[int | str] | int | str) -> Tensor | Sequence[int] | int:
         """`classes` with every name replaced by its label."""
         given = [classes] if isinstance(classes, str) else classes
@@ -187,3 +189,19 @@ class FlowARPipeline:
 
     def _decoder_weights(self) -> list[Tensor]:
         return [*self.tokenizer.parameters(), *self.tokenizer.buffers()]
+
+
+def previewing(
+    decode: Callable[[Tensor, int], list[Image]], preview: Preview, callback: Callable[..., None] | None
+) -> Callable[..., None]:
+    """An `on_scale` or `on_evaluation` of `FlowAR.sample`: calls `callback`, if there is one, then `preview`.
+
+    Both are called with the number of the scale first and its tokens last; `decode` makes pictures of these two.
+    """
+
+    def call(scale: int, *details: Any) -> None:
+        if callback is not None:
+            callback(scale, *details)
+        preview(scale, decode(details[-1], scale))
+
+    return call

@@ -19,9 +19,11 @@ from safetensors import safe_open
 from torch import Tensor
 
 from flowar import FlowAR, FlowARConfig, Schedule, ops
+from flowar.engine.plan import InferencePlan, Savings
 from flowar.ops import backend
 from flowar.storage.published import published_buffers
 from flowar.system import precision
+from flowar.system.precision import Precision
 
 FIXTURES = Path(__file__).parent / "fixtures"
 TINY = ("tiny_attn_mlp", "tiny_attn_cross_mlp")
@@ -116,6 +118,13 @@ def small_model(seed: int = 0, **fields: Any) -> FlowAR:
         with torch.no_grad():
             parameter.copy_(1 + 0.1 * values if norm else values * damping / parameter[0].numel() ** 0.5)
     return model
+
+
+def inference_plan(
+    model: FlowAR, precision: Precision | torch.dtype | str | None, savings: Savings | None = None
+) -> InferencePlan:
+    """A plan of the networks of `model`."""
+    return InferencePlan(model.ar_transformer, model.flow_transformer, model.pyramid, model.config, precision, savings)
 
 
 @pytest.fixture(autouse=True)

@@ -6,12 +6,11 @@ import warnings
 from typing import Any
 
 import torch
-from conftest import small_model
+from conftest import inference_plan, small_model
 from torch import Tensor
 
 from flowar import Schedule
 from flowar.engine.cuda_graph import GraphedFunction
-from flowar.engine.plan import InferencePlan
 from flowar.sampling.callbacks import Callbacks
 from flowar.sampling.noise import image_seeds
 
@@ -37,7 +36,7 @@ def nothing_is_left() -> None:
 
 def plan_that_fails() -> None:
     model = small_model(ar_width=128, flow_width=128, latent_size=16, latent_channels=16, num_classes=10).to(GPU)
-    plan, eager = (InferencePlan(model, torch.bfloat16) for _ in range(2))
+    plan, eager = (inference_plan(model, torch.bfloat16) for _ in range(2))
     expected = eager.sample(*arguments(2))
     run = plan.flow.run
     plan.flow.run = lambda x, *others: reads_the_host(run(x, *others))  # type: ignore[method-assign]

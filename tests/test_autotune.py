@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import error, small_model
+from conftest import error, inference_plan, small_model
 from recorded_graph import CudaApi
 from torch import Tensor
 
@@ -130,7 +130,7 @@ def test_a_tuner_is_that_of_its_thread() -> None:
 
 def test_nothing_is_measured_on_a_cpu() -> None:
     assert autotune.gpu_tuner(torch.device("cpu")) is None
-    plan = InferencePlan(small_model(), torch.float32, Savings())
+    plan = inference_plan(small_model(), torch.float32, Savings())
     plan.sample(torch.tensor([1]), Schedule.published(2, 2.0), image_seeds(0, 1), Callbacks())
     assert not plan.report().choices
 
@@ -230,19 +230,19 @@ def sample(plan: InferencePlan) -> Tensor:
 @pytest.mark.parametrize("graphs", [True, False])
 def test_a_plan_measures_before_it_captures_and_reports(flow_block: Any, graphs: bool) -> None:
     model = small_model(flow_block=flow_block)
-    expected = sample(InferencePlan(model, torch.float32, Savings(measured_kernels=False)))
-    plan = InferencePlan(model, torch.float32, Savings(graphs=graphs))
+    expected = sample(inference_plan(model, torch.float32, Savings(measured_kernels=False)))
+    plan = inference_plan(model, torch.float32, Savings(graphs=graphs))
     assert error(sample(plan), expected) < 1e-5
     choices = plan.report().choices
     assert {call.split()[0] for call in choices} == {"attention", "product"}
     assert {choice.name for call, choice in choices.items() if "product" in call} <= {"split-k 2", "split-k 4"}
     assert any(isinstance(layer, MeasuredLinear) for layer in plan.flow.modules())
-    assert torch.equal(sample(InferencePlan(model, torch.float32, Savings(graphs=not graphs))), sample(plan))
+    assert torch.equal(sample(inference_plan(model, torch.float32, Savings(graphs=not graphs))), sample(plan))
 
 
 @pytest.mark.usefixtures("gpu_plans")
 def test_programs_under_different_pins_are_different() -> None:
-    plan = InferencePlan(small_model(), torch.float32, Savings())
+    plan = inference_plan(small_model(), torch.float32, Savings())
     sample(plan)
     measured_calls = [*plan.report().choices]
     with use_attention_backend("sdpa"):

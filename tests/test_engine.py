@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import error, needs_fp8, small_model
+from conftest import error, inference_plan, needs_fp8, small_model
 from recorded_graph import VERSIONS, CudaApi
 from torch import Tensor
 
@@ -48,8 +48,8 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> CudaApi:
 @pytest.mark.parametrize("name", [field.name for field in fields(Savings)])
 def test_each_saving_leaves_the_numbers(flow_block: Any, name: str) -> None:
     model = small_model(flow_block=flow_block)
-    every, without = InferencePlan(model, torch.float32, Savings()), replace(Savings(), **{name: False})
-    assert error(run(InferencePlan(model, torch.float32, without), [0, 3]), run(every, [0, 3])) < 1e-5
+    every, without = inference_plan(model, torch.float32, Savings()), replace(Savings(), **{name: False})
+    assert error(run(inference_plan(model, torch.float32, without), [0, 3]), run(every, [0, 3])) < 1e-5
 
 
 @pytest.mark.parametrize("flow_block", BLOCKS)
@@ -58,8 +58,8 @@ def test_no_saving_at_all(flow_block: Any) -> None:
     none = Savings(**{field.name: False for field in fields(Savings)})
     assert (
         error(
-            run(InferencePlan(model, torch.float32, none), [0, 3]),
-            run(InferencePlan(model, torch.float32, Savings()), [0, 3]),
+            run(inference_plan(model, torch.float32, none), [0, 3]),
+            run(inference_plan(model, torch.float32, Savings()), [0, 3]),
         )
         < 1e-5
     )
@@ -72,14 +72,14 @@ def test_memory_budget_of_modulations(flow_block: Any, budget: int, monkeypatch:
     monkeypatch.setitem(program_module.MODULATION_BUDGET, "cpu", budget)
     model = small_model(flow_block=flow_block)
     naive = model.sample([1, 2], schedule=SCHEDULE, naive=True, dtype="float32")
-    assert error(model.pyramid.to_grid(run(InferencePlan(model, torch.float32, Savings()), [1, 2]), 2), naive) < 1e-4
+    assert error(model.pyramid.to_grid(run(inference_plan(model, torch.float32, Savings()), [1, 2]), 2), naive) < 1e-4
 
 
 @pytest.mark.parametrize("budget", [1, 40_000])
 @pytest.mark.parametrize("flow_block", BLOCKS)
 def test_images_in_groups(flow_block: Any, budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """One by one, and three at a time at the middle scale: the same numbers, and every step counted once."""
-    plan, labels = InferencePlan(small_model(flow_block=flow_block), torch.float32), [1, 2, 0, 3, 1]
+    plan, labels = inference_plan(small_model(flow_block=flow_block), torch.float32), [1, 2, 0, 3, 1]
     together = run(plan, labels)
     monkeypatch.setattr(program_module, "ACTIVATION_BUDGET", budget)
     steps: list[int] = []
@@ -94,8 +94,8 @@ def test_graphs_replay_the_eager_run(flow_block: Any) -> None:
     """Bit for bit, for other labels, seeds and batch sizes than those of the recording."""
     model = small_model(flow_block=flow_block)
     plan, eager = (
-        InferencePlan(model, torch.float32, Savings()),
-        InferencePlan(model, torch.float32, Savings(graphs=False)),
+        inference_plan(model, torch.float32, Savings()),
+        inference_plan(model, torch.float32, Savings(graphs=False)),
     )
     for labels, seed in (([0, 1, 2], 5), ([4, 4, 0], 6), ([3, 0, 1], 5)):
         scales: list[Tensor] = []
@@ -111,7 +111,7 @@ def test_graphs_replay_the_eager_run(flow_block: Any) -> None:
 
 @pytest.mark.usefixtures("graphs")
 def test_batches_share_a_program_by_bucket() -> None:
-    plan = InferencePlan(small_model(), torch.float32, Savings())
+    plan = inference_plan(small_model(), torch.float32, Savings())
     six = run(plan, [0, 1, 2, 3, 4, 0], 9)
     five = run(plan, [0, 1, 2, 3, 4], 9)
     assert torch.equal(five, six[:5])
@@ -123,7 +123,7 @@ def test_batches_share_a_program_by_bucket() -> None:
 @pytest.mark.usefixtures("graphs")
 def test_noise_given_to_graphs() -> None:
     model = small_model()
-    plan, labels = InferencePlan(model, torch.float32, Savings()), torch.tensor([1, 2, 3])
+    plan, labels = inference_plan(model, torch.float32, Savings()), torch.tensor([1, 2, 3])
     noise = scale_noise(4, 3, model.config.scale_lengths, 4, torch.device("cpu"))
     for _ in range(2):
         given = plan.sample(labels, SCHEDULE, noise, Callbacks())
@@ -133,7 +133,7 @@ def test_noise_given_to_graphs() -> None:
 
 @pytest.mark.usefixtures("graphs")
 def test_results_outlive_the_next_run() -> None:
-    plan = InferencePlan(small_model(), torch.float32, Savings())
+    plan = inference_plan(small_model(), torch.float32, Savings())
     first = run(plan, [0, 1], 0)
     kept = first.clone()
     assert not torch.equal(run(plan, [2, 3], 1), first)
@@ -143,7 +143,7 @@ def test_results_outlive_the_next_run() -> None:
 @pytest.mark.usefixtures("graphs")
 def test_steps_are_counted_under_graphs() -> None:
     steps: list[int] = []
-    plan = InferencePlan(small_model(), torch.float32, Savings())
+    plan = inference_plan(small_model(), torch.float32, Savings())
     for _ in range(2):
         steps.clear()
         plan.sample(torch.tensor([1]), SCHEDULE, image_seeds(0, 1), Callbacks(lambda: steps.append(1)))
@@ -151,7 +151,7 @@ def test_steps_are_counted_under_graphs() -> None:
 
 
 def test_programs_are_bounded(graphs: CudaApi, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = InferencePlan(small_model(), torch.float32, Savings())
+    plan = inference_plan(small_model(), torch.float32, Savings())
     for steps in range(1, 12):
         run(plan, [0], schedule=Schedule.published(steps, 2.0))
     assert [len(key.schedule.times) - 1 for key, _ in plan._idle] == list(range(4, 12))
@@ -168,7 +168,7 @@ def test_programs_are_bounded(graphs: CudaApi, monkeypatch: pytest.MonkeyPatch) 
 def test_report_counts_the_weights_that_are_not_shared() -> None:
     model = small_model(flow_block="attn_cross_mlp")
     weights = sum(parameter.nbytes for parameter in model.parameters())
-    shared, cast = (InferencePlan(model, dtype).report() for dtype in (torch.float32, torch.bfloat16))
+    shared, cast = (inference_plan(model, dtype).report() for dtype in (torch.float32, torch.bfloat16))
     assert shared.weight_bytes < 0.75 * weights
     assert 0.5 * weights <= cast.weight_bytes < 0.75 * weights
     assert not shared.programs
@@ -193,7 +193,7 @@ def test_failed_capture_warns_once_and_goes_on(version: str, graphs: CudaApi) ->
     """Without graphs for what failed, and only for that: the numbers are those of a plan without any."""
     graphs.version = version
     model = small_model()
-    plan, eager = (InferencePlan(model, torch.float32, Savings(graphs=use)) for use in (True, False))
+    plan, eager = (inference_plan(model, torch.float32, Savings(graphs=use)) for use in (True, False))
     host_read_at(plan, 2)
     with pytest.warns(RuntimeWarning, match=r"CUDA graph capture failed \(.*capturing.*\): sampling goes on"):
         assert torch.equal(run(plan, [0, 1], 5), run(eager, [0, 1], 5))
@@ -211,7 +211,7 @@ def test_failed_capture_warns_once_and_goes_on(version: str, graphs: CudaApi) ->
 @pytest.mark.filterwarnings("error")
 def test_programs_make_room_for_another(graphs: CudaApi) -> None:
     """Where memory runs out those that wait go, and the capture is tried once more."""
-    plan, scales = InferencePlan(small_model(), torch.float32, Savings()), len(small_model().config.grids)
+    plan, scales = inference_plan(small_model(), torch.float32, Savings()), len(small_model().config.grids)
     graphs.memory = 2 * scales
     run(plan, [0])
     run(plan, [0, 1])
@@ -219,7 +219,7 @@ def test_programs_make_room_for_another(graphs: CudaApi) -> None:
 
 
 def test_what_failed_for_want_of_memory_is_tried_again_after_close(graphs: CudaApi) -> None:
-    plan = InferencePlan(small_model(), torch.float32, Savings())
+    plan = inference_plan(small_model(), torch.float32, Savings())
     graphs.memory = 1
     with pytest.warns(RuntimeWarning, match="out of memory"):
         run(plan, [0])
@@ -239,9 +239,9 @@ def test_autocast_around_a_call_is_not_for_the_plan(
     if captured:
         request.getfixturevalue("graphs")
     model = small_model(flow_block=flow_block)
-    expected = run(InferencePlan(model, torch.float32, Savings()), [0, 1])
+    expected = run(inference_plan(model, torch.float32, Savings()), [0, 1])
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(run(InferencePlan(model, torch.float32, Savings()), [0, 1]), expected)
+        assert torch.equal(run(inference_plan(model, torch.float32, Savings()), [0, 1]), expected)
 
 
 @pytest.mark.parametrize("recorded", [False, True])
@@ -282,7 +282,7 @@ def test_buckets() -> None:
 
 
 def test_graphs_need_a_gpu() -> None:
-    plan = InferencePlan(small_model(), torch.float32, Savings())
+    plan = inference_plan(small_model(), torch.float32, Savings())
     run(plan, [0, 1, 2, 3, 4])
     assert not plan._idle
 
@@ -323,7 +323,7 @@ def test_a_finished_call_leaves_nothing_to_the_garbage_collector() -> None:
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("flowar.engine.plan.SamplingProgram", Watched)
-            run(InferencePlan(small_model(), torch.float32), [0, 1])
+            run(inference_plan(small_model(), torch.float32), [0, 1])
         assert [each() for each in made] == [None]
     finally:
         gc.enable()

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, error, recorded_model, recording, small_model
+from conftest import TINY, error, inference_plan, recorded_model, recording, small_model
 from torch import Tensor
 
 from flowar import FlowAR, FlowARPipeline, Schedule, ops
-from flowar.engine.plan import InferencePlan, Savings
+from flowar.engine.plan import Savings
 from flowar.networks.attention_backends import (
     BACKENDS,
     attention,
@@ -128,7 +128,7 @@ def test_fp8() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_replay_equals_eager_bit_for_bit(flow_block: Any, dtype: torch.dtype) -> None:
     model = gpu_model(flow_block=flow_block)
-    graphs, eager = InferencePlan(model, dtype), InferencePlan(model, dtype, Savings(graphs=False))
+    graphs, eager = inference_plan(model, dtype), inference_plan(model, dtype, Savings(graphs=False))
     for labels, seed in (([0, 1, 2, 3], 5), ([9, 9, 0, 4], 6), ([3, 0, 1, 7], 5)):
         arguments = torch.tensor(labels, device=GPU), SCHEDULE, image_seeds(seed, 4).to(GPU), Callbacks()
         assert torch.equal(graphs.sample(*arguments), eager.sample(*arguments))
@@ -212,7 +212,7 @@ def test_failed_capture() -> None:
 
 def test_memory_of_a_program_is_that_of_its_graphs() -> None:
     """Counted as the memory that comes back when it is let go of."""
-    plan = InferencePlan(gpu_model(latent_size=32), torch.float32)
+    plan = inference_plan(gpu_model(latent_size=32), torch.float32)
     plan.sample(torch.zeros(16, dtype=torch.int64, device=GPU), SCHEDULE, image_seeds(0, 16).to(GPU), Callbacks())
     (program,) = plan.report().programs
     torch.cuda.synchronize()
@@ -279,7 +279,7 @@ def test_kernels_are_measured_once(dtype: str, monkeypatch: pytest.MonkeyPatch) 
     """Before the capture, which succeeds; every choice is one of several that worked, and holds for the next plan."""
     monkeypatch.setattr(autotune, "_chosen", {})
     model = gpu_model()
-    plan = InferencePlan(model, dtype)
+    plan = inference_plan(model, dtype)
     arguments = torch.arange(8, device=GPU), SCHEDULE, image_seeds(5, 8).to(GPU), Callbacks()
     first = plan.sample(*arguments)
     choices = plan.report().choices
@@ -288,8 +288,8 @@ def test_kernels_are_measured_once(dtype: str, monkeypatch: pytest.MonkeyPatch) 
         assert choice.name in choice.seconds
         assert all(seconds > 0 for seconds in choice.seconds.values())
     monkeypatch.setattr(autotune, "gpu_seconds", None)
-    assert torch.equal(InferencePlan(model, dtype).sample(*arguments), first)
-    unmeasured = InferencePlan(model, dtype, Savings(measured_kernels=False)).sample(*arguments)
+    assert torch.equal(inference_plan(model, dtype).sample(*arguments), first)
+    unmeasured = inference_plan(model, dtype, Savings(measured_kernels=False)).sample(*arguments)
     assert error(first, unmeasured) < (1e-4 if dtype == "float32" else 0.2)
 
 

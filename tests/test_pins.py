@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import error, small_model
+from conftest import error, inference_plan, small_model
 from torch import Tensor
 
 from flowar import FlowAR, Schedule
 from flowar.engine import program as program_module
-from flowar.engine.plan import InferencePlan
 from flowar.sampling.callbacks import Callbacks
 from flowar.sampling.noise import image_seeds
 from flowar.sampling.pins import Pins, pin
@@ -78,7 +77,7 @@ def test_first_scales_that_are_pinned_everywhere_need_no_ode() -> None:
     pins = Pins(pins.tokens, [pins.masks[0], torch.ones(1, 4, 1), pins.masks[2]])
     assert pins.held == 2
     expected = model.sample(LABELS, 4, 2.0, pins=pins, naive=True)
-    plan, evaluations = InferencePlan(model, torch.float32), []
+    plan, evaluations = inference_plan(model, torch.float32), []
     plan.flow.input_proj.register_forward_hook(lambda *_: evaluations.append(1))
     own = pins.to(torch.device("cpu"), torch.float32)
     tokens = plan.sample(

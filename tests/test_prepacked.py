@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import error, needs_fp8, small_model
+from conftest import error, inference_plan, needs_fp8, small_model
 from safetensors.torch import load_file
 from torch import nn
 
 from flowar import FlowAR, Schedule
 from flowar.engine.onednn_linear import PrepackedLinear, prepack, supported, unpack
-from flowar.engine.plan import InferencePlan
 from flowar.pipeline import FlowARPipeline
 
 SCHEDULE = Schedule.published(4, 2.0, (0.0, 0.7))
@@ -81,10 +80,10 @@ class TestModel:
         model.prepack()
         rest = sum(parameter.nbytes for parameter in model.parameters())
         assert rest < 0.2 * size  # biases, embeddings, positions
-        assert InferencePlan(model, torch.float32).report().weight_bytes < 0.1 * size
+        assert inference_plan(model, torch.float32).report().weight_bytes < 0.1 * size
 
     def test_bfloat16_plans_are_prepacked_by_themselves(self) -> None:
-        plan = InferencePlan(small_model(), torch.bfloat16)
+        plan = inference_plan(small_model(), torch.bfloat16)
         assert is_prepacked(plan.flow) == is_prepacked(plan.ar) == supported(torch.bfloat16)
         assert not any(type(each) is nn.Linear for each in plan.flow.modules()) or not supported(torch.bfloat16)
 

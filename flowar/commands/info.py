@@ -42,7 +42,7 @@ def machine_facts() -> dict[str, Any]:
 
     from flowar import __version__, ops
     from flowar.engine.onednn_linear import supported
-    from flowar.networks.attention_backends import describe_backends
+    from flowar.networks.attention_backends import backend_report
     from flowar.system.precision import default_device, native_bfloat16, resolve_precision
     from flowar.system.threads import describe_limit
 
@@ -62,7 +62,7 @@ def machine_facts() -> dict[str, Any]:
         "cpu prepacked weights": ", ".join(prepacked) or "none",
         "native bfloat16": "yes" if native_bfloat16(device) else "no",
         "dtype auto": resolve_precision("auto", device, torch.float32).name,
-        **describe_backends(device),
+        **backend_report(device),
         "optional packages": ", ".join(optional_packages()) or "none",
     }
 
@@ -100,7 +100,8 @@ def measured_kernels(model: FlowAR) -> dict[str, str]:
     device = default_device()
     if gpu_tuner(device) is None:
         return {}
-    plan = InferencePlan(model.to(device), "auto")
+    model.to(device)
+    plan = InferencePlan(model.ar_transformer, model.flow_transformer, model.pyramid, model.config, "auto")
     labels = torch.zeros(1, dtype=torch.int64, device=device)
     plan.sample(labels, model.schedule(), image_seeds(0, 1).to(device), Callbacks())
     return {call: str(choice) for call, choice in plan.report().choices.items()}

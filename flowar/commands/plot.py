@@ -33,11 +33,9 @@ def run(options: Options) -> None:
         from flowar.training.curves import training_curves
     except ImportError as error:
         raise MissingPackageError("matplotlib draws the curves: pip install flowar[train]") from error
-    from flowar.training.metrics import read_metrics
+    from flowar.system.files import read_rows
 
-    runs = {
-        name: read_metrics(run / "metrics.jsonl") for name, run in zip(names(options.runs), options.runs, strict=True)
-    }
+    runs = {name: read_rows(run / "metrics.jsonl") for name, run in zip(names(options.runs), options.runs, strict=True)}
     figure = training_curves(runs)
     output = options.output or (options.runs[0] / CURVES if len(runs) == 1 else Path(CURVES))
     write_aside(output, lambda aside: figure.savefig(aside, format="png", dpi=100))

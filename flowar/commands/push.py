@@ -43,8 +43,9 @@ class Options:
 def run(options: Options) -> None:
     """Upload the files as they are, and print where they went."""
     from flowar.pipeline import FlowARPipeline
-    from flowar.sharing.model_card import CARD_FILE, CardDetails, write_model_card
-    from flowar.storage.hub import FILES, Repository, locate
+    from flowar.sharing.model_card import CARD_FILE, CardDetails
+    from flowar.sharing.push import Repository, write_model_card
+    from flowar.storage.hub import FILES, locate
 
     repository = Repository(options.repo, options.revision, options.private or None)
     details = CardDetails(**{each.name: getattr(options, each.name) for each in fields(CardDetails)})

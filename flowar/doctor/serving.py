@@ -10,11 +10,11 @@ REINSTALL_FLASH = "pip install --force-reinstall --no-deps --no-build-isolation 
 
 def attention() -> Finding:
     """Which implementation serves attention on the device that is used."""
-    from flowar.networks.attention_backends import describe_backends, flash_imports
+    from flowar.networks.attention_backends import backend_report, flash_imports
     from flowar.system.precision import default_device
 
     device = default_device()
-    backends = describe_backends(device)
+    backends = backend_report(device)
     flash, found = backends["attention flash"], backends["attention"]
     if "does not load" in flash_imports().problem and not flash_imports().installed:
         return warning(f"{found}; FlashAttention {flash}", REINSTALL_FLASH)

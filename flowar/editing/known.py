@@ -55,6 +55,6 @@ def pins_of_scales(model: FlowAR, latents: Tensor, scales: int) -> Pins:
     lengths = model.config.scale_lengths
     if not 0 <= scales < len(lengths):
         raise ValueError(f"keep_scales: expected an integer from 0 to {len(lengths) - 1}, got {scales}")
-    targets, _ = model.pyramid(model.check_latents(latents))
+    targets, _ = model.pyramid(latents)
     masks = [torch.full((1, n, 1), float(k < scales)) for k, n in enumerate(lengths)]
     return Pins(targets.split(list(lengths), 1), masks)

@@ -1,4 +1,4 @@
-"""The inference plan: the numbers of `naive.py`, with less work.
+"""The inference plan: the numbers of the published algorithm, with less work.
 
 Its savings, each exact, and each a field of `Savings`:
 
@@ -29,15 +29,16 @@ import torch
 from torch import Tensor, nn
 
 from flowar import ops
+from flowar.config import FlowARConfig
 from flowar.engine import cuda_graph, rewrites
 from flowar.engine.fp8 import to_fp8
 from flowar.engine.measured_products import measure_products, measured
 from flowar.engine.onednn_linear import PrepackedLinear, prepack
 from flowar.engine.program import SamplingProgram
-from flowar.model import FlowAR
 from flowar.networks.ar_transformer import ARTransformer
 from flowar.networks.attention_backends import attention_backend
 from flowar.networks.flow_transformer import FlowTransformer
+from flowar.networks.latent_pyramid import LatentPyramid
 from flowar.networks.layers import GEGLU
 from flowar.sampling.callbacks import Callbacks
 from flowar.sampling.pins import Pins
@@ -75,32 +76,38 @@ def default_savings(device: torch.device) -> Savings:
 
 
 class InferencePlan:
-    """A model's weights, packed for sampling in one precision. Weights that need no change are shared with the model.
+    """The weights of both transformers, packed for sampling in one precision, and shared where they need no change.
 
     Args:
-        model: it is not changed.
+        ar, flow, pyramid, config: the parts of a `FlowAR`, which are not changed.
         precision: a `Precision`, or anything that `FlowAR.sample` takes for its `dtype`.
         savings: `default_savings` if left out.
     """
 
     def __init__(
-        self, model: FlowAR, precision: Precision | torch.dtype | str | None, savings: Savings | None = None
+        self,
+        ar: ARTransformer,
+        flow: FlowTransformer,
+        pyramid: LatentPyramid,
+        config: FlowARConfig,
+        precision: Precision | torch.dtype | str | None,
+        savings: Savings | None = None,
     ) -> None:
-        parameter = model.ar_transformer.input_positions
+        parameter = ar.input_positions
         if not isinstance(precision, Precision):
             precision = resolve_precision(precision, parameter.device, parameter.dtype)
         self.precision, self.dtype, self.device = precision, precision.dtype, parameter.device
-        self.config, self.pyramid = model.config, model.pyramid
+        self.config, self.pyramid = config, pyramid
         self.savings = default_savings(self.device) if savings is None else savings
         self.state_dtype = torch.promote_types(self.dtype, torch.float32)
-        self.ar: ARTransformer = rewrites.pack(model.ar_transformer, self.dtype)
-        self.flow: FlowTransformer = rewrites.pack(model.flow_transformer, self.dtype)
+        self.ar: ARTransformer = rewrites.pack(ar, self.dtype)
+        self.flow: FlowTransformer = rewrites.pack(flow, self.dtype)
         self.modulation: nn.Linear | None = None  # those of all blocks, where they are one layer
         self.single_token_flow = self.flow
         self._tuner = gpu_tuner(self.device) if self.savings.measured_kernels else None
         with self._in_effect():
-            self._rewrite(model.flow_transformer)
-        self._shared = weight_bytes(model).keys()
+            self._rewrite(flow)
+        self._shared = weight_bytes(ar).keys() | weight_bytes(flow).keys()
         self._idle: list[tuple[ProgramKey, SamplingProgram]] = []  # captured ones, the last used last
         self._failed: set[ProgramKey] = set()  # what could not be captured
         self._lock = threading.Lock()
@@ -269,7 +276,7 @@ class ProgramReport(NamedTuple):
 
 
 class PlanReport(NamedTuple):
-    """A plan: its precision, the bytes of weights that it does not share with the model, its idle programs.
+    """A plan: its precision, the bytes of weights that it does not share with its networks, its idle programs.
 
     `choices` are the kernels that were measured for it, by what they compute.
     """

@@ -24,9 +24,8 @@ from flowar.evaluation.images import GeneratedImages
 from flowar.evaluation.measure import Measuring, bias_warnings
 from flowar.evaluation.reference import Reference
 from flowar.pipeline import FlowARPipeline
-from flowar.system.files import write_aside
+from flowar.system.files import read_rows, write_aside
 from flowar.system.progress import step_progress
-from flowar.training.metrics import read_metrics
 
 log = logging.getLogger(__name__)
 
@@ -142,7 +141,7 @@ class Sweep:
 
     def metrics(self, path: Path) -> dict[Point, Row]:
         """The metrics of all points, kept in the file at `path`."""
-        rows = read_metrics(path) if path.exists() else []
+        rows = read_rows(path) if path.exists() else []
         known = {Point(*(row.pop(name) for name in Point._fields)): row for row in rows}
         missing = [point for point in self.points if point not in known]
         batches = -(-self.num_images // self.batch_size)

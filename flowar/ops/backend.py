@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 
 from flowar.system.installation import INSTALL_TORCH, REBUILD, too_old, without_libraries
+
+Op = TypeVar("Op", bound=Callable[..., Any])
 
 
 def _load(name: str) -> None:
@@ -64,6 +67,24 @@ def reference_serves(name: str, tensor: torch.Tensor) -> bool:
     That is: where it was asked for, and on devices that the loaded libraries have no kernel of this op for.
     """
     return _choice.reference or (name, tensor.device.type) not in _kernels
+
+
+def defined_by(definition: Op) -> Callable[[Op], Op]:
+    """Let a function of `flowar.ops.reference` serve the decorated op of its name, wherever `reference_serves` says so.
+
+    The first argument of an op is a tensor, passed by position: its device matters.
+    """
+    name = definition.__name__
+
+    def decorate(compiled: Op) -> Op:
+        @functools.wraps(compiled)
+        def serve(tensor: torch.Tensor, *arguments: Any, **options: Any) -> Any:
+            serving = definition if reference_serves(name, tensor) else compiled
+            return serving(tensor, *arguments, **options)
+
+        return cast(Op, serve)
+
+    return decorate
 
 
 def cuda_kernels() -> list[str]:

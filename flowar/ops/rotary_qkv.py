@@ -11,6 +11,7 @@ _backward = backend.op("rotary_qkv_backward")
 _cache = backend.op("rotary_qkv_cache")
 
 
+@backend.defined_by(reference.rotary_qkv)
 def rotary_qkv(packed: Tensor, rotation: Tensor, heads: int, parts: int = 3) -> Tensor:
     """Split a packed qkv into heads and rotate all but the value. Equivalent to `reference.rotary_qkv`.
 
@@ -28,12 +29,11 @@ def rotary_qkv(packed: Tensor, rotation: Tensor, heads: int, parts: int = 3) -> 
     Raises:
         RuntimeError: shapes that do not fit together, `parts` out of range, or a dtype that is not floating.
     """
-    if backend.reference_serves("rotary_qkv", packed):
-        return reference.rotary_qkv(packed, rotation, heads, parts)
     result: Tensor = _forward(packed, rotation, heads, parts)
     return result
 
 
+@backend.defined_by(reference.rotary_qkv_cache)
 def rotary_qkv_cache(
     packed: Tensor, rotation: Tensor, heads: int, k_cache: Tensor, v_cache: Tensor, offset: int
 ) -> Tensor:
@@ -51,8 +51,6 @@ def rotary_qkv_cache(
     Raises:
         RuntimeError: shapes that do not fit together, `offset` out of range, or a dtype that is not floating.
     """
-    if backend.reference_serves("rotary_qkv_cache", packed):
-        return reference.rotary_qkv_cache(packed, rotation, heads, k_cache, v_cache, offset)
     result: Tensor = _cache(packed, rotation, heads, k_cache, v_cache, offset)
     return result
 

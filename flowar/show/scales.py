@@ -8,19 +8,19 @@ from PIL import Image
 from torch import Tensor
 
 from flowar.pipeline import FlowARPipeline
-from flowar.show.states import class_name, decode_tokens, sample_scales, scale_name
+from flowar.show.states import class_name, sample_scales, scale_name
 from flowar.show.table import Table, draw_table
 
 
 def scales_picture(pipeline: FlowARPipeline, labels: Tensor, seed: int) -> Image.Image:
-    """Two rows per label [B], a column per scale: its latents, brought to the finest grid and decoded; and pixel means.
+    """A picture with two rows per label [B], a column per scale: its latents, decoded, and pixel means.
 
     A decoder has never seen such smooth latents, and draws them as a weave. What they say is in the second row: the
     finished picture's pixels, averaged over every position of the scale as its latents are.
     """
     model = pipeline.model
     tokens = sample_scales(model, labels, seed)
-    decoded = [*zip(*(decode_tokens(pipeline, part, k) for k, part in enumerate(tokens)), strict=True)]
+    decoded = [*zip(*(pipeline.decode_tokens(part, k) for k, part in enumerate(tokens)), strict=True)]
     rows, names = [], []
     for label, pictures in zip(labels.tolist(), decoded, strict=True):
         rows += [pictures, [pixel_means(pictures[-1], grid) for grid in model.config.grids]]

@@ -21,7 +21,11 @@ def step_progress(
     from tqdm import tqdm
 
     with tqdm(total=total, desc=description, initial=initial, leave=False) as bar:
-        yield lambda: (bar.update(), None)[1]
+
+        def advance() -> None:
+            bar.update()
+
+        yield advance
 
 
 def duration(seconds: float) -> str:

@@ -12,7 +12,7 @@ from flowar.training.data_config import DataConfig
 
 OptimizerName = Literal["adamw", "muon"]
 Parallel = Literal["auto", "ddp", "fsdp", "hybrid"]
-Schedule = Literal["cosine", "constant"]
+LearningRateSchedule = Literal["cosine", "constant"]
 Times = Literal["uniform", "logit_normal"]
 TrainPrecision = Literal["auto", "bf16", "tf32", "float32"]
 
@@ -78,7 +78,7 @@ class OptimConfig:
     steps: int | None = None
     epochs: float | None = 400
     lr: float = 2e-4
-    lr_schedule: Schedule = "cosine"
+    lr_schedule: LearningRateSchedule = "cosine"
     final_lr: float = 1e-5
     warmup_steps: int = 1000
     warmup_epochs: float | None = None
@@ -97,7 +97,7 @@ class OptimConfig:
         for name in ("epochs", "warmup_epochs", "lr", "max_grad_norm", "skip_grad_norm"):
             value = getattr(self, name)
             require(name, "a positive number", value, value is None or (is_number(value) and value > 0))
-        optimizers, schedules = get_args(OptimizerName), get_args(Schedule)
+        optimizers, schedules = get_args(OptimizerName), get_args(LearningRateSchedule)
         require("optimizer", " or ".join(optimizers), self.optimizer, self.optimizer in optimizers)
         require("lr_schedule", " or ".join(schedules), self.lr_schedule, self.lr_schedule in schedules)
         decays = tuple(self.ema_decays)

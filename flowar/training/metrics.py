@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,9 @@ import torch
 from torch import Tensor
 
 from flowar.config import FlowARConfig
-from flowar.errors import DataError, first_line
 from flowar.model import Loss
 from flowar.networks.flops import training_flops
-from flowar.system.files import write_aside
+from flowar.system.files import each_number, write_aside
 from flowar.system.hardware import peak_flops, peak_memory_mib, widest_float
 
 log = logging.getLogger(__name__)
@@ -147,32 +146,6 @@ class MetricsWriter:
         self.file.close()
         if self.board is not None:
             self.board.close()
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl; null is NaN again.
-
-    Raises:
-        DataError: if it is missing, empty, or a line is not JSON.
-    """
-    if not path.is_file():
-        raise DataError(f"run: expected {path}, found none")
-    try:
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
-    except ValueError as error:
-        raise DataError(f"{path}: expected one JSON object a line ({first_line(error)})") from error
-    if not rows:
-        raise DataError(f"{path}: expected at least one row, found none")
-    return [each_number(row, lambda number: math.nan if number is None else number) for row in rows]
-
-
-def each_number(values: Any, change: Callable[[Any], Any]) -> Any:
-    """Mappings and lists as they are, with `change` applied to what they hold."""
-    if isinstance(values, Mapping):
-        return {name: each_number(value, change) for name, value in values.items()}
-    if isinstance(values, list):
-        return [each_number(value, change) for value in values]
-    return change(values)
 
 
 def named_numbers(values: Any, name: str = "") -> Iterator[tuple[str, float]]:

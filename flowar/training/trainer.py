@@ -13,7 +13,7 @@ import torch
 from flowar.config import FlowARConfig
 from flowar.model import FlowAR
 from flowar.pipeline import FlowARPipeline
-from flowar.system.files import write_json
+from flowar.system.files import read_rows, write_json
 from flowar.system.precision import default_device, matmul_precision, parse_dtype
 from flowar.system.progress import step_progress
 from flowar.system.ranks import Ranks
@@ -25,7 +25,7 @@ from flowar.training.finetune import load_start, start_from
 from flowar.training.held_out import turned
 from flowar.training.latent_store import LatentStore
 from flowar.training.load_data import load_data, load_held_out
-from flowar.training.metrics import MetricsWriter, StepMetrics, read_metrics
+from flowar.training.metrics import MetricsWriter, StepMetrics
 from flowar.training.optimizer import learning_rate, total_steps, warmup_steps
 from flowar.training.parallel import parallelize
 from flowar.training.pool import Pool
@@ -145,7 +145,7 @@ class Run:
             losses = [f"{name.replace('_', ' ')} {row[name]:.4f}" for name in ("loss", "held_out_loss") if name in row]
             rate = row["images_per_second"]
             log.info("step %d of %d: %s, %.0f images/s", step, self.steps, ", ".join(losses), rate)
-            if evaluate and (warning := turned(read_metrics(writer.path))):
+            if evaluate and (warning := turned(read_rows(writer.path))):
                 log.warning(warning)
 
     def _export(self) -> Path:

@@ -6,12 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY, error, recorded_model, recording, small_model
+from conftest import TINY, error, inference_plan, recorded_model, recording, small_model
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from flowar import ops
-from flowar.engine.plan import InferencePlan
 from flowar.system.precision import PRECISIONS, served_precisions
 
 
@@ -43,7 +42,7 @@ def test_sampling_and_training_launch_every_op() -> None:
             model = small_model(flow_block=flow_block)
             for dtype in dtypes:
                 model.sample([0, 1], 2, dtype=dtype)
-            InferencePlan(model, PRECISIONS["fp8"])  # rounds weights, also where this torch does not multiply them
+            inference_plan(model, PRECISIONS["fp8"])  # rounds weights, also where this torch does not multiply them
             model.loss(torch.randn(2, 4, 4, 4), torch.arange(2)).loss.backward()
     assert len(launched.ops) >= 15
     assert launched.ops == ops_on_tensors()
