@@ -12,8 +12,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from flowar.data.class_names import class_names_of, resolve
+from flowar.data.opening import plain
 from flowar.editing.known import pins_of_known, pins_of_scales, pins_where, with_mean
-from flowar.editing.pictures import Size, known_latents, paste_known, picture_size, to_latents
+from flowar.editing.pictures import Size, known_latents, paste_known, picture_size, placed, to_latents
 from flowar.model import FlowAR
 from flowar.pipeline import FlowARPipeline
 from flowar.sampling.noise import scale_noise
@@ -37,6 +38,7 @@ def inpaint(
 ) -> list[Image.Image]:
     """The image with what is white in the mask drawn anew, `count` times.
 
+    Grey counts as white from its middle on, what is transparent does not.
     The rest comes back through the tokenizer, up to its own error; with `paste` it is the original's, exactly.
     Every round draws it from the same noise. A part of the image tells only a share of coarse tokens, as of the mean of
     the whole: all rounds but the last leave these free, and each round holds the coarsest at the mean of what the round
@@ -70,13 +72,7 @@ def outpaint(
     Raises:
         ValueError: for a box that is not inside the picture, or is all of it.
     """
-    width, height = picture_size(pipeline)
-    left, top, right, bottom = box
-    if not (0 <= left < right <= width and 0 <= top < bottom <= height):
-        raise ValueError(f"box: expected left, top, right, bottom within {width}x{height} pixels, got {box}")
-    canvas, mask = Image.new(image.mode, (width, height)), Image.new("L", (width, height), 255)
-    canvas.paste(image.resize((right - left, bottom - top), Image.Resampling.LANCZOS), (left, top))
-    mask.paste(0, box)
+    canvas, mask = placed(pipeline, image, box)
     return inpaint(pipeline, canvas, mask, class_label, count, **sampling)
 
 
@@ -106,6 +102,7 @@ def super_resolve(
         ValueError: for an image of another aspect than the pipeline's, or too large or too small to tell any scale.
     """
     width, height = picture_size(pipeline)
+    image = plain(image, pipeline.tokenizer.image_channels)
     if image.width * height != image.height * width:
         raise ValueError(
             f"image: expected the aspect of {width}x{height} pixels, got {image.width}x{image.height}; "
