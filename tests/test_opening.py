@@ -178,6 +178,22 @@ class TestReducedScale:
         assert decode(content, 3, cover=(601, 10)).size == (1600, 1200)
         assert decode(content, 3).size == (1600, 1200)
 
+    @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "I;16", "F"])
+    def test_others_are_reduced_while_they_are_converted(self, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+        values = np.add.outer(np.arange(30), np.arange(41) * 3).astype(np.uint8)
+        picture = {
+            "I;16": Image.fromarray(values.astype(np.uint16) * 257),
+            "F": Image.fromarray(values / np.float32(255)),
+        }
+        image = picture.get(mode) or Image.fromarray(values).convert(mode)
+        expected = np.array(plain(image, 1).reduce(4)).astype(int)
+        for at_once in (1, 41 * 8, 2**22):
+            monkeypatch.setattr("flowar.data.opening.CONVERTED_AT_ONCE", at_once)
+            reduced = plain(image, 1, cover=(3, 4))
+            assert reduced.size == (11, 8)
+            assert np.abs(np.array(reduced) - expected).max() <= 1
+        assert plain(image, 1, cover=(8, 10)).size == image.size
+
     def test_of_a_photo_that_lies_on_its_side(self) -> None:
         content = encoded(gradient(1600, 400), "JPEG", exif=orientation(6))
         assert decode(content, 3, cover=(400, 100)).size == (200, 800)
@@ -245,7 +261,9 @@ class TestRefused:
         (tmp_path / "endless.png").symlink_to("/dev/zero")
         (tmp_path / "folder.png").mkdir()
         for name in ("pipe", "endless", "folder"):
-            with pytest.raises(OSError, match="no regular file, but a pipe, a device or a folder"):
+            with pytest.raises(
+                OSError, match=rf"{name}\.png: expected a regular file, got a pipe, a device or a folder"
+            ):
                 open_image(tmp_path / f"{name}.png", 3)
         with socket.socket(socket.AF_UNIX) as server:
             server.bind(str(tmp_path / "socket.png"))

@@ -184,7 +184,7 @@ def test_tars_beside_class_folders(tmp_path: Path) -> None:
 
 def test_a_pipe_called_a_tar(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.tar")
-    with pytest.raises(DataError, match=r"a\.tar: expected an uncompressed tar.*no regular file"):
+    with pytest.raises(DataError, match=r"a\.tar: expected an uncompressed tar.*expected a regular file"):
         open_images(tmp_path / "a.tar")
 
 

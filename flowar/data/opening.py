@@ -27,7 +27,7 @@ FORMATS = (
 )
 BACKGROUND = "white"  # of what is transparent
 MOST_BYTES = 2**31  # of a file: more than any picture has that Pillow's limit of pixels lets pass
-OVERSAMPLING = 2  # how many times as large as asked for a picture is at least when it is decoded at a reduced scale
+OVERSAMPLING = 2  # how many times as large as what is cut from it a picture is, when it is not opened in full size
 CONVERTED_AT_ONCE = 2**22  # pixels
 TURNS = {
     2: Transpose.FLIP_LEFT_RIGHT,
@@ -59,7 +59,8 @@ def decode(file: BinaryIO, channels: int, cover: Grid | None = None, background:
         file: of one of `FORMATS`, of which it may have no more pixels than Pillow allows (`PIL.Image.MAX_IMAGE_PIXELS`
             twice: 179 million), which the file's header tells.
         channels: 1 for grey, 3 for RGB.
-        cover: height and width that it need only cover twice: a JPEG is then decoded at the scale that suffices.
+        cover: height and width that are to be cut from it: a picture that is far larger then comes at least twice as
+            large as that, whatever its file has.
         background: of what is transparent.
 
     Raises:
@@ -71,8 +72,8 @@ def decode(file: BinaryIO, channels: int, cover: Grid | None = None, background:
             warnings.simplefilter("ignore")  # Pillow's, about what it mends by itself
             with PIL.Image.open(file, formats=openable()) as image:
                 if cover is not None and image.format in ("JPEG", "MPO"):
-                    image.draft(None, draft_size(image, cover))
-                return plain(image, channels, background)
+                    image.draft(None, least_size(image, cover))  # decoded at a reduced scale
+                return plain(image, channels, background, cover)
     except PIL.UnidentifiedImageError as error:  # which speaks of an address in memory
         raise ValueError("of no format that is read here, or damaged from the first bytes on") from error
     except PIL.Image.DecompressionBombError as error:
@@ -106,17 +107,17 @@ def orientation(image: Image) -> int:
     return image.getexif().get(Base.Orientation, 1)
 
 
-def draft_size(image: Image, cover: Grid) -> tuple[int, int]:
-    """Width and height, in the file's own orientation, that a reduced scale must not go below."""
+def least_size(image: Image, cover: Grid) -> tuple[int, int]:
+    """Width and height, as the picture lies, that must not be gone below to cut `cover` from it."""
     height, width = (OVERSAMPLING * side for side in cover)
     return (height, width) if orientation(image) in SIDEWAYS else (width, height)
 
 
-def plain(image: Image, channels: int, background: str = BACKGROUND) -> Image:
-    """A copy of a picture: upright, opaque, in mode L (1 channel) or RGB (3).
+def plain(image: Image, channels: int, background: str = BACKGROUND, cover: Grid | None = None) -> Image:
+    """A copy of a picture: upright, opaque, in mode L (1 channel) or RGB (3); without what a file says besides.
 
     What is transparent shows the background. 16-bit grey is scaled by its range; `value_range` tells that of mode I
-    and F.
+    and F. With `cover`, as in `decode`, it is reduced by averaging, so that only the original is ever there in full.
 
     Raises:
         ValueError: for a mode without a way to RGB, and for pixels that are no numbers.
@@ -124,19 +125,22 @@ def plain(image: Image, channels: int, background: str = BACKGROUND) -> Image:
     """
     mode = "L" if channels == 1 else "RGB"
     image.load()  # which turns TIFFs upright by itself
-    turn = TURNS.get(orientation(image))
-    if turn is not None:
-        image = image.transpose(turn)
-    converted = PIL.Image.new(mode, image.size)  # without what the file says of it, as that it lies on its side
-    if image.mode == mode and not image.has_transparency_data:
-        converted.paste(image)
-        return converted
+    step = 1 if cover is None else reduction(image.size, least_size(image, cover))
     limits = value_range(image)
-    rows = max(1, CONVERTED_AT_ONCE // image.width)
+    converted = PIL.Image.new(mode, (-(-image.width // step), -(-image.height // step)))
+    rows = step * max(1, CONVERTED_AT_ONCE // (image.width * step))
     for top in range(0, image.height, rows):
         strip = image.crop((0, top, image.width, min(top + rows, image.height)))
-        converted.paste(opaque(narrowed(strip, limits), background).convert(mode), (0, top))
-    return converted
+        shown = opaque(narrowed(strip, limits), background).convert(mode)
+        converted.paste(shown.reduce(step), (0, top // step))
+    turn = TURNS.get(orientation(image))
+    return converted if turn is None else converted.transpose(turn)
+
+
+def reduction(size: tuple[int, int], least: tuple[int, int]) -> int:
+    """The greatest power of two by which an image can be reduced and not be smaller than `least`; 1 if none can."""
+    times = min(whole // part for whole, part in zip(size, least, strict=True))
+    return 1 << max(0, times.bit_length() - 1)
 
 
 def value_range(image: Image) -> tuple[float, float]:

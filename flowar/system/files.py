@@ -21,7 +21,7 @@ def open_regular(path: Path) -> BinaryIO:
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # else a pipe would wait for somebody to write
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError("no regular file, but a pipe, a device or a folder")
+        raise OSError(f"{path}: expected a regular file, got a pipe, a device or a folder")
     return os.fdopen(descriptor, "rb")
 
 

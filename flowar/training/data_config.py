@@ -20,8 +20,8 @@ class DataConfig:
         ValueError: for a value that no data can have, naming the field, what was expected and what came.
 
     Attributes:
-        folder: one subfolder of images a class, Fashion-MNIST's idx files, a folder of WebDataset tars, or tars by
-            pattern, as in shards/{0000..0009}.tar.
+        folder: one subfolder of images a class, images of one class, Fashion-MNIST's idx files, a folder of WebDataset
+            tars, or tars by pattern, as in shards/{0000..0009}.tar.
         tokenizer: folder of a saved tokenizer, "pixel:STRIDE", or a diffusers autoencoder (folder or Hub id).
         split: of idx files, "train" or "t10k".
         image_size: images are scaled and cropped to this: the side of a square, or [height, width]; those of idx files
@@ -30,7 +30,8 @@ class DataConfig:
         latents: folder of the latent store; `latents` in the run folder if left out.
         flips: whether to store the flipped images too; if left out, unless they come from idx files.
         crops: how many random crops of every image to store too.
-        on_bad_image: what an unreadable image does to encoding: "fail", or "skip" to go on without it.
+        on_bad_image: what an unreadable image, or one of a tar without a label, does to encoding: "fail", or "skip" to
+            go on without it.
         dtype: of the stored latents; float16 takes half the space and rounds them by less than 0.05 %.
         shard_size: images of a file of the store.
         encode_batch: images that are encoded at once.
