@@ -15,6 +15,7 @@ from flowar.sampling.schedule import Schedule, check_name
 __all__ = ["FlowARConfig"]
 
 Grid = tuple[int, int]
+IMAGENET_CLASSES = 1000
 FlowBlockKind = Literal["attn_mlp", "attn_cross_mlp"]
 UpsampleKind = Literal["published", "bilinear"]
 
@@ -28,7 +29,8 @@ class FlowARConfig:
         latent_size: finest grid, (height, width); one number means a square.
         scales: grids from coarse to fine, each a side length or a (height, width) pair; the first is 1x1, the last
             equals `latent_size`. Left out, the finest grid is halved (rounding up) down to 1x1.
-        num_classes: classes; the embedding has one more row, the null class of guidance.
+        num_classes: classes; the embedding has one more row, the null class of guidance. If left out, ImageNet's 1000,
+            or when a model is trained, those of its data.
         ar_width: D, of the autoregressive transformer.
         ar_depth: L_ar, blocks of the autoregressive transformer.
         ar_heads: H, attention heads of the autoregressive transformer.
@@ -57,7 +59,7 @@ class FlowARConfig:
     latent_channels: int = 16
     latent_size: int | Sequence[int] = (16, 16)
     scales: Sequence[int | Sequence[int]] | None = None
-    num_classes: int = 1000
+    num_classes: int = None  # type: ignore[assignment]  # that it was left out; from __post_init__ on it is an integer
     ar_width: int = 768
     ar_depth: int = 12
     ar_heads: int = 12
@@ -80,6 +82,8 @@ class FlowARConfig:
         def set_field(name: str, value: object) -> None:
             object.__setattr__(self, name, value)  # the dataclass is frozen
 
+        set_field("_classes_left_out", self.num_classes is None and not self.class_names)
+        set_field("num_classes", IMAGENET_CLASSES if self.num_classes is None else self.num_classes)
         set_field("latent_size", as_grid("latent_size", self.latent_size))
         set_field("scales", as_scales(self.scales, self.grid))
         set_field("guidance_interval", as_tuple("guidance_interval", self.guidance_interval))
@@ -115,6 +119,11 @@ class FlowARConfig:
         channels = dict(self.tokenizer or {}).get("channels", self.latent_channels)
         fits = channels == self.latent_channels
         require("latent_channels", f"{channels}, as the tokenizer has", self.latent_channels, fits)
+
+    @property
+    def classes_left_out(self) -> bool:
+        """Whether nothing was said of the classes, so that whoever knows them may say it."""
+        return bool(vars(self)["_classes_left_out"])
 
     @property
     def grid(self) -> Grid:

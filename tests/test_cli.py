@@ -35,8 +35,9 @@ from flowar.training.step import TrainingStep
 
 pytestmark = pytest.mark.usefixtures("either_default")
 
+CLASSES = ("--model.num_classes", "10")
 TRAINING = (
-    *("--data.tokenizer", "pixel:2", "--model.num_classes", "10", "--model.num_inference_steps", "2"),
+    *("--data.tokenizer", "pixel:2", *CLASSES, "--model.num_inference_steps", "2"),
     *("--model.ar_width", "32", "--model.ar_depth", "2", "--model.ar_heads", "2", "--model.flow_width", "64"),
     *("--model.flow_depth", "1", "--optim.batch_size", "8", "--optim.steps", "4", "--precision", "float32"),
     *("--log_every", "1", "--sample_every", "0", "--save_every", "2"),
@@ -126,7 +127,7 @@ class TestHelp:
             ("convert", ["the authors' .pth file", "required"]),
             ("push", ["user/name on the Hub", "default: unknown", "make a new repository private"]),
             ("plot", ["folders of the runs, which hold metrics.jsonl"]),
-            ("classes", ["words that the names of the listed classes contain", "or a data set: imagenet, fashion_mnist"]),
+            ("classes", ["words that the names of the listed classes contain", "a data set: imagenet, fashion_mnist"]),
             ("doctor", ["whose files are checked and one image drawn", "or a preset (S, B, L, H)"]),
             ("info", ["shipped name, folder, or Hub id to describe as well", "print JSON"]),
         ],
@@ -582,7 +583,7 @@ class TestEncode:
         written = f"3 images (variants: 3), latents 12x4x4, 0.0 MiB, 1 images skipped, in {store}\n"
         assert capsys.readouterr().out == written
         assert [path.name for path in files(store)] == ["shard_00000.safetensors", "store.json", "tokenizer.json"]
-        model = [option for option in TRAINING if option not in ("--data.tokenizer", "pixel:2")]
+        model = [option for option in TRAINING if option not in ("--data.tokenizer", "pixel:2", *CLASSES)]
         output = ["--data.latents", str(store), "--output", str(tmp_path / "run"), "--optim.batch_size", "2"]
         main(["train", *model, *output])
         assert FlowAR.from_pretrained(tmp_path / "run" / "model").config.latent_channels == 12
@@ -728,7 +729,7 @@ class TestTrain:
             folder,
             "--output",
             tmp_path / "run",
-            *TRAINING,
+            *(option for option in TRAINING if option not in CLASSES),
             "--data.image_size",
             "8",
         ]

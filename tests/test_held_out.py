@@ -124,7 +124,8 @@ class TestRun:
     def test_folder_of_other_classes_or_sizes(self, idx_folder: Path, tmp_path: Path) -> None:
         folder, other = (write_class_folders(tmp_path / name) for name in ("images", "other"))
         (other / "dogs").rename(other / "wolves")
-        config = run_config(folder, tmp_path / "run", validation=ValidationConfig(folder=str(other)))
+        validation, model = ValidationConfig(folder=str(other)), replace(MODEL, num_classes=2)
+        config = run_config(folder, tmp_path / "run", validation=validation, model=model)
         message = r"validation: expected classes \('cats', 'dogs'\) in .*, got \('cats', 'wolves'\)"
         with pytest.raises(ValueError, match=message):
             Run(replace(config, data=replace(config.data, image_size=8)), ONE)

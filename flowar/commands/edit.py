@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from flowar.commands.sample import Classes
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -43,7 +45,7 @@ class Options:
     several: ClassVar[str] = "classes"
 
     kind: Kind
-    classes: list[int | str] | str
+    classes: Classes
     image: Path | None = None
     mask: Path | None = None
     box: tuple[int, int, int, int] | None = None
@@ -67,19 +69,19 @@ def run(options: Options) -> None:
     from flowar.system.precision import default_device
 
     pipeline = FlowARPipeline.from_pretrained(options.model).to(default_device(options.device))
-    images = edited(pipeline, options)
+    images, kept = edited(pipeline, options)
     write_aside(options.output, lambda aside: image_grid(images, len(images)).save(aside, "PNG"))
-    print(f"{len(images)} images in {options.output}")
+    print(f"{len(images)} images in {options.output}{kept}")
 
 
-def edited(pipeline: FlowARPipeline, options: Options) -> list[Image]:
-    """Edit the picture as the options say.
+def edited(pipeline: FlowARPipeline, options: Options) -> tuple[list[Image], str]:
+    """Edit the picture as the options say; the pictures, and what there is to say of pixels that were kept.
 
     Raises:
         ValueError: for options that are missing, or not of this kind of edit.
     """
     from flowar.editing import edits
-    from flowar.editing.pictures import open_picture
+    from flowar.editing.pictures import kept_pixels, open_mask, open_picture, placed
 
     classes = options.classes.split(",") if isinstance(options.classes, str) else options.classes
     wanted = 2 if options.kind == "interpolate" else 1
@@ -87,16 +89,18 @@ def edited(pipeline: FlowARPipeline, options: Options) -> list[Image]:
         raise ValueError(f"classes: expected {wanted} for {options.kind}, got {len(classes)}")
     sampling: dict[str, Any] = {"schedule": options.schedule, "guidance_scale": options.guidance_scale}
     if options.kind == "interpolate":
-        return edits.interpolate(pipeline, (classes[0], classes[1]), options.seeds, options.count, **sampling)
-    (label,), image = classes, open_picture("image", options.image)
+        return edits.interpolate(pipeline, (classes[0], classes[1]), options.seeds, options.count, **sampling), ""
+    (label,), image = classes, open_picture("image", options.image, pipeline.tokenizer.image_channels)
     sampling |= {"seed": options.seeds[0], "count": options.count}
     if options.kind == "vary":
-        return edits.vary(pipeline, image, label, options.keep_scales, **sampling)
+        return edits.vary(pipeline, image, label, options.keep_scales, **sampling), ""
     if options.kind == "super-resolve":
-        return edits.super_resolve(pipeline, image, label, **sampling)
-    sampling |= {"paste": options.paste, "rounds": options.rounds}
+        return edits.super_resolve(pipeline, image, label, **sampling), ""
     if options.kind == "inpaint":
-        return edits.inpaint(pipeline, image, open_picture("mask", options.mask), label, **sampling)
-    if options.box is None:
+        mask = open_mask(options.mask)
+    elif options.box is None:
         raise ValueError("box: expected left, top, right, bottom for outpaint, got none")
-    return edits.outpaint(pipeline, image, options.box, label, **sampling)
+    else:
+        image, mask = placed(pipeline, image, options.box)
+    images = edits.inpaint(pipeline, image, mask, label, paste=options.paste, rounds=options.rounds, **sampling)
+    return images, f", {kept_pixels(mask)} of {image.width * image.height} pixels as they were" * options.paste

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from flowar.commands.sample import Classes, parse_labels
+
 
 @dataclass
 class Options:
@@ -53,7 +55,7 @@ class Options:
     extractor: str = "inception"
     classifier: Path | None = None
     num_images: int = 10_000
-    classes: list[int | str] | str | None = None
+    classes: Classes | None = None
     seed: int = 0
     schedule: str | None = None
     num_inference_steps: int | None = None
@@ -78,7 +80,6 @@ def run(options: Options) -> None:
         print("\n".join(compare_cards(*map(read_card, options.compare))))
         return
     from flowar.commands.classes import names_of
-    from flowar.commands.sample import parse_labels
     from flowar.evaluation.card import MARKDOWN_FILE
     from flowar.evaluation.run import EvaluationConfig, evaluate
     from flowar.system.ranks import join_ranks

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from flowar.preview.terminal import TerminalPicture
 
 DEFAULT_CLASSES = 10
+# Of a list[int | str] the parser would make the number 2 of the word 02, which may be a class's name.
+Classes = list | str  # type: ignore[type-arg]
 
 
 @dataclass
@@ -49,7 +51,7 @@ class Options:
     several: ClassVar[str] = "classes"
 
     model: str = "flowar-fashion"
-    classes: list[int | str] | str | None = None
+    classes: Classes | None = None
     per_class: int = 8
     seed: int = 0
     output: Path = Path("samples.png")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from flowar.commands.sample import parse_labels
+from flowar.commands.sample import Classes, parse_labels
 from flowar.data.class_names import class_names_of
 from flowar.errors import MissingPackageError
 from flowar.system.files import write_aside
@@ -48,7 +48,7 @@ class Options:
 
     kind: Kind
     model: str = "flowar-fashion"
-    classes: list[int | str] | str | None = None
+    classes: Classes | None = None
     seed: int = 0
     output: Path | None = None
     scale: int | None = None

@@ -94,14 +94,13 @@ def run(options: Options) -> None:
     from flowar.training.tokenizer_training import train_tokenizer
     from flowar.training.tokenizer_watch import WatchOptions
 
-    source, skip = open_images(options.data, options.split, options.image_size, options.image_channels), options.skip
+    skip, form = options.skip, (options.image_size, options.image_channels, options.skip)
+    source = open_images(options.data, options.split, *form)
     images = read(source, skip)
     if options.validation.folder is None:
         images, held_out = split(images, options.validation.share)
     else:
-        held_out = read(
-            open_images(options.validation.folder, "t10k", options.image_size, options.image_channels), skip
-        )
+        held_out = read(open_images(options.validation.folder, "t10k", *form), skip)
     held_out = evenly(held_out, MOST_HELD_OUT)
     height, width = source.image_size
     training = options.training.for_images((height, width), source.flips)

@@ -115,7 +115,7 @@ def open_image(pipeline: FlowARPipeline, path: str) -> Image.Image:
     Raises:
         ValueError: for a file that is no picture, or one of another size than the pipeline's.
     """
-    picture = open_picture("image", Path(path))
+    picture = open_picture("image", Path(path), pipeline.tokenizer.image_channels)
     check_size(pipeline, picture, "image")
     return picture
 

@@ -7,6 +7,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
+from flowar.data.opening import image_suffixes
 from flowar.demo.actions import Drawing, Edit, Settings, class_choices, edit, open_image
 from flowar.demo.canvas import SIDE, enlarged
 from flowar.demo.settings import settings_inputs
@@ -18,7 +19,6 @@ KINDS = [("Inpaint what is painted", "inpaint"), ("Vary, keeping coarse scales",
 BRUSH = "rgb(99, 102, 241)"
 AROUND = 80  # pixels of height that the editor's own buttons take
 BRUSH_PART = 14  # of the canvas is the width of the brush
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
 
 
 class EditTab:
@@ -41,7 +41,9 @@ class EditTab:
             with gr.Column(scale=2, min_width=480):
                 self.editor = editor()
                 with gr.Row():
-                    upload = gr.UploadButton("Open a picture", file_types=[*PICTURES], size="md", elem_id="open")
+                    upload = gr.UploadButton(
+                        "Open a picture", file_types=sorted(image_suffixes()), size="md", elem_id="open"
+                    )
                     apply = gr.Button("Edit", variant="primary", size="md", elem_id="edit")
             with gr.Column(scale=1, min_width=280):
                 edited = gallery("Edited", "edited", columns=2)

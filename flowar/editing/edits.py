@@ -12,8 +12,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from flowar.data.class_names import class_names_of, resolve
+from flowar.data.opening import plain
 from flowar.editing.known import pins_of_known, pins_of_scales, pins_where, with_mean
-from flowar.editing.pictures import Size, known_latents, paste_known, picture_size, to_latents
+from flowar.editing.pictures import Size, known_latents, paste_known, picture_size, placed, to_latents
 from flowar.model import FlowAR
 from flowar.pipeline import FlowARPipeline, PictureOptions
 from flowar.sampling.noise import scale_noise
@@ -49,7 +50,8 @@ def inpaint(
     Args:
         pipeline: the pipeline that draws.
         image: the picture to edit, of the pipeline's size.
-        mask: a picture of the same size, white where it is drawn anew.
+        mask: a picture of the same size, white where it is drawn anew: grey counts as white from its middle on, what is
+            transparent does not.
         class_label: the label or the name of the class.
         count: the number of pictures.
         paste: whether the known pixels are the original's exactly.
@@ -87,13 +89,7 @@ def outpaint(
     Raises:
         ValueError: for a box that is not inside the picture, or is all of it.
     """
-    width, height = picture_size(pipeline)
-    left, top, right, bottom = box
-    if not (0 <= left < right <= width and 0 <= top < bottom <= height):
-        raise ValueError(f"box: expected left, top, right, bottom within {width}x{height} pixels, got {box}")
-    canvas, mask = Image.new(image.mode, (width, height)), Image.new("L", (width, height), 255)
-    canvas.paste(image.resize((right - left, bottom - top), Image.Resampling.LANCZOS), (left, top))
-    mask.paste(0, box)
+    canvas, mask = placed(pipeline, image, box)
     return inpaint(pipeline, canvas, mask, class_label, count, paste=paste, rounds=rounds, **options)
 
 
@@ -127,6 +123,7 @@ def super_resolve(
         ValueError: for an image of another aspect than the pipeline's, or too large or too small to tell any scale.
     """
     width, height = picture_size(pipeline)
+    image = plain(image, pipeline.tokenizer.image_channels)
     if image.width * height != image.height * width:
         raise ValueError(
             f"image: expected the aspect of {width}x{height} pixels, got {image.width}x{image.height}; "

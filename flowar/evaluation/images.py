@@ -15,14 +15,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from flowar.config import as_grid
-from flowar.data.image_source import IMAGE_SUFFIXES, ImageSource
+from flowar.config import Grid, as_grid
+from flowar.data.folders import Ignored, look_into
+from flowar.data.image_source import ImageSource
 from flowar.data.sources import FolderImages, open_images
 from flowar.data.transforms import center_crop, to_tensor
 from flowar.errors import DataError, first_line
 from flowar.pipeline import FlowARPipeline
 from flowar.sampling.schedule import Schedule
-from flowar.system.files import write_aside
+from flowar.system.files import open_regular, write_aside
 
 ADM_IMAGES, ADM_LABELS = "arr_0", "arr_1"  # what numpy calls the arrays of ADM's sample batches
 
@@ -123,7 +124,7 @@ class StoredImages:
         return torch.stack([to_tensor(self._cut(index)) for index in range(begin, end)])
 
     def _cut(self, index: int) -> Image.Image:
-        image = self.source.read(index)
+        image = self.source.read(index, self.size if self.crop else None)
         if self.crop:
             return center_crop(image, self.size)
         height, width = self.size
@@ -155,7 +156,7 @@ class ArrayImages(ImageSource):
     def name(self, index: int) -> str:
         return f"image {index}"
 
-    def _read(self, index: int) -> Image.Image:
+    def _read(self, index: int, cover: Grid | None) -> Image.Image:
         pixels = self.images[index]
         return Image.fromarray(pixels[..., 0] if self.channels == 1 else pixels)
 
@@ -195,11 +196,15 @@ def open_source(source: str, channels: int, split: str) -> ImageSource:
     """Open the images of `open_stored`, whose `image_size` is still to be set."""
     if source.endswith(".npz"):
         return npz_images(Path(source))
-    folder = Path(source)
-    flat = sorted(path for path in folder.glob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    if not flat:
+    folder, ignored = Path(source), Ignored()
+    flat = look_into(folder, ignored) if folder.is_dir() else None
+    if flat is None or not flat.images:
         return open_images(source, split, channels=channels)
-    return FolderImages(folder, torch.full((len(flat),), -1), (), (0, 0), channels, [path.name for path in flat])
+    ignored.add("folders", len(flat.folders))
+    ignored.add_files(flat.others)
+    ignored.say(f"{folder}: {len(flat.images)} images")
+    names = [path.name for path in flat.images]
+    return FolderImages(folder, torch.full((len(names),), -1), (), (0, 0), channels, names)
 
 
 def npz_images(path: Path) -> ArrayImages:
@@ -231,7 +236,7 @@ def read_npz(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray[Any, An
         DataError: if the file is missing or damaged, or holds objects, which would have to be unpickled.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open_regular(path) as stored, np.load(stored, allow_pickle=False) as file:
             return {name: file[name] for name in names if name in file.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(

@@ -1,15 +1,29 @@
-"""Reading and writing small files; a write that fails leaves what was there before."""
+"""Reading and writing files; a write that fails leaves what was there before."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
+import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from flowar.errors import CheckpointError, DataError, first_line
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file to read. Pipes, devices and sockets are refused: they may never begin, or never end.
+
+    Raises:
+        OSError: for one of those, and for a file that cannot be opened.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # else a pipe would wait for somebody to write
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(f"{path}: expected a regular file, got a pipe, a device or a folder")
+    return os.fdopen(descriptor, "rb")
 
 
 def write_aside(path: Path, write: Callable[[Path], object]) -> None:

@@ -20,8 +20,8 @@ class DataConfig:
         ValueError: for a value that no data can have, naming the field, what was expected and what came.
 
     Attributes:
-        folder: folder with a subfolder of images per class, with Fashion-MNIST's idx files or with WebDataset tars; or
-            a pattern of tars such as shards/{0000..0009}.tar.
+        folder: folder with a subfolder of images per class, with images of one class, with Fashion-MNIST's idx files or
+            with WebDataset tars; or a pattern of tars such as shards/{0000..0009}.tar.
         tokenizer: folder of a saved tokenizer, "pixel:STRIDE", or a diffusers autoencoder (folder or Hub id).
         split: split of idx files, "train" or "t10k".
         image_size: size that images are scaled and cropped to, the side of a square or [height, width]; those of idx
@@ -30,7 +30,8 @@ class DataConfig:
         latents: folder of the latent store; `latents` in the run folder if left out.
         flips: whether to store the flipped images too; if left out, all but those of idx files are.
         crops: number of random crops of every image to store too.
-        on_bad_image: "fail" to end at an unreadable image, or "skip" to go on without it.
+        on_bad_image: "fail" to end at an unreadable image, or one of a tar without a label, or "skip" to go on without
+            it.
         dtype: dtype of the stored latents; float16 takes half the space and rounds them by less than 0.05 %.
         shard_size: images per file of the store.
         encode_batch: images that are encoded at once.

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from flowar.data.image_source import ImageSource
-from flowar.data.transforms import to_unit_range, variants
+from flowar.data.transforms import to_unit_range
 from flowar.errors import DataError
 from flowar.system.precision import default_device, parse_dtype
 from flowar.system.progress import step_progress
@@ -191,13 +191,11 @@ class Encoder:
         images: dict[int, Tensor] = {}
         for index in indices:
             try:
-                image = self.source.read(index)
+                images[index] = self.source.cut(index, self.key["flips"], self.config.crops)
             except DataError as error:
                 if self.config.on_bad_image == "fail":
                     raise
                 skipped.append(str(error))
-            else:
-                images[index] = variants(image, self.source.image_size, self.key["flips"], self.config.crops, index)
         return images
 
     def moments(self, images: Mapping[int, Tensor]) -> Tensor:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from flowar.config import FlowARConfig
+from flowar.config import IMAGENET_CLASSES, FlowARConfig
 from flowar.model import FlowAR
 from flowar.pipeline import FlowARPipeline
 from flowar.system.files import read_rows, write_json
@@ -24,7 +24,7 @@ from flowar.training.config import TrainConfig
 from flowar.training.finetune import load_start, start_from
 from flowar.training.held_out import turned
 from flowar.training.latent_store import LatentStore
-from flowar.training.load_data import load_data, load_held_out
+from flowar.training.load_data import count_classes, load_data, load_held_out
 from flowar.training.metrics import MetricsWriter, StepMetrics
 from flowar.training.optimizer import learning_rate, total_steps, warmup_steps
 from flowar.training.parallel import parallelize
@@ -65,15 +65,16 @@ class Run:
     """A training run, as one of its processes sees it."""
 
     def __init__(self, config: TrainConfig, ranks: Ranks) -> None:
-        self.config, self.ranks, self.output = config, ranks, Path(config.output)
+        self.ranks, self.output = ranks, Path(config.output)
         self.checkpoint_folder = self.output / "checkpoints"
         if not config.resume:
             refuse_second_run(self.output, self.checkpoint_folder)
         check_shares(config, ranks.world_size)
-        classes = None if config.model == FlowARConfig() else config.model.num_classes
+        classes = None if config.model.classes_left_out else config.model.num_classes
         with ranks.main_first():
-            self.data, self.tokenizer = load_data(config.data, self.output, classes)
+            self.data, self.tokenizer = load_data(config.data, self.output, classes, config.model.class_names)
             self.held_out, images = load_held_out(config.validation, config.data, self.data, self.output)
+        self.config = config = replace(config, model=with_classes(config.model, self.data))
         self.pool = Pool(self.data, images, config.balance_classes)
         torch.manual_seed(config.seed)
         model = new_model(config, self.data, self.tokenizer).to(ranks.device)
@@ -183,21 +184,26 @@ class Interval:
 
 
 def new_model(config: TrainConfig, data: LatentStore, tokenizer: Tokenizer) -> FlowAR:
-    """Make the model that a run begins with.
+    """Make the model that a run begins with, whose classes `config` has from the data.
 
     Raises:
         ValueError: if the configured model, or the one to start from, does not fit the data.
     """
     start = load_start(config.finetune) if config.finetune else None
     model = config.model
-    if model == FlowARConfig():  # left out
-        classes = len(data.class_names) or int(data.labels.max()) + 1
-        model = replace(start.config if start else model, num_classes=classes, class_names=data.class_names)
+    if start and replace(model, num_classes=IMAGENET_CLASSES, class_names=()) == FlowARConfig():  # all else left out
+        model = replace(start.config, num_classes=model.num_classes, class_names=model.class_names)
     fitted = fitting(model, data, tokenizer)
     if start is None:
         return FlowAR(fitted)
     assert config.finetune is not None
     return start_from(start, fitted, config.finetune)
+
+
+def with_classes(config: FlowARConfig, data: LatentStore) -> FlowARConfig:
+    """`config` with the classes of the data and their names, where they have any; a number alone may be larger."""
+    count = count_classes(data) if config.classes_left_out else config.num_classes
+    return replace(config, num_classes=count, class_names=data.class_names or config.class_names)
 
 
 def fitting(config: FlowARConfig, data: LatentStore, tokenizer: Tokenizer) -> FlowARConfig:
