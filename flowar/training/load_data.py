@@ -25,6 +25,7 @@ from flowar.training.tokenizers import tokenizer_for_training
 
 MOST_LISTED = 10  # names of classes in a message
 
+
 def load_data(
     config: DataConfig, output: Path, num_classes: int | None = None, class_names: Sequence[str] = ()
 ) -> tuple[LatentStore, Tokenizer]:
