@@ -1,11 +1,11 @@
-"""The edits. Each takes a pipeline, and pictures of its size; `sampling` is what `FlowAR.sample` takes besides."""
+"""The edits: each takes a pipeline and pictures of its size, and passes `options` on to the pipeline."""
 
 from __future__ import annotations
 
 import copy
 import math
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -15,10 +15,14 @@ from flowar.data.class_names import class_names_of, resolve
 from flowar.editing.known import pins_of_known, pins_of_scales, pins_where, with_mean
 from flowar.editing.pictures import Size, known_latents, paste_known, picture_size, to_latents
 from flowar.model import FlowAR
-from flowar.pipeline import FlowARPipeline
+from flowar.pipeline import FlowARPipeline, PictureOptions
 from flowar.sampling.noise import scale_noise
+from flowar.sampling.options import SamplingOptions
 from flowar.sampling.pins import Pins
 from flowar.system.transfer import to_device
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 ROUNDS = 3  # of inpainting
 WATCHERS = ("preview", "preview_steps", "on_scale", "on_evaluation")  # arguments that change no picture
@@ -33,7 +37,7 @@ def inpaint(
     *,
     paste: bool = False,
     rounds: int = ROUNDS,
-    **sampling: Any,
+    **options: Unpack[PictureOptions],
 ) -> list[Image.Image]:
     """The image with what is white in the mask drawn anew, `count` times.
 
@@ -51,9 +55,9 @@ def inpaint(
     pins = pins_where(pipeline.model, latents, known)
     certain = pins_of_known(pins)
     for _ in range(rounds - 1):
-        drawn = draft(pipeline, certain, class_label, count, sampling)
+        drawn = draft(pipeline, certain, class_label, count, options)
         certain, pins = with_mean(certain, drawn), with_mean(pins, drawn)
-    edited = draw(pipeline, pins, class_label, count, sampling)
+    edited = draw(pipeline, pins, class_label, count, options)
     return paste_known(image, edited, mask) if paste else edited
 
 
@@ -63,7 +67,10 @@ def outpaint(
     box: tuple[int, int, int, int],
     class_label: int | str,
     count: int = 1,
-    **sampling: Any,
+    *,
+    paste: bool = False,
+    rounds: int = ROUNDS,
+    **options: Unpack[PictureOptions],
 ) -> list[Image.Image]:
     """Pictures around the image, which is scaled into `box`: left, top, right, bottom in pixels. As `inpaint`.
 
@@ -77,7 +84,7 @@ def outpaint(
     canvas, mask = Image.new(image.mode, (width, height)), Image.new("L", (width, height), 255)
     canvas.paste(image.resize((right - left, bottom - top), Image.Resampling.LANCZOS), (left, top))
     mask.paste(0, box)
-    return inpaint(pipeline, canvas, mask, class_label, count, **sampling)
+    return inpaint(pipeline, canvas, mask, class_label, count, paste=paste, rounds=rounds, **options)
 
 
 def vary(
@@ -86,7 +93,7 @@ def vary(
     class_label: int | str,
     keep_scales: int,
     count: int = 1,
-    **sampling: Any,
+    **options: Unpack[PictureOptions],
 ) -> list[Image.Image]:
     """Other pictures with the same coarse scales: variations under the image's own label, a class swap under another.
 
@@ -94,11 +101,15 @@ def vary(
         ValueError: for an image of another size, or `keep_scales` that leave nothing to draw.
     """
     pins = pins_of_scales(pipeline.model, to_latents(pipeline, image), keep_scales)
-    return draw(pipeline, pins, class_label, count, sampling)
+    return draw(pipeline, pins, class_label, count, options)
 
 
 def super_resolve(
-    pipeline: FlowARPipeline, image: Image.Image, class_label: int | str, count: int = 1, **sampling: Any
+    pipeline: FlowARPipeline,
+    image: Image.Image,
+    class_label: int | str,
+    count: int = 1,
+    **options: Unpack[PictureOptions],
 ) -> list[Image.Image]:
     """Pictures that a small image may be a smaller version of: it pins the scales that it is fine enough to tell.
 
@@ -116,7 +127,7 @@ def super_resolve(
     if told in (0, len(pipeline.model.config.grids)):
         raise ValueError(f"image: expected {stride} to {width - 1} pixels across, got {image.width}")
     full = image.resize((width, height), Image.Resampling.BICUBIC)
-    return vary(pipeline, full, class_label, told, count, **sampling)
+    return vary(pipeline, full, class_label, told, count, **options)
 
 
 def largest_crop(aspect: Size, size: Size) -> str:
@@ -132,7 +143,7 @@ def interpolate(
     class_labels: tuple[int | str, int | str],
     seeds: tuple[int, int],
     count: int = 8,
-    **sampling: Any,
+    **options: Unpack[SamplingOptions],
 ) -> list[Image.Image]:
     """`count` pictures from one class and seed to another: class embeddings along a line, noise along a circle.
 
@@ -146,19 +157,19 @@ def interpolate(
     shares = torch.linspace(0, 1, count)
     twin = with_classes(model, mixed_embeddings(model, ends, shares))
     labels = model.config.num_classes + torch.arange(count)
-    return pipeline.decode(twin.sample(labels, noise=mixed_noise(model, seeds, shares), **sampling))
+    return pipeline.decode(twin.sample(labels, noise=mixed_noise(model, seeds, shares), **options))
 
 
 def draw(
-    pipeline: FlowARPipeline, pins: Pins, class_label: int | str, count: int, sampling: dict[str, Any]
+    pipeline: FlowARPipeline, pins: Pins, class_label: int | str, count: int, options: PictureOptions
 ) -> list[Image.Image]:
     """`count` pictures of one class under their pins, or under those of one picture."""
-    return pipeline([class_label] * count, pins=repeated(pins, count), **sampling).images
+    return pipeline([class_label] * count, pins=repeated(pins, count), **options).images
 
 
-def draft(pipeline: FlowARPipeline, pins: Pins, class_label: int | str, count: int, sampling: dict[str, Any]) -> Tensor:
+def draft(pipeline: FlowARPipeline, pins: Pins, class_label: int | str, count: int, options: PictureOptions) -> Tensor:
     """Latents [count, c, h, w] of what `draw` would draw; nobody is told of the way there."""
-    quiet = {name: value for name, value in sampling.items() if name not in WATCHERS}
+    quiet: dict[str, Any] = {name: value for name, value in options.items() if name not in WATCHERS}
     return pipeline.sample([class_label] * count, pins=repeated(pins, count), **quiet)
 
 
