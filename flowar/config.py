@@ -12,6 +12,8 @@ from typing import Any, Literal, get_args
 from flowar.sampling.presets import SCHEDULES
 from flowar.sampling.schedule import Schedule, check_name
 
+__all__ = ["FlowARConfig"]
+
 Grid = tuple[int, int]
 FlowBlockKind = Literal["attn_mlp", "attn_cross_mlp"]
 UpsampleKind = Literal["published", "bilinear"]

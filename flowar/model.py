@@ -31,6 +31,8 @@ from flowar.system.precision import Precision, resolve_precision
 from flowar.system.progress import step_progress
 from flowar.system.transfer import to_device
 
+__all__ = ["Checkpointing", "FlowAR", "Loss"]
+
 Checkpointing = Literal["none", "flow", "all"]
 
 _packing = threading.Lock()  # two threads that sample from one model share its plan

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from flowar.sampling.pins import Pins
     from flowar.sampling.schedule import Schedule
 
+__all__ = ["FlowARPipeline", "PictureOptions", "PipelineOutput"]
+
 
 class PictureOptions(SamplingOptions, total=False):
     """How to draw pictures, as keyword arguments: those of a pipeline's call but `class_labels`, `noise` and `pins`."""

@@ -7,8 +7,6 @@ from pathlib import Path
 from flowar.errors import FlowARError
 from flowar.training.data_config import DataConfig as Options
 
-__all__ = ["Options", "run"]
-
 
 def run(options: Options) -> None:
     """Encode what is not there yet, and say what the store holds."""

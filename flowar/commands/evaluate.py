@@ -77,7 +77,7 @@ def run(options: Options) -> None:
     from flowar.commands.classes import names_of
     from flowar.commands.sample import parse_labels
     from flowar.evaluation.card import MARKDOWN_FILE
-    from flowar.evaluation.evaluate import EvaluationConfig, evaluate
+    from flowar.evaluation.run import EvaluationConfig, evaluate
     from flowar.system.ranks import join_ranks
 
     if options.reference is None:

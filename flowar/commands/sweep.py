@@ -62,9 +62,9 @@ def run(options: Options) -> None:
         from flowar.evaluation.sweep_plot import sweep_plot
     except ImportError as error:
         raise MissingPackageError("matplotlib draws the plot: pip install flowar[train]") from error
-    from flowar.evaluation.evaluate import check_sizes, model_record
     from flowar.evaluation.extractors import open_extractor
     from flowar.evaluation.reference import open_reference
+    from flowar.evaluation.run import check_sizes, model_record
     from flowar.evaluation.sweep import ExtractorQuality, Sweep, grid, markdown, write_tables
     from flowar.pipeline import FlowARPipeline
     from flowar.system.precision import default_device

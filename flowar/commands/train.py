@@ -8,8 +8,6 @@ from flowar.system.ranks import join_ranks
 from flowar.training.config import TrainConfig as Options
 from flowar.training.trainer import train
 
-__all__ = ["Options", "run"]
-
 
 def run(options: Options) -> None:
     """Train to the end and say where the model is."""

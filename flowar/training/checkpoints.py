@@ -16,7 +16,6 @@ import logging
 import os
 import re
 import shutil
-import warnings
 import zlib
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -34,9 +33,6 @@ from flowar.system.files import read_json, write_json
 from flowar.system.ranks import Ranks
 
 log = logging.getLogger(__name__)
-
-# Said at every save and load of a run of one process, which is what most runs are.
-warnings.filterwarnings("ignore", "torch.distributed is disabled", module="torch.distributed.checkpoint")
 
 RECORD_FILE = "checkpoint.json"
 CHUNK = 2**24  # bytes read at once

@@ -20,6 +20,7 @@ from flowar.evaluation.reference import Reference, open_reference
 from flowar.pipeline import FlowARPipeline
 from flowar.sampling.schedule import Schedule
 from flowar.storage.weights import fingerprint
+from flowar.system.precision import default_device
 from flowar.system.ranks import Ranks
 
 log = logging.getLogger(__name__)
@@ -64,12 +65,20 @@ class EvaluationConfig:
             raise FlowARError(f"bootstrap: expected 0 or at least 2 replicates, got {self.bootstrap}")
 
 
-def evaluate(config: EvaluationConfig, ranks: Ranks) -> dict[str, Any] | None:
-    """Evaluate images of a model, or stored ones, and write the card; it is returned on the main rank.
+def evaluate(config: EvaluationConfig, ranks: Ranks | None = None) -> dict[str, Any] | None:
+    """Evaluate images of a model, or stored ones, and write the card.
+
+    Args:
+        config: what to evaluate, and how.
+        ranks: this process among others (`join_ranks`); if left out, it is alone, on the GPU if there is one.
+
+    Returns:
+        The card, on the main rank; None on the others.
 
     Raises:
         FlowARError: for a model, images, a reference or an extractor that are not there or do not fit together.
     """
+    ranks = ranks or Ranks(default_device())
     extractor = open_extractor(config.extractor, ranks.device, config.classifier)
     images, about_images = open_images_to_evaluate(config, extractor, ranks)
     reference = open_reference(
