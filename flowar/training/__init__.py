@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from flowar.system.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from flowar.training.calibration import calibrate
     from flowar.training.config import FinetuneConfig, LossConfig, OptimConfig, TrainConfig, ValidationConfig
     from flowar.training.data_config import DataConfig
     from flowar.training.trainer import train
@@ -18,12 +19,14 @@ __all__ = [
     "OptimConfig",
     "TrainConfig",
     "ValidationConfig",
+    "calibrate",
     "train",
 ]
 
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
+        "calibration": ["calibrate"],
         "config": ["FinetuneConfig", "LossConfig", "OptimConfig", "TrainConfig", "ValidationConfig"],
         "data_config": ["DataConfig"],
         "trainer": ["train"],
