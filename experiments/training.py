@@ -130,7 +130,7 @@ def train(variant: Variant, budget: Budget, data: Data, seed: int, steps: int | 
     last = budget.steps if steps is None else steps
     started = time.perf_counter()
     with step_progress(last, None, f"training {variant.name}, seed {seed}") as advance:
-        for batch in batches(Pool.of(store), budget.batch_size, seed, 0, last, ranks):
+        for batch in batches(Pool.whole(store), budget.batch_size, seed, 0, last, ranks):
             if state.step == last - max(1, last // 10):
                 metrics.reset()
             outcome = step(batch.to(data.device), learning_rate(state.step, budget.steps, warmup, config.optim))
@@ -153,5 +153,5 @@ def new_model(variant: Variant, budget: Budget, data: Data, seed: int) -> FlowAR
 def copy_averages(state: TrainState, decay: float) -> None:
     """Put the averages in the place of the weights."""
     parameters: dict[str, nn.Parameter] = dict(state.model.named_parameters())
-    for name, average in state.averages.of[decay].items():
+    for name, average in state.averages.by_decay[decay].items():
         parameters[name].copy_(average)

@@ -119,7 +119,7 @@ class TestHelp:
             ),
             (
                 "encode",
-                ["tars by pattern, as in shards/{0000..0009}.tar", "random crops of every image", "default: 1024"],
+                ["a pattern of tars such as shards/{0000..0009}.tar", "random crops of every image", "default: 1024"],
             ),
             ("train-tokenizer", ["folder to write the tokenizer to", "keeps latents near a unit Gaussian"]),
             ("calibrate-tokenizer", ["images to measure; the first ones in order", "default: 50000"]),

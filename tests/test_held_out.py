@@ -59,8 +59,8 @@ class TestLoss:
         assert held_out.loss(model, FLOAT32, ONE) == pytest.approx(whole, rel=1e-5)
 
     def test_at_most_so_many_images(self) -> None:
-        assert HeldOut.of(store(9), torch.tensor([1, 2, 5, 7, 8]), 3).images.tolist() == [1, 5, 8]
-        assert HeldOut.of(store(9), torch.tensor([1, 2]), 3).images.tolist() == [1, 2]
+        assert HeldOut.evenly_spaced(store(9), torch.tensor([1, 2, 5, 7, 8]), 3).images.tolist() == [1, 5, 8]
+        assert HeldOut.evenly_spaced(store(9), torch.tensor([1, 2]), 3).images.tolist() == [1, 2]
 
 
 class TestTurned:

@@ -1,4 +1,4 @@
-"""What a run trains on: a store of latents, and the tokenizer that made them."""
+"""The data that a run trains on: a store of latents, and the tokenizer that made them."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ from flowar.training.tokenizers import tokenizer_for_training
 
 
 def load_data(config: DataConfig, output: Path, num_classes: int | None = None) -> tuple[LatentStore, Tokenizer]:
-    """The latents of the configured images, encoded first where they are missing, and the tokenizer that made them.
+    """Open the latents of the configured images, encoded first if they are missing, and the tokenizer that made them.
 
     Args:
-        output: the run folder, where latents go that `config` names no place for.
-        num_classes: of the model, if labels are to be checked against it.
+        config: the images, their tokenizer and the store.
+        output: the run folder, which gets the latents if `config` names no other folder.
+        num_classes: the number of classes of the model, if labels are to be checked against it.
 
     Raises:
         ValueError: for images, a tokenizer or latents that cannot be used or do not belong together, and for labels
@@ -52,11 +53,14 @@ def load_data(config: DataConfig, output: Path, num_classes: int | None = None) 
 def load_held_out(
     validation: ValidationConfig, data: DataConfig, store: LatentStore, output: Path
 ) -> tuple[HeldOut | None, Tensor]:
-    """What is held out, if anything, and the numbers of the images of `store` that are left to train on.
+    """Open the held-out images, if there are any, and number the images of `store` that are left to train on.
 
     Args:
-        data: what `store` was made by; images of `validation.folder` are encoded in the same way, but neither flipped
-            nor cropped at random, into a folder of `output`.
+        validation: the images to hold out.
+        data: the configuration that `store` was made by.
+        store: the store of all images of the run.
+        output: the run folder. It gets the latents of `validation.folder`, which are encoded as `data` says, but
+            neither flipped nor cropped at random.
 
     Raises:
         ValueError: for images that cannot be used, or are not of the classes and the size of those of `store`.
@@ -65,7 +69,7 @@ def load_held_out(
     every = torch.arange(len(store))
     if validation.share:
         images = held_out_images(store.labels, validation.share)
-        return HeldOut.of(store, images, validation.images), without(images, len(store))
+        return HeldOut.evenly_spaced(store, images, validation.images), without(images, len(store))
     if validation.folder is None:
         return None, every
     elsewhere = replace(
@@ -83,13 +87,13 @@ def load_held_out(
         ("latents of", store.grid, held_out.grid),
     ):
         require("validation", f"{name} {expected} in {validation.folder}", got, got == expected)
-    return HeldOut.of(held_out, torch.arange(len(held_out)), validation.images), every
+    return HeldOut.evenly_spaced(held_out, torch.arange(len(held_out)), validation.images), every
 
 
 def stored_tokenizer(config: DataConfig, folder: Path) -> Tokenizer | None:
-    """That of the store in `folder`, if it is complete and the configuration names none, or its pixel tokenizer.
+    """The tokenizer of the store in `folder`, if the store is complete and `config` names none or a pixel tokenizer.
 
-    (To make a pixel tokenizer anew takes all images, for their mean and standard deviation.)
+    A pixel tokenizer is not made anew, as that would take a look at all images.
     """
     name = config.tokenizer
     if not LatentStore.complete(folder) or (name and not name.startswith("pixel:")):

@@ -1,4 +1,4 @@
-"""The training run: what it starts from, its loop, and what it leaves."""
+"""The training run: its parts, its loop, and the models that it exports."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ log = logging.getLogger(__name__)
 
 
 def train(config: TrainConfig, ranks: Ranks | None = None) -> Path:
-    """Run or resume a training.
+    """Train a model, or resume a run.
 
     Args:
-        config: all that it depends on.
+        config: all that the run depends on.
         ranks: this process among others (`join_ranks`); if left out, it is alone.
 
     Returns:
@@ -50,12 +50,19 @@ def train(config: TrainConfig, ranks: Ranks | None = None) -> Path:
         ValueError: for a configuration, data set, tokenizer or checkpoint that does not fit.
         TrainingError: for a run that does not converge.
         OSError: if writing fails; checkpoints that were there stay.
+
+    Example:
+        ```python
+        data = DataConfig(folder="photos", tokenizer="pixel:4", image_size=32)
+        folder = train(TrainConfig(data, output="runs/photos", model=FlowARConfig()))
+        pipe = FlowARPipeline.from_pretrained(folder)
+        ```
     """
     return Run(config, ranks or Ranks(default_device(config.device))).to_the_end()
 
 
 class Run:
-    """One process's part in a training run."""
+    """A training run, as one of its processes sees it."""
 
     def __init__(self, config: TrainConfig, ranks: Ranks) -> None:
         self.config, self.ranks, self.output = config, ranks, Path(config.output)
@@ -81,7 +88,7 @@ class Run:
             log.info("resumed from %s", path)
 
     def to_the_end(self) -> Path:
-        """Train from where the state is; returns the folder of the exported model."""
+        """Train to the last step, and return the folder of the exported model."""
         if self.ranks.main:
             precision = chosen_precision(self.config.precision, self.ranks.device)  # "auto" tells nobody what it was
             write_json(self.output / "config.json", asdict(replace(self.config, resume=False, precision=precision)))
@@ -128,7 +135,7 @@ class Run:
         return self.state.step % every == 0 or self.state.step == self.steps
 
     def _log(self, metrics: StepMetrics, interval: Interval, writer: MetricsWriter | None, evaluate: bool) -> None:
-        """One row for the steps since the last one, with the loss on what is held out if it is due."""
+        """Write a row for the steps since the last one, with the held-out loss if it is due."""
         sums, step = self.ranks.sum(metrics.sums()), self.state.step
         images = (step - interval.first) * self.config.optim.batch_size
         precision = self.step.precision
@@ -149,7 +156,7 @@ class Run:
                 log.warning(warning)
 
     def _export(self) -> Path:
-        """Write every average as a model of its own; the first one's folder."""
+        """Write every average as a model of its own, and return the folder of the first."""
         decays = self.config.optim.ema_decays
         folders = [self.output / ("model" if decay == decays[0] else f"model_ema_{decay}") for decay in decays]
         for decay, folder in zip(decays, folders, strict=True):
@@ -168,7 +175,7 @@ class Interval:
         self.first, self.started, self.waited = first, time.perf_counter(), 0.0
 
     def wait_for(self, source: Iterator[Batch]) -> Batch:
-        """The next batch; `waited` grows by the seconds that it took."""
+        """The next batch; `waited` grows by the seconds that fetching it took."""
         started = time.perf_counter()
         batch = next(source)
         self.waited += time.perf_counter() - started
@@ -176,7 +183,7 @@ class Interval:
 
 
 def new_model(config: TrainConfig, data: LatentStore, tokenizer: Tokenizer) -> FlowAR:
-    """The model that the run begins with.
+    """Make the model that a run begins with.
 
     Raises:
         ValueError: if the configured model, or the one to start from, does not fit the data.
@@ -194,7 +201,7 @@ def new_model(config: TrainConfig, data: LatentStore, tokenizer: Tokenizer) -> F
 
 
 def fitting(config: FlowARConfig, data: LatentStore, tokenizer: Tokenizer) -> FlowARConfig:
-    """`config` with the channels, the grid and the tokenizer of the data; scales that nobody chose follow the grid.
+    """The configuration with channels, grid and tokenizer of the data; scales that were not chosen follow the grid.
 
     Raises:
         ValueError: if the scales that were chosen do not end in the grid of the data.
