@@ -52,7 +52,7 @@ def quality(
     return {
         "guidance_scale": guidance_scale,
         "agreement": round(agreement, 4),
-        "frechet_distance": round(frechet_distance(FeatureStatistics.of(features), real), 3),
+        "frechet_distance": round(frechet_distance(FeatureStatistics.from_features(features), real), 3),
     }
 
 
@@ -72,8 +72,8 @@ def main() -> None:
     features, predicted = judge(classifier, to_unit_range(test.images))
     chosen = torch.randperm(len(source.images), generator=torch.Generator().manual_seed(0))[: options.count]
     training, _ = judge(classifier, to_unit_range(source.images[chosen]))
-    real = FeatureStatistics.of(features)
-    floor = frechet_distance(FeatureStatistics.of(training), real)
+    real = FeatureStatistics.from_features(features)
+    floor = frechet_distance(FeatureStatistics.from_features(training), real)
     report: dict[str, Any] = {
         "dtype": pipeline.model.precision().name,
         "classifier_accuracy": round((predicted == test.labels).float().mean().item(), 4),

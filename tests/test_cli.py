@@ -100,7 +100,7 @@ class TestHelp:
                     "default: samples.png",
                 ],
             ),
-            ("edit", ["inpaint (what is white in", "of interpolate two of them", "default: edited.png"]),
+            ("edit", ["inpaint (what is white in", "interpolate takes two", "default: edited.png"]),
             ("demo", ["everybody who can reach this machine", "default: 127.0.0.1", "default: 7860"]),
             (
                 "show",
@@ -126,7 +126,7 @@ class TestHelp:
             ("convert", ["the authors' .pth file", "required"]),
             ("push", ["user/name on the Hub", "default: unknown", "make a new repository private"]),
             ("plot", ["folders of the runs, which hold metrics.jsonl"]),
-            ("classes", ["list those with this in their names", "or a data set: imagenet, fashion_mnist"]),
+            ("classes", ["words that the names of the listed classes contain", "or a data set: imagenet, fashion_mnist"]),
             ("doctor", ["whose files are checked and one image drawn", "or a preset (S, B, L, H)"]),
             ("info", ["shipped name, folder, or Hub id to describe as well", "print JSON"]),
         ],

@@ -16,26 +16,27 @@ Kind = Literal["inpaint", "outpaint", "vary", "super-resolve", "interpolate"]
 
 @dataclass
 class Options:
-    """Change a picture: flowar edit KIND. The result is a row of pictures in one PNG.
+    """Edit a picture: flowar edit KIND. The result is a row of pictures in one PNG.
 
     Attributes:
         kind: inpaint (what is white in `mask`), outpaint (around the picture, scaled into `box`), vary (keep the first
             `keep_scales`; under another class a class swap), super-resolve (a small picture), or interpolate (from the
             first of `classes` and `seeds` to the second); also as the first word, without the option's name.
-        classes: label or name of the class, see `flowar classes`; of interpolate two of them.
-        image: the picture, of the model's size but for outpaint and super-resolve.
-        mask: of inpaint, a picture of the same size that is white where it is to be drawn anew.
-        box: of outpaint, [left, top, right, bottom] in pixels.
-        keep_scales: of vary, how many of the coarse scales stay.
-        rounds: of inpaint and outpaint, in which the new part and the old one come to agree; each takes its time.
-        paste: of inpaint and outpaint, exactly the picture's own pixels where it was not drawn anew.
-        count: pictures to draw.
-        seeds: of the noise; picture i has the first plus i, but interpolate goes from the first to the second.
+        classes: label or name of the class, see `flowar classes`; interpolate takes two.
+        image: picture to edit, of the model's size but for outpaint and super-resolve.
+        mask: picture of the same size, white where inpaint draws anew.
+        box: [left, top, right, bottom] in pixels, the place of the picture for outpaint.
+        keep_scales: number of coarse scales that vary keeps.
+        rounds: rounds of inpaint and outpaint, in which the new part and the old one come to agree; each takes its
+            time.
+        paste: whether inpaint and outpaint keep exactly the picture's own pixels where it is not drawn anew.
+        count: number of pictures to draw.
+        seeds: seeds of the noise; picture i has the first plus i, but interpolate goes from the first to the second.
         model: shipped name, folder, or Hub id.
-        schedule: a preset or a .json file, as of `flowar sample`; the model's own if left out.
-        guidance_scale: 1 is none; the model's own preset if left out.
+        schedule: preset or .json file, see `flowar sample`; the model's own if left out.
+        guidance_scale: strength of guidance, 1 for none; the model's own preset if left out.
         output: the PNG to write.
-        device: "auto" is the GPU if there is one.
+        device: device to compute on; "auto" is the GPU if there is one.
     """
 
     positional: ClassVar[str] = "kind"
@@ -59,7 +60,7 @@ class Options:
 
 
 def run(options: Options) -> None:
-    """Write the row of pictures and say where it is."""
+    """Write the row of pictures, and print where it is."""
     from flowar.images import image_grid
     from flowar.pipeline import FlowARPipeline
     from flowar.system.files import write_aside
@@ -72,7 +73,7 @@ def run(options: Options) -> None:
 
 
 def edited(pipeline: FlowARPipeline, options: Options) -> list[Image]:
-    """The pictures asked for.
+    """Edit the picture as the options say.
 
     Raises:
         ValueError: for options that are missing, or not of this kind of edit.

@@ -9,7 +9,7 @@ from flowar.training.data_config import DataConfig as Options
 
 
 def run(options: Options) -> None:
-    """Encode what is not there yet, and say what the store holds."""
+    """Encode what is missing, and print what the store holds."""
     from flowar.training.load_data import load_data
 
     if not (options.folder and options.latents):

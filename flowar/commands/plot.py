@@ -14,7 +14,7 @@ CURVES = "curves.png"
 
 @dataclass
 class Options:
-    """Draw the curves of a run as a PNG, or of several in one picture: flowar plot RUN1 RUN2.
+    """Draw the curves of a run, or of several in one picture, as a PNG: flowar plot RUN1 RUN2.
 
     Attributes:
         runs: folders of the runs, which hold metrics.jsonl; also without the option's name, as the first words.
@@ -28,7 +28,7 @@ class Options:
 
 
 def run(options: Options) -> None:
-    """Draw, and say where the picture is."""
+    """Draw the curves, and print where the picture is."""
     try:
         from flowar.training.curves import training_curves
     except ImportError as error:
@@ -45,7 +45,7 @@ def run(options: Options) -> None:
 
 
 def names(runs: list[Path]) -> list[str]:
-    """What tells the runs apart: the names of their folders, or the whole paths where two have the same.
+    """The names that tell runs apart: those of their folders, or the whole paths if two have the same.
 
     Raises:
         ValueError: for no run at all, and for one that is there twice.

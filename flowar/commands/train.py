@@ -10,7 +10,7 @@ from flowar.training.trainer import train
 
 
 def run(options: Options) -> None:
-    """Train to the end and say where the model is."""
+    """Train to the end, and print where the model is."""
     with join_ranks(options.device) as ranks:
         if not ranks.main:
             logging.getLogger("flowar").setLevel(logging.WARNING)

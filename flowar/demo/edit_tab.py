@@ -1,4 +1,4 @@
-"""The tab that edits: a picture, a brush that says where to draw anew, and what came of it."""
+"""The tab that edits: a picture, a brush that marks where to draw anew, and the edited pictures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
 
 
 class EditTab:
-    """Its parts; `picture` is the picture itself, of which the editor shows an enlarged copy."""
+    """The tab that edits; `picture` holds the picture, of which the editor shows an enlarged copy."""
 
     def __init__(self, pipeline: FlowARPipeline) -> None:
         self.pipeline = pipeline
@@ -51,18 +51,18 @@ class EditTab:
         self.editor.clear(
             lambda picture: picture and enlarged(picture), self.picture, self.editor, show_progress="hidden"
         )
-        kind.change(of_kind, kind, [paste, keep_scales], show_progress="hidden")
+        kind.change(inputs_shown, kind, [paste, keep_scales], show_progress="hidden")
         inputs = [self.picture, self.editor, kind, self.label, count, keep_scales, paste, *settings]
         model_event(apply.click, self.apply, inputs, [edited, time], edited)
 
     def open(self, path: str) -> tuple[Image.Image, Image.Image]:
-        """The picture in a file, and what the editor shows of it."""
+        """Open the picture in a file, and return it with its enlarged copy."""
         with shown_errors():
             picture = open_image(self.pipeline, path)
         return picture, enlarged(picture)
 
     def receive(self, drawing: Drawing | None, chosen: int) -> tuple[Any, ...]:
-        """A picture of the other tab: itself, what the editor shows of it, and its class."""
+        """Receive a picture of the other tab: itself, its enlarged copy, and its class."""
         with shown_errors():
             if drawing is None:
                 raise FlowARError("image: expected a picture to edit, got none")
@@ -80,7 +80,7 @@ class EditTab:
         paste: bool,
         *settings: Any,
     ) -> tuple[list[Image.Image], str]:
-        """The edited pictures, and how long they took."""
+        """Edit the picture, and return the edited ones and their time in words."""
         layers = painting["layers"] if painting else []
         wanted = Edit(kind, layers, label, count, keep_scales, paste)
         with shown_errors():
@@ -88,7 +88,7 @@ class EditTab:
 
 
 def editor() -> gr.ImageEditor:
-    """Where a picture is painted on, and only that: pictures come through buttons, which refuse what does not fit."""
+    """The editor, which is for painting alone: pictures come through buttons, which refuse those that do not fit."""
     return gr.ImageEditor(
         label="Paint what is to be drawn anew",
         placeholder="Open a picture, or send one from the other tab",
@@ -107,6 +107,6 @@ def editor() -> gr.ImageEditor:
     )
 
 
-def of_kind(kind: str) -> tuple[Any, Any]:
-    """Which inputs an operation has."""
+def inputs_shown(kind: str) -> tuple[Any, Any]:
+    """Updates that show the inputs of an operation and hide the others."""
     return gr.update(visible=kind == "inpaint"), gr.update(visible=kind == "vary")

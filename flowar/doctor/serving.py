@@ -1,4 +1,4 @@
-"""What serves attention, and the precisions that the device computes in."""
+"""Checks of the implementation of attention and of the precisions of the device."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ REINSTALL_FLASH = "pip install --force-reinstall --no-deps --no-build-isolation 
 
 
 def attention() -> Finding:
-    """Which implementation serves attention on the device that is used."""
+    """Check which implementation serves attention on the default device."""
     from flowar.networks.attention_backends import describe_backends, flash_imports
     from flowar.system.precision import default_device
 
@@ -24,7 +24,7 @@ def attention() -> Finding:
 
 
 def precision() -> Finding:
-    """What "auto" means here, and what else there is."""
+    """Report the precision that "auto" means on the default device, and the others."""
     import torch
 
     from flowar.system.precision import default_device, resolve_precision, served_precisions

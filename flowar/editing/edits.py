@@ -24,7 +24,7 @@ from flowar.system.transfer import to_device
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-ROUNDS = 3  # of inpainting
+ROUNDS = 3  # of inpainting, by default
 WATCHERS = ("preview", "preview_steps", "on_scale", "on_evaluation")  # arguments that change no picture
 
 
@@ -39,12 +39,22 @@ def inpaint(
     rounds: int = ROUNDS,
     **options: Unpack[PictureOptions],
 ) -> list[Image.Image]:
-    """The image with what is white in the mask drawn anew, `count` times.
+    """Draw the white part of a mask anew, `count` times.
 
-    The rest comes back through the tokenizer, up to its own error; with `paste` it is the original's, exactly.
-    Every round draws it from the same noise. A part of the image tells only a share of coarse tokens, as of the mean of
-    the whole: all rounds but the last leave these free, and each round holds the coarsest at the mean of what the round
-    before drew. So the parts come to agree.
+    The rest comes back through the tokenizer, up to its own error. The image is drawn in rounds, from the same noise.
+    The known part determines only a share of coarse tokens, such as the mean of the image: all rounds but the last
+    leave these free, and each holds the coarsest token at the mean of what the round before drew, so that the parts
+    agree.
+
+    Args:
+        pipeline: the pipeline that draws.
+        image: the picture to edit, of the pipeline's size.
+        mask: a picture of the same size, white where it is drawn anew.
+        class_label: the label or the name of the class.
+        count: the number of pictures.
+        paste: whether the known pixels are the original's exactly.
+        rounds: the number of rounds.
+        options: options of the pipeline's call, such as `seed`.
 
     Raises:
         ValueError: for an image or a mask of another size than the pipeline's, a mask without white, or no round.
@@ -72,7 +82,7 @@ def outpaint(
     rounds: int = ROUNDS,
     **options: Unpack[PictureOptions],
 ) -> list[Image.Image]:
-    """Pictures around the image, which is scaled into `box`: left, top, right, bottom in pixels. As `inpaint`.
+    """Draw around an image, which is scaled into `box` (left, top, right, bottom in pixels), by `inpaint`.
 
     Raises:
         ValueError: for a box that is not inside the picture, or is all of it.
@@ -95,7 +105,7 @@ def vary(
     count: int = 1,
     **options: Unpack[PictureOptions],
 ) -> list[Image.Image]:
-    """Other pictures with the same coarse scales: variations under the image's own label, a class swap under another.
+    """Draw other pictures with the same first `keep_scales`: variations or, under another label, a class swap.
 
     Raises:
         ValueError: for an image of another size, or `keep_scales` that leave nothing to draw.
@@ -111,7 +121,7 @@ def super_resolve(
     count: int = 1,
     **options: Unpack[PictureOptions],
 ) -> list[Image.Image]:
-    """Pictures that a small image may be a smaller version of: it pins the scales that it is fine enough to tell.
+    """Enlarge a small image to the pipeline's size: it pins the scales that it determines, the others are drawn.
 
     Raises:
         ValueError: for an image of another aspect than the pipeline's, or too large or too small to tell any scale.
@@ -145,7 +155,9 @@ def interpolate(
     count: int = 8,
     **options: Unpack[SamplingOptions],
 ) -> list[Image.Image]:
-    """`count` pictures from one class and seed to another: class embeddings along a line, noise along a circle.
+    """Draw `count` pictures from one class and seed to another.
+
+    Class embeddings go along a line, noise along a circle, so that it stays normal.
 
     Raises:
         ValueError: for labels that the model does not have, or fewer than two pictures.
@@ -163,12 +175,12 @@ def interpolate(
 def draw(
     pipeline: FlowARPipeline, pins: Pins, class_label: int | str, count: int, options: PictureOptions
 ) -> list[Image.Image]:
-    """`count` pictures of one class under their pins, or under those of one picture."""
+    """Draw `count` pictures of a class under their pins, or under those of one picture."""
     return pipeline([class_label] * count, pins=repeated(pins, count), **options).images
 
 
 def draft(pipeline: FlowARPipeline, pins: Pins, class_label: int | str, count: int, options: PictureOptions) -> Tensor:
-    """Latents [count, c, h, w] of what `draw` would draw; nobody is told of the way there."""
+    """The latents [count, c, h, w] of the pictures that `draw` would draw, without calling previews or callbacks."""
     quiet: dict[str, Any] = {name: value for name, value in options.items() if name not in WATCHERS}
     return pipeline.sample([class_label] * count, pins=repeated(pins, count), **quiet)
 
@@ -192,7 +204,7 @@ def mixed_embeddings(model: FlowAR, ends: Tensor, shares: Tensor) -> Tensor:
 
 
 def mixed_noise(model: FlowAR, seeds: tuple[int, int], shares: Tensor) -> list[Tensor]:
-    """Noise [count, n_k, c] of every scale that turns from one seed's to the other's: normal all the way."""
+    """Noise [count, n_k, c] of every scale that turns from one seed's to the other's and stays normal."""
     config, device = model.config, model.ar_transformer.input_positions.device
     pairs = scale_noise(list(seeds), 2, config.scale_lengths, config.latent_channels, device)
     angles = to_device((shares * torch.pi / 2).view(-1, 1, 1), device)
@@ -200,7 +212,7 @@ def mixed_noise(model: FlowAR, seeds: tuple[int, int], shares: Tensor) -> list[T
 
 
 def with_classes(model: FlowAR, embeddings: Tensor) -> FlowAR:
-    """The model with more classes, of these embeddings [M, D], after its own; it shares all other parameters."""
+    """A model with M more classes, of these embeddings [M, D]; it shares all other parameters."""
     table = model.ar_transformer.class_embedding.weight.detach()
     twin = copy.deepcopy(model.unpack(), {id(parameter): parameter for parameter in model.parameters()})
     rows = torch.cat((table[:-1], embeddings.to(table), table[-1:]))  # the null class is the last one

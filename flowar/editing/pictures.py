@@ -15,7 +15,7 @@ Size = tuple[int, int]  # width, height, as PIL has it
 
 
 def open_picture(name: str, path: Path | None) -> Image.Image:
-    """The picture in a file.
+    """Open the picture in a file.
 
     Raises:
         ValueError: without a file, or for one that is no picture.
@@ -32,7 +32,7 @@ def open_picture(name: str, path: Path | None) -> Image.Image:
 
 
 def picture_size(pipeline: FlowARPipeline) -> Size:
-    """Width and height of the pictures that the pipeline draws."""
+    """The width and the height of the pictures that the pipeline draws."""
     height, width = (side * pipeline.tokenizer.stride for side in pipeline.model.config.grid)
     return width, height
 
@@ -58,7 +58,7 @@ def to_latents(pipeline: FlowARPipeline, picture: Image.Image) -> Tensor:
 
 
 def known_latents(pipeline: FlowARPipeline, mask: Image.Image) -> Tensor:
-    """Which latents [1, 1, h, w] a mask leaves alone: 1 where all of their pixels are black, else 0.
+    """The latents that a mask leaves alone, [1, 1, h, w]: 1 if all of their pixels are black, else 0.
 
     Raises:
         ValueError: for a mask of another size, or one that replaces nothing.

@@ -1,4 +1,4 @@
-"""How good the images are."""
+"""Evaluation: metrics of images against a reference, their cards, sweeps over settings, and tuned schedules."""
 
 from __future__ import annotations
 

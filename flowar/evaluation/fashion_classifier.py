@@ -17,7 +17,7 @@ FEATURES = 128
 
 
 class FashionClassifier(nn.Module):
-    """Four convolutions, a feature layer and a linear classifier."""
+    """A network of four convolutions, a feature layer and a linear classifier."""
 
     def __init__(self, classes: int = 10) -> None:
         super().__init__()
@@ -30,16 +30,16 @@ class FashionClassifier(nn.Module):
         self.head = nn.Linear(FEATURES, classes)
 
     def features(self, images: Tensor) -> Tensor:
-        """Images [B, 1, 28, 28] in [-1, 1] to features [B, 128]."""
+        """The features [B, 128] of images [B, 1, 28, 28] in [-1, 1]."""
         return self.trunk(images)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits [B, classes]."""
+        """The logits [B, classes] of images [B, 1, 28, 28] in [-1, 1]."""
         return self.head(F.relu(self.features(images)))
 
 
 def load(path: Path = SHIPPED) -> FashionClassifier:
-    """The classifier saved at `path`.
+    """Load the classifier saved at `path`.
 
     Raises:
         CheckpointError: if the file is missing, unreadable, or holds something else.

@@ -1,4 +1,4 @@
-"""Images to evaluate, by index: from files, from an npz, or drawn by a model."""
+"""Images to evaluate, from files, from an npz, or drawn by a model."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ ADM_IMAGES, ADM_LABELS = "arr_0", "arr_1"  # what numpy calls the arrays of ADM'
 
 
 class Images(Protocol):
-    """Images of one size that are read, or drawn, by index; the same index is the same image.
+    """Images of one size that are read, or drawn, by index; an index always gives the same image.
 
     Attributes:
         size: height and width.
-        labels: int64 [N], or None where nothing says them.
-        num_classes: that labels are from.
+        labels: the labels, int64 [N], or None if they are unknown.
+        num_classes: the number of classes that labels are from.
     """
 
     size: tuple[int, int]
@@ -43,18 +43,18 @@ class Images(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, begin: int, end: int) -> Tensor:
-        """Those from `begin` to `end`: uint8 [n, 1 or 3, height, width]."""
+        """The images from `begin` to `end`, uint8 [n, 1 or 3, height, width]."""
 
     def record(self) -> dict[str, Any]:
-        """Plain data that says what they are: images of equal records are equal."""
+        """Plain data that identifies the images: those with equal records are equal."""
 
 
 @dataclass
 class GeneratedImages:
-    """What a pipeline draws: image i has class `classes[i % len(classes)]` and seed `first_seed + i`.
+    """Images that a pipeline draws: image i has class `classes[i % len(classes)]` and seed `first_seed + i`.
 
     Attributes:
-        folder: to write every image to as a PNG, in a folder a class; none are written if left out.
+        folder: the folder that gets every image as a PNG, in a subfolder per class; None writes none.
     """
 
     pipeline: FlowARPipeline
@@ -98,11 +98,12 @@ def write_png(path: Path, image: Image.Image) -> None:
 
 @dataclass
 class StoredImages:
-    """Images of a source, scaled and cropped to its size if so asked; otherwise they must have it.
+    """Images of a source, all of its size.
 
     Attributes:
-        name: where they come from, as the user said.
-        crop: whether images of another size are scaled and cropped.
+        source: the images.
+        name: the name of the source, as the user gave it.
+        crop: whether images of another size are scaled and cropped; otherwise they are errors.
     """
 
     source: ImageSource
@@ -132,7 +133,7 @@ class StoredImages:
         return image
 
     def fingerprint(self) -> str:
-        """16 hex digits that change with names, labels, size, and pixels, or for files of images their lengths."""
+        """16 hex digits that change with names, labels, size, and pixels, or the lengths of files of images."""
         digest = hashlib.sha256(f"{self.source.fingerprint()} {self.size} {self.crop}".encode())
         if isinstance(self.source, FolderImages):
             lengths = [(self.source.root / name).stat().st_size for name in self.source.names]
@@ -146,7 +147,7 @@ class StoredImages:
 
 @dataclass
 class ArrayImages(ImageSource):
-    """Images of an npz, all in memory: uint8 [N, height, width, channels]."""
+    """Images of an npz in memory, uint8 [N, height, width, channels]."""
 
     images: np.ndarray[Any, np.dtype[np.uint8]]
     flips: ClassVar[bool] = False
@@ -163,19 +164,22 @@ class ArrayImages(ImageSource):
             yield torch.from_numpy(self.images[begin : begin + size]).movedim(3, 1)
 
     def fingerprint(self) -> str:
-        """As the base class has it, and of the pixels."""
+        """The fingerprint of the base class and a checksum of the pixels."""
         return f"{super().fingerprint()}-{zlib.crc32(np.ascontiguousarray(self.images).data):08x}"
 
 
 def open_stored(
     source: str, channels: int, image_size: int | Sequence[int] | None = None, split: str = "train"
 ) -> StoredImages:
-    """The images of an npz, of a folder (flat, or one subfolder a class), of tars, or of Fashion-MNIST's idx files.
+    """Open the images of an npz, of a folder (flat, or a subfolder per class), of tars, or of Fashion-MNIST's idx
+    files.
 
     Args:
-        channels: that files of images are read in, 1 or 3; an npz and idx files have their own.
-        image_size: to scale and crop to, a side or (height, width); if left out, all must have the size of the first.
-        split: of idx files.
+        source: the path of the images.
+        channels: the number of channels that files are read in, 1 or 3; an npz and idx files have their own.
+        image_size: the size to scale and crop to, a side or (height, width); if left out, all images must have the size
+            of the first.
+        split: the split of idx files.
 
     Raises:
         DataError: for a source that is missing, empty or damaged; nothing in an npz is ever unpickled.
@@ -188,7 +192,7 @@ def open_stored(
 
 
 def open_source(source: str, channels: int, split: str) -> ImageSource:
-    """The images of `open_stored`, whose `image_size` is still to be set."""
+    """Open the images of `open_stored`, whose `image_size` is still to be set."""
     if source.endswith(".npz"):
         return npz_images(Path(source))
     folder = Path(source)
@@ -199,7 +203,7 @@ def open_source(source: str, channels: int, split: str) -> ImageSource:
 
 
 def npz_images(path: Path) -> ArrayImages:
-    """The images of an npz in the format of ADM: uint8 [N, height, width, 1 or 3], and labels if there are."""
+    """Read the images of an npz in the format of ADM, uint8 [N, height, width, 1 or 3], and labels if it has some."""
     arrays = read_npz(path, (ADM_IMAGES, ADM_LABELS))
     images = arrays.get(ADM_IMAGES)
     if (
@@ -221,10 +225,10 @@ def npz_images(path: Path) -> ArrayImages:
 
 
 def read_npz(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray[Any, Any]]:
-    """The arrays of an npz that have one of these names, and are there.
+    """Read those arrays of an npz that have one of these names.
 
     Raises:
-        DataError: if it is missing, damaged, or holds objects, which only a pickle can.
+        DataError: if the file is missing or damaged, or holds objects, which would have to be unpickled.
     """
     try:
         with np.load(path, allow_pickle=False) as file:

@@ -1,4 +1,4 @@
-"""One evaluation: images, their features, the metrics, the card."""
+"""An evaluation, from images to the card."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from flowar.system.ranks import Ranks
 
 log = logging.getLogger(__name__)
 
-FEWEST = 10  # images: one for each split of the Inception Score
+FEWEST = 10  # images that an evaluation needs: one for each split of the Inception Score
 
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """What to evaluate, and how; `flowar evaluate --help` describes the fields.
+    """The configuration of an evaluation; `flowar evaluate --help` describes the fields.
 
     Raises:
         FlowARError: for numbers out of range.
@@ -117,7 +117,7 @@ def evaluate(config: EvaluationConfig, ranks: Ranks | None = None) -> dict[str, 
 def open_images_to_evaluate(
     config: EvaluationConfig, extractor: Extractor, ranks: Ranks
 ) -> tuple[Images, dict[str, Any]]:
-    """The images, and all that they depend on, as plain data."""
+    """Open the images, and return plain data that they depend on beside them."""
     if config.images is not None:
         stored = open_stored(config.images, extractor.channels, config.image_size, config.split)
         if len(stored) < FEWEST:
@@ -143,12 +143,12 @@ def open_images_to_evaluate(
 
 
 def model_record(source: str, pipeline: FlowARPipeline) -> dict[str, str]:
-    """Where a model comes from, and the hash of its weights; `flowar train` exports the averaged ones."""
+    """The source of a model and the hash of its weights."""
     return {"source": source, "weights": fingerprint(pipeline.model.state_dict())}
 
 
 def schedule_record(schedule: Schedule, scales: int) -> dict[str, Any]:
-    """All of a schedule, and the guidance weight of every evaluation at every scale."""
+    """The fields of a schedule, and the guidance weight of every evaluation at every scale."""
     return schedule.to_dict() | {
         "guidance_weights": {f"scale_{k}": schedule.guidance_weights(k, scales) for k in range(scales)},
     }
@@ -166,5 +166,5 @@ def check_sizes(images: Images, reference: Reference) -> None:
 
 
 def labels_of(images: Images, extractor: Extractor) -> Tensor | None:
-    """The labels, where they are those of the extractor's classes."""
+    """The labels of the images, if they are the extractor's classes."""
     return images.labels if images.num_classes == extractor.classes else None

@@ -1,4 +1,4 @@
-"""Which implementation serves the ops: the compiled libraries, or `reference` in plain PyTorch."""
+"""The choice of what serves the ops: the compiled libraries, or `reference` in plain PyTorch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,11 @@ def _load(name: str) -> None:
 
 
 def _load_libraries() -> bool:
-    """Load the libraries of ops. False where the user asked for none; an ImportError where they cannot be loaded."""
+    """Load the libraries of ops, and return whether there are some; the user may have asked for none.
+
+    Raises:
+        ImportError: if they cannot be loaded.
+    """
     if without_libraries():
         warnings.warn("flowar runs without its compiled ops: plain PyTorch serves them, slowly", stacklevel=2)
         return False
@@ -42,7 +46,7 @@ compiled: bool = _load_libraries()
 
 
 class _Choice(threading.local):
-    """Per thread, so that `use_reference` in one thread never changes the numbers of another."""
+    """The choice of a thread, so that `use_reference` in one thread never changes the numbers of another."""
 
     reference = not compiled
 
@@ -51,7 +55,7 @@ _choice = _Choice()
 
 
 def reference_active() -> bool:
-    """True where ops called now, on this thread, are served by `flowar.ops.reference`."""
+    """Whether ops called now, on this thread, are served by `flowar.ops.reference`."""
     return _choice.reference
 
 
@@ -91,7 +95,7 @@ def use_reference() -> Iterator[None]:
 
 
 def implementation() -> str:
-    """What serves an op called now: "reference", or the compiled library and the instruction set of its CPU kernels."""
+    """The name of what serves an op called now: "reference", or "compiled" with the instruction set of CPU kernels."""
     return "reference" if reference_active() else f"compiled ({cpu_isa()})"
 
 
@@ -149,7 +153,7 @@ def reduced(grad: torch.Tensor, shape: torch.Size, dtype: torch.dtype) -> torch.
 
 
 def fake_modulation_gradient(argument: torch.Tensor, x: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
-    """What backward kernels return for `scale` and `gate`: a row per token, or float sums over the tokens."""
+    """The fake of the gradient of `scale` or `gate`: a row per token, or float sums over the tokens."""
     batch, tokens, channels = (1,) * (3 - x.dim()) + x.shape
     if argument.dim() < 2 or argument.shape[-2] == 1:
         return grad.new_empty((batch, 1, channels), dtype=torch.promote_types(grad.dtype, torch.float32))
@@ -157,7 +161,11 @@ def fake_modulation_gradient(argument: torch.Tensor, x: torch.Tensor, grad: torc
 
 
 def is_layer_norm(norm: str) -> bool:
-    """Which norm the name means."""
+    """Whether `norm` is "layer" rather than "rms".
+
+    Raises:
+        ValueError: for another name.
+    """
     if norm not in ("rms", "layer"):
         raise ValueError(f'norm: expected "rms" or "layer", got {norm!r}')
     return norm == "layer"

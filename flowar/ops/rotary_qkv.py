@@ -37,10 +37,10 @@ def rotary_qkv(packed: Tensor, rotation: Tensor, heads: int, parts: int = 3) -> 
 def rotary_qkv_cache(
     packed: Tensor, rotation: Tensor, heads: int, k_cache: Tensor, v_cache: Tensor, offset: int
 ) -> Tensor:
-    """As `rotary_qkv` of q, k, v, with k and v written into a cache. Equivalent to `reference.rotary_qkv_cache`.
+    """Rotate a packed q, k, v and write k and v into a cache. Equivalent to `reference.rotary_qkv_cache`.
 
     Args:
-        packed, rotation, heads: as for `rotary_qkv` with `parts=3`.
+        packed, rotation, heads: those of `rotary_qkv` with `parts=3`.
         k_cache, v_cache: [B, S, heads, d], any floating dtype and strides (last one 1), S >= offset + N; written at
             tokens offset .. offset + N - 1. No gradient flows through them.
         offset: the first token to write.
