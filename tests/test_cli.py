@@ -127,7 +127,7 @@ class TestHelp:
             ("convert", ["the authors' .pth file", "required"]),
             ("push", ["user/name on the Hub", "default: unknown", "make a new repository private"]),
             ("plot", ["folders of the runs, which hold metrics.jsonl"]),
-            ("classes", ["words that the names of the listed classes contain", "a data set: imagenet, fashion_mnist"]),
+            ("classes", ["names of the listed classes contain", "or a data set: imagenet, fashion_mnist"]),
             ("doctor", ["whose files are checked and one image drawn", "or a preset (S, B, L, H)"]),
             ("info", ["shipped name, folder, or Hub id to describe as well", "print JSON"]),
         ],

@@ -101,7 +101,8 @@ def finished(pipeline: FlowARPipeline, drawing: Drawing) -> bool:
 
 def timing(count: int, seconds: float) -> str:
     """The time of `count` pictures in words."""
-    return f"{count} image{'s' * (count > 1)} in {seconds:.2f} s, {1000 * seconds / count:.0f} ms each"
+    images = "1 image" if count == 1 else f"{count} images"
+    return f"{images} in {seconds:.2f} s, {1000 * seconds / count:.0f} ms each"
 
 
 def coarse_to_fine(pipeline: FlowARPipeline, drawing: Drawing, index: int) -> list[tuple[Image.Image, str]]:

@@ -103,7 +103,9 @@ def cuda() -> Finding:
     if torch.version.hip:
         return ok(f"none: torch is for ROCm {torch.version.hip}, on which this package is untested")
     if built_for is None:
-        unused = ([str(found)] if found else []) + ([f"toolkit CUDA {toolkit_version(nvcc)}"] if nvcc else [])
+        unused = [str(found)] if found else []
+        if nvcc:
+            unused.append(f"toolkit CUDA {toolkit_version(nvcc)}")
         if unused:
             return wrong(
                 f"torch {torch.__version__} has no CUDA, but here is {' and '.join(unused)}", INSTALL_CUDA_TORCH

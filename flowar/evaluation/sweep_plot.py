@@ -52,9 +52,12 @@ def draw_metric(axes: Axes, rows: Sequence[Row], metric: str) -> None:
                 (MARKERS, solvers, solver),
             )
         )
-        parts = [f"w = {scale:g}", f"t ≤ {high:g}" * (len(highs) > 1), solver * (len(solvers) > 1)]
-        label = ", ".join(filter(None, parts))
-        axes.plot(x, y, color=colour, linestyle=style, marker=marker, markersize=4, label=label)
+        parts = [f"w = {scale:g}"]
+        if len(highs) > 1:
+            parts.append(f"t ≤ {high:g}")
+        if len(solvers) > 1:
+            parts.append(solver)
+        axes.plot(x, y, color=colour, linestyle=style, marker=marker, markersize=4, label=", ".join(parts))
         for row, *at in zip(line, x, y, strict=True):
             axes.annotate(f"{row['steps']:g}", (at[0], at[1]), (4, 3), textcoords="offset points", fontsize="small")
     axes.set_title(metric)

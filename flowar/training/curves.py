@@ -166,9 +166,14 @@ def speed_notes(named: Sequence[NamedRun]) -> list[str]:
     rows = named[0][1]
     mfu, memory = column(rows, "mfu"), column(rows, "peak_memory_mib")
     waited, seconds = (np.nansum(column(rows, name)) for name in ("data_seconds", "seconds"))
-    notes = [] if np.isnan(mfu).all() else [f"MFU {np.nanmedian(mfu):.1%}"]
-    notes += [] if np.isnan(memory).all() else [f"{np.nanmax(memory) / 1024:.3g} GiB"]
-    return notes + ([f"{waited / seconds:.1%} waiting for data"] if seconds else [])
+    notes = []
+    if not np.isnan(mfu).all():
+        notes.append(f"MFU {np.nanmedian(mfu):.1%}")
+    if not np.isnan(memory).all():
+        notes.append(f"{np.nanmax(memory) / 1024:.3g} GiB")
+    if seconds:
+        notes.append(f"{waited / seconds:.1%} waiting for data")
+    return notes
 
 
 def blank(axes: Axes, title: str) -> None:

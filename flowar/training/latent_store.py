@@ -138,7 +138,9 @@ class LatentStore:
         )
         for number, written in enumerate(record["shards"]):
             check_shard(shard_path(folder, number), shards[number], written, record)
-        if store.nbytes < VERIFIED_BYTES if verify is None else verify:
+        if verify is None:
+            verify = store.nbytes < VERIFIED_BYTES
+        if verify:
             store.verify()
         return store
 

@@ -113,8 +113,9 @@ class Run:
                 batch = interval.wait_for(source).to(device)
                 lr = learning_rate(state.step, self.steps, self.warmup, optim)
                 outcome = self.step(batch, lr)
-                for out, times in [] if outcome.skipped else outcome.losses:
-                    metrics.update_loss(out, times)
+                if not outcome.skipped:
+                    for out, times in outcome.losses:
+                        metrics.update_loss(out, times)
                 metrics.update_step(outcome.grad_norm, torch.tensor(outcome.skipped, device=device), lr)
                 advance()
                 save = self._due(config.save_every)
