@@ -72,6 +72,11 @@ def test_idx_split(tmp_path: Path) -> None:
         open_images(tmp_path, "test")
 
 
+def test_more_labels_than_fashion_mnist_has(tmp_path: Path) -> None:
+    images, labels = pictures(4)
+    assert open_images(write_idx(tmp_path, images, labels + 20)).class_names == ()
+
+
 def test_class_folders(tmp_path: Path) -> None:
     source = open_images(write_class_folders(tmp_path), image_size=8)
     assert source.class_names == ("cats", "dogs")

@@ -89,6 +89,8 @@ def look_into(folder: Path, ignored: Ignored) -> Contents:
                     contents.folders.append(path)
                 elif path.suffix.lower() in image_suffixes():
                     contents.images.append(path)
+                elif entry.is_symlink() and not path.exists():
+                    ignored.add("broken links")
                 else:
                     contents.others.append(path)
     except OSError as error:

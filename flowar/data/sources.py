@@ -107,7 +107,9 @@ def open_idx(folder: Path, split: str) -> IdxImages:
     if len(images) != len(labels) or not len(images):
         raise DataError(f"{folder}: expected images, and as many labels, got {len(images)} and {len(labels)}")
     height, width = images.shape[1:]
-    return IdxImages(folder, labels.long(), read_class_names("fashion_mnist"), (height, width), 1, images[:, None])
+    names = read_class_names("fashion_mnist")
+    names = names if int(labels.max()) < len(names) else ()  # as those of EMNIST, which has letters
+    return IdxImages(folder, labels.long(), names, (height, width), 1, images[:, None])
 
 
 def find_idx(folder: Path, name: str) -> Path:

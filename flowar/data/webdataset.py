@@ -178,7 +178,7 @@ class TarIndex:
             self.images[key] = member
         elif suffix in (".cls", ".json"):
             label = read_label(entry.name, suffix, content(tar, entry))
-            if label is not None and not isinstance(self.labels.get(key), int):
+            if isinstance(label, int) or (label is not None and not isinstance(self.labels.get(key), int)):
                 self.labels[key] = label
         else:
             return False
