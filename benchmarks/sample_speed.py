@@ -30,7 +30,7 @@ from timing import seconds_of, summary, time_alternating
 from torch import Tensor
 
 from flowar import FlowAR, Schedule
-from flowar.engine.plan import default_savings
+from flowar.engine.packed import default_savings
 from flowar.errors import first_line
 from flowar.networks.flops import engine_flops, published_flops
 from flowar.sampling.noise import image_seeds
@@ -178,7 +178,7 @@ class Case:
         }
         for name, plan in plans.items():
             stages = stage_times(partial(plan.sample, labels, schedule, seeds), self.device)
-            if on_gpu and plan.savings.graphs:  # its callbacks tell whole scales alone
+            if on_gpu and plan.networks.savings.graphs:  # its callbacks tell whole scales alone
                 stages = {"scale_ms": [sum(parts) for parts in zip(*stages.values(), strict=True)]}
             self.values["details"][name] = stages
         sample = {name: samplers.plan_sampler(model, schedule, plan) for name, plan in plans.items()}

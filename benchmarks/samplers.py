@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from flowar import FlowAR, Schedule
-from flowar.engine.plan import InferencePlan, Savings, default_savings
+from flowar.engine.packed import Savings, default_savings
+from flowar.engine.plan import InferencePlan
 from flowar.sampling.callbacks import Callbacks
 from flowar.sampling.noise import image_seeds
 
@@ -53,8 +54,9 @@ def plan_sampler(model: FlowAR, schedule: Schedule, plan: InferencePlan) -> Samp
     """One plan, whatever its savings."""
 
     def sample(batch: int) -> Tensor:
-        labels = labels_of(model, batch).to(plan.device)
-        tokens = plan.sample(labels, schedule, image_seeds(0, batch).to(plan.device), Callbacks())
+        device = plan.networks.device
+        labels = labels_of(model, batch).to(device)
+        tokens = plan.sample(labels, schedule, image_seeds(0, batch).to(device), Callbacks())
         return model.pyramid.to_grid(tokens, len(model.config.grids) - 1)
 
     return sample

@@ -23,8 +23,9 @@ from test_data import pictures, write_class_folders, write_idx
 from flowar import FlowAR, FlowARPipeline
 from flowar.cli import COMMANDS, main, parse_options
 from flowar.engine import measured_products
+from flowar.engine import packed as packed_module
 from flowar.engine import plan as plan_module
-from flowar.engine.plan import Savings
+from flowar.engine.packed import Savings
 from flowar.system import autotune
 from flowar.system.autotune import Tuner
 from flowar.system.threads import describe_limit
@@ -414,7 +415,7 @@ class TestInfo:
         self, capsys: pytest.CaptureFixture[str], model_folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """As on a GPU, where every kernel takes a microsecond."""
-        for module in (autotune, plan_module):
+        for module in (autotune, packed_module):
             monkeypatch.setattr(module, "gpu_tuner", lambda device: Tuner(lambda call: 1e-6, "GPU"))
         monkeypatch.setattr(autotune, "_chosen", {})
         monkeypatch.setattr(plan_module, "default_savings", lambda device: Savings())

@@ -83,9 +83,9 @@ class TestModel:
         assert inference_plan(model, torch.float32).report().weight_bytes < 0.1 * size
 
     def test_bfloat16_plans_are_prepacked_by_themselves(self) -> None:
-        plan = inference_plan(small_model(), torch.bfloat16)
-        assert is_prepacked(plan.flow) == is_prepacked(plan.ar) == supported(torch.bfloat16)
-        assert not any(type(each) is nn.Linear for each in plan.flow.modules()) or not supported(torch.bfloat16)
+        networks = inference_plan(small_model(), torch.bfloat16).networks
+        assert is_prepacked(networks.flow) == is_prepacked(networks.ar) == supported(torch.bfloat16)
+        assert not any(type(each) is nn.Linear for each in networks.flow.modules()) or not supported(torch.bfloat16)
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
     def test_other_dtypes_of_a_prepacked_model(self, dtype: torch.dtype) -> None:
