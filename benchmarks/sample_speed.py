@@ -173,9 +173,7 @@ class Case:
         seeds = image_seeds(0, self.batch).to(self.device)
         every, on_gpu = default_savings(self.device), self.device.type == "cuda"
         savings = {ENGINE: every} | ({NO_GRAPHS: dataclasses.replace(every, graphs=False)} if on_gpu else {})
-        plans = {
-            name: samplers.inference_plan(samplers.packed_twin(model), dtype, each) for name, each in savings.items()
-        }
+        plans = {name: samplers.inference_plan(samplers.twin(model), dtype, each) for name, each in savings.items()}
         for name, plan in plans.items():
             stages = stage_times(partial(plan.sample, labels, schedule, seeds), self.device)
             if on_gpu and plan.networks.savings.graphs:  # its callbacks tell whole scales alone

@@ -8,7 +8,6 @@ noise ──ODE over t: 1 -> 0, velocity = flow transformer(x_t, t, z_k)──> 
 from __future__ import annotations
 
 import dataclasses
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -16,8 +15,8 @@ import torch
 from torch import Tensor
 
 from flowar.config import FlowARConfig, require
-from flowar.engine.onednn_linear import prepack, unpack
-from flowar.engine.plan import InferencePlan
+from flowar.engine.onednn_linear import prepack, unpack, unpacked
+from flowar.engine.plan import InferencePlan, Plans
 from flowar.networks.ar_transformer import ARTransformer
 from flowar.networks.flow_transformer import FlowTransformer, over_tokens
 from flowar.networks.initialization import initialize
@@ -33,8 +32,6 @@ from flowar.system.progress import step_progress
 from flowar.system.transfer import to_device
 
 Checkpointing = Literal["none", "flow", "all"]
-
-_packing = threading.Lock()  # two threads that sample from one model share its plan
 
 
 class Loss(NamedTuple):
@@ -68,17 +65,14 @@ class FlowAR(PretrainedModel):
         self.ar_transformer = ARTransformer(config)
         self.flow_transformer = FlowTransformer(config)
         initialize(self)
-        self._plans: dict[Precision, tuple[Any, InferencePlan]] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        """What copies and pickles hold: no inference plans, which are packed again where they are needed."""
-        return self.__dict__ | {"_plans": {}}
+        self._plans = Plans()
 
     def prepack(self) -> FlowAR:
         """Bring the matrices into the layout that a CPU multiplies fastest, in place: for sampling, not for training.
 
-        They are kept in no other form, so this takes no memory. Numbers stay the same up to rounding, `state_dict` and
-        saved files bit for bit. `train()`, another device or dtype, `load_state_dict` and naive sampling undo it.
+        Sampling packs copies of the matrices; after this it needs none, since they are kept in no other form, and so
+        they are no parameters any more. What is sampled stays the same, as do `state_dict` and saved files. `train()`,
+        another device or dtype and `load_state_dict` undo it.
 
         Raises:
             ValueError: for a model that is not on the CPU.
@@ -247,7 +241,7 @@ class FlowAR(PretrainedModel):
                 from flowar.naive import sample_naive
 
                 start = given or self._seeded_noise(seed, labels, state_dtype)
-                tokens = sample_naive(self.unpack(), labels, schedule, start, precision, callbacks, pins)
+                tokens = sample_naive(unpacked(self), labels, schedule, start, precision, callbacks, pins)
             else:
                 seeds_or_noise = given or to_device(image_seeds(seed, len(labels)), labels.device)
                 tokens = self._plan(precision).sample(labels, schedule, seeds_or_noise, callbacks, pins)
@@ -355,17 +349,7 @@ class FlowAR(PretrainedModel):
         return [part.to(dtype) for part in noise]
 
     def _plan(self, precision: Precision) -> InferencePlan:
-        """The inference plan for `precision`, packed again whenever a parameter has changed or moved."""
-        # Inference tensors do not count their changes.
-        state = [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in self.parameters()]
-        with _packing:
-            packed_state, plan = self._plans.get(precision, (None, None))
-            if plan is None or packed_state != state:
-                if plan is not None:
-                    plan.close()
-                plan = InferencePlan(self.ar_transformer, self.flow_transformer, self.pyramid, self.config, precision)
-                self._plans[precision] = (state, plan)
-        return plan
+        return self._plans.plan(self.ar_transformer, self.flow_transformer, self.pyramid, self.config, precision)
 
 
 def check_shape(name: str, tensor: Tensor, expected: Sequence[int]) -> None:

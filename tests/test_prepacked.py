@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from pathlib import Path
 
 import pytest
@@ -135,14 +136,22 @@ class TestModel:
         expected = sample(copy.deepcopy(model).double())
         assert torch.equal(sample(model.prepack().double()), expected)
 
-    def test_naive_sampling_undoes_it(self) -> None:
-        model = small_model()
+    @pytest.mark.parametrize("flow_block", BLOCKS)
+    def test_naive_sampling_leaves_it(self, flow_block: str) -> None:
+        """It runs on plain layers of the same weights."""
+        model = small_model(flow_block=flow_block)
         expected = sample(model, naive=True)
-        assert torch.equal(sample(model.prepack(), naive=True), expected)
+        names = [name for name, _ in model.prepack().named_parameters()]
+        assert torch.equal(sample(model, naive=True), expected)
+        assert is_prepacked(model)
+        assert [name for name, _ in model.named_parameters()] == names
 
     def test_copies(self) -> None:
         model = small_model().prepack()
-        assert torch.equal(sample(copy.deepcopy(model)), sample(model))
+        for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            assert is_prepacked(twin)
+            assert torch.equal(sample(twin), sample(model))
+            assert not {id(each) for each in twin.parameters()} & {id(each) for each in model.parameters()}
 
     def test_twice_and_back(self) -> None:
         model = small_model()
@@ -151,16 +160,14 @@ class TestModel:
 
 
 @needs_layout
-def test_pipelines_prepack_the_models_that_they_load() -> None:
+@pytest.mark.parametrize(("dtype", "prepacked"), [("float32", True), ("bfloat16", False), (None, True)])
+def test_pipelines_prepack_where_it_gains(dtype: str | None, prepacked: bool) -> None:
+    """In the dtype of the parameters; others pack weights of their own."""
     pipeline = FlowARPipeline.from_pretrained("flowar-fashion")
-    expected = pipeline.model.sample([3], 2)
-    assert error(pipeline([3], 2).latents, expected) < 1e-4
-    assert is_prepacked(pipeline.model)
-    pipeline([3], 2, naive=True)
+    expected = pipeline.sample([3], 2, dtype=dtype)
     assert not is_prepacked(pipeline.model)
-    given = FlowARPipeline(pipeline.model, pipeline.tokenizer)
-    given([3], 2)
-    assert not is_prepacked(given.model)
+    assert is_prepacked(pipeline.prepack(dtype).model) == prepacked
+    assert torch.equal(pipeline.sample([3], 2, dtype=dtype), expected)
 
 
 def test_without_the_layout(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ the ones of 8 to 100 rows are, which the small scales have. The layout has no gr
 
 from __future__ import annotations
 
+import copy
 import functools
 from typing import Any, TypeVar
 
@@ -32,8 +33,7 @@ class PrepackedLinear(nn.Module):
         super().__init__()
         self.out_features, self.in_features = weight.shape
         self.bias = bias
-        with torch.inference_mode(False), torch.no_grad():
-            self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), TYPICAL_ROWS)
+        self.packed = reordered(weight)
 
     @property
     def weight(self) -> Tensor:
@@ -53,10 +53,16 @@ class PrepackedLinear(nn.Module):
     def __deepcopy__(self, memo: dict[int, Any]) -> PrepackedLinear:
         """A layer of the same packed matrix, which nothing changes."""
         clone = PrepackedLinear.__new__(PrepackedLinear)
-        nn.Module.__init__(clone)
-        clone.in_features, clone.out_features, clone.packed = self.in_features, self.out_features, self.packed
-        clone.bias = None if self.bias is None else nn.Parameter(self.bias.detach().clone(), self.bias.requires_grad)
+        memo |= {id(self): clone, id(self.packed): self.packed}
+        clone.__dict__.update(copy.deepcopy(self.__dict__, memo))
         return clone
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What pickles hold: the plain weight in the place of the packed one."""
+        return self.__dict__ | {"packed": self.weight}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state | {"packed": reordered(state["packed"])})  # type: ignore[no-untyped-call]
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         destination[prefix + "weight"] = self.weight
@@ -64,6 +70,13 @@ class PrepackedLinear(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> PrepackedLinear:
         raise RuntimeError("prepacked layer: expected unpack() before a change of device or dtype")
+
+
+def reordered(weight: Tensor) -> Tensor:
+    """A plain weight [out_features, in_features] in oneDNN's layout."""
+    with torch.inference_mode(False), torch.no_grad():
+        packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), TYPICAL_ROWS)
+    return packed
 
 
 @functools.cache
@@ -102,3 +115,11 @@ def unpack(module: Module) -> Module:
 
     replace_leaves(module, plain)
     return module
+
+
+def unpacked(module: Module) -> Module:
+    """`module` itself if nothing in it is prepacked; otherwise a copy with plain layers, which shares all the rest."""
+    if not any(isinstance(each, PrepackedLinear) for each in module.modules()):
+        return module
+    shared: dict[int, Any] = {id(each): each for each in (*module.parameters(), *module.buffers())}
+    return unpack(copy.deepcopy(module, shared))

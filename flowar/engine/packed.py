@@ -112,7 +112,7 @@ class PackedNetworks:
             to_fp8(self.flow)
         else:
             self._rewrite_products()
-        if self.device.type == "cpu" and self.dtype != exact.input_proj.bias.dtype:  # copies of their own
+        if self.device.type == "cpu":
             prepack(self.ar)
             prepack(self.flow)
         if self.savings.single_token:

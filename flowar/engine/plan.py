@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -132,6 +132,41 @@ class InferencePlan:
         if key.graphs and not cuda_graph.try_capture(program.capture, self.pool.make_room, "sampling"):
             self.pool.remember_failure(key)
         return program
+
+
+class Plans:
+    """The inference plans of one model, one a precision, each made again when a weight has changed or moved.
+
+    A copy or a pickle of it is empty: a copied model packs its own weights when it samples.
+    """
+
+    def __init__(self) -> None:
+        self._plans: dict[Precision, tuple[Any, InferencePlan]] = {}
+        self._lock = threading.Lock()  # two threads that sample from one model share its plan
+
+    def __reduce__(self) -> tuple[type[Plans], tuple[()]]:
+        return Plans, ()
+
+    def plan(
+        self,
+        ar: ARTransformer,
+        flow: FlowTransformer,
+        pyramid: LatentPyramid,
+        config: FlowARConfig,
+        precision: Precision,
+    ) -> InferencePlan:
+        """The plan for `precision`; arguments as of `InferencePlan`, those of the same model at every call."""
+        # Inference tensors do not count their changes.
+        parameters = [*ar.parameters(), *flow.parameters()]
+        state = [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in parameters]
+        with self._lock:
+            packed_state, plan = self._plans.get(precision, (None, None))
+            if plan is None or packed_state != state:
+                if plan is not None:
+                    plan.close()
+                plan = InferencePlan(ar, flow, pyramid, config, precision)
+                self._plans[precision] = (state, plan)
+        return plan
 
 
 class ProgramKey(NamedTuple):

@@ -27,9 +27,9 @@ def pack(module: Packable, dtype: torch.dtype) -> Packable:
     """A copy of `module` for inference in `dtype`: parameters cast, or shared where the dtype is theirs."""
     shared: dict[int, Any] = {id(each): frozen(each.detach().to(dtype)) for each in module.parameters()}
     for layer in module.modules():
-        if isinstance(layer, PrepackedLinear):
+        if isinstance(layer, PrepackedLinear) and layer.dtype != dtype:
             bias = None if layer.bias is None else shared[id(layer.bias)]
-            shared[id(layer)] = layer if layer.dtype == dtype else linear_of(frozen(layer.weight.to(dtype)), bias)
+            shared[id(layer)] = linear_of(frozen(layer.weight.to(dtype)), bias)
     packed = copy.deepcopy(module, shared).eval()
     for layer in packed.modules():
         if isinstance(layer, AttnCrossMLPBlock):
