@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import copy
 import functools
-from typing import Any, TypeVar
+import itertools
+from typing import Any, TypeGuard, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flowar.networks.layers import linear_of, replace_leaves
+from flowar.networks.layers import is_plain, linear_of, replace_leaves
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -26,14 +27,19 @@ class PrepackedLinear(nn.Module):
     """A linear layer for inference: x [..., in_features] to [..., out_features], both of its own dtype.
 
     Nothing is lost: `weight` is the matrix that was packed, bit for bit, and so is what `state_dict` holds.
+
+    Attributes:
+        number: of the packing; layers of the same number have the same weight.
     """
+
+    _numbers = itertools.count()
 
     def __init__(self, weight: Tensor, bias: nn.Parameter | None) -> None:
         """weight [out_features, in_features] of a dtype that `supported` names, bias [out_features]."""
         super().__init__()
         self.out_features, self.in_features = weight.shape
         self.bias = bias
-        self.packed = reordered(weight)
+        self.packed, self.number = reordered(weight), next(self._numbers)
 
     @property
     def weight(self) -> Tensor:
@@ -62,7 +68,7 @@ class PrepackedLinear(nn.Module):
         return self.__dict__ | {"packed": self.weight}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state | {"packed": reordered(state["packed"])})  # type: ignore[no-untyped-call]
+        super().__setstate__(state | {"packed": reordered(state["packed"]), "number": next(self._numbers)})  # type: ignore[no-untyped-call]
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         destination[prefix + "weight"] = self.weight
@@ -70,6 +76,11 @@ class PrepackedLinear(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> PrepackedLinear:
         raise RuntimeError("prepacked layer: expected unpack() before a change of device or dtype")
+
+
+def is_matrix(layer: nn.Module) -> TypeGuard[nn.Linear | PrepackedLinear]:
+    """Whether all that a layer does is in its weight and bias."""
+    return is_plain(layer, nn.Linear) or is_plain(layer, PrepackedLinear)
 
 
 def reordered(weight: Tensor) -> Tensor:
@@ -97,7 +108,7 @@ def prepack(module: Module) -> Module:
     """
 
     def prepacked(leaf: nn.Module) -> nn.Module:
-        if type(leaf) is nn.Linear and leaf.weight.device.type == "cpu" and supported(leaf.weight.dtype):
+        if is_plain(leaf, nn.Linear) and leaf.weight.device.type == "cpu" and supported(leaf.weight.dtype):
             return PrepackedLinear(leaf.weight, leaf.bias)
         return leaf
 

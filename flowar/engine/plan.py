@@ -29,7 +29,7 @@ from torch import Tensor
 from flowar import ops
 from flowar.config import FlowARConfig
 from flowar.engine import cuda_graph
-from flowar.engine.packed import PackedNetworks, Savings, default_savings
+from flowar.engine.packed import PackedNetworks, Savings, contents, default_savings
 from flowar.engine.program import SamplingProgram
 from flowar.networks.ar_transformer import ARTransformer
 from flowar.networks.attention_backends import attention_backend
@@ -141,7 +141,7 @@ class Plans:
     """
 
     def __init__(self) -> None:
-        self._plans: dict[Precision, tuple[Any, InferencePlan]] = {}
+        self._plans: dict[Precision, tuple[list[Any], Tensor, InferencePlan]] = {}
         self._lock = threading.Lock()  # two threads that sample from one model share its plan
 
     def __reduce__(self) -> tuple[type[Plans], tuple[()]]:
@@ -156,17 +156,16 @@ class Plans:
         precision: Precision,
     ) -> InferencePlan:
         """The plan for `precision`; arguments as of `InferencePlan`, those of the same model at every call."""
-        # Inference tensors do not count their changes.
-        parameters = [*ar.parameters(), *flow.parameters()]
-        state = [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in parameters]
+        parts, sums = contents(ar, flow)
         with self._lock:
-            packed_state, plan = self._plans.get(precision, (None, None))
-            if plan is None or packed_state != state:
-                if plan is not None:
-                    plan.close()
-                plan = InferencePlan(ar, flow, pyramid, config, precision)
-                self._plans[precision] = (state, plan)
-        return plan
+            if precision in self._plans:
+                packed_parts, packed_sums, plan = self._plans[precision]
+                if packed_parts == parts and torch.equal(packed_sums, sums):
+                    return plan
+                plan.close()
+            plan = InferencePlan(ar, flow, pyramid, config, precision)
+            self._plans[precision] = parts, sums, plan
+            return plan
 
 
 class ProgramKey(NamedTuple):
