@@ -25,11 +25,11 @@ from tables import table
 from timing import summary, time_alternating
 from torch import Tensor
 
+from flowar.storage.published import KL16_RECORD, KL16_SCALE
 from flowar.system.hardware import resident_mib
 from flowar.system.precision import default_device, native_bfloat16
 from flowar.tokenizers.autoencoder import AutoencoderTokenizer, autoencoder_class
 from flowar.tokenizers.base import Tokenizer
-from flowar.tokenizers.kl16 import CHANNELS, LATENT_SCALE
 from flowar.tokenizers.loading import load_tokenizer
 
 KL16 = "kl16"
@@ -78,12 +78,12 @@ def load(name: str) -> Tokenizer:
     torch.manual_seed(0)
     levels = len(KL16_WIDTHS)
     vae = autoencoder_class("AutoencoderKL")(
-        latent_channels=CHANNELS,
+        latent_channels=KL16_RECORD["channels"],
         block_out_channels=KL16_WIDTHS,
         layers_per_block=2,
         down_block_types=["DownEncoderBlock2D"] * levels,
         up_block_types=["UpDecoderBlock2D"] * levels,
-        scaling_factor=LATENT_SCALE,
+        scaling_factor=KL16_SCALE,
     )
     return AutoencoderTokenizer(vae)
 

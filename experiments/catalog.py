@@ -7,12 +7,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from experiments.budgets import Budget
-from experiments.tokenizers import TRAINED, training_recipe
+from experiments.tokenizers import CONVOLUTIONAL, TRAINED, training_recipe
 from experiments.variants import MODELS
 from flowar import FlowAR, FlowARConfig
 from flowar.training.config import TrainPrecision
-
-CONV = "flowar-fashion"  # the convolutional tokenizer that ships with the package
 
 
 @dataclass(frozen=True)
@@ -23,7 +21,7 @@ class Variant:
         name: in the table.
         paper: FID of the paper's counterpart, if it has one.
         model: name in `variants.MODELS`.
-        tokenizer: as training takes it, or one of `tokenizers.TRAINED`.
+        tokenizer: as training takes it, `tokenizers.CONVOLUTIONAL`, or one of `tokenizers.TRAINED`.
         changes: of the budget's configuration.
         loss: of `LossConfig`.
         optim: of the budget's optimizer.
@@ -34,7 +32,7 @@ class Variant:
     name: str
     paper: float | None = None
     model: str = "flowar"
-    tokenizer: str = CONV
+    tokenizer: str = CONVOLUTIONAL
     changes: dict[str, Any] = field(default_factory=dict)
     loss: dict[str, Any] = field(default_factory=dict)
     optim: dict[str, Any] = field(default_factory=dict)
@@ -113,7 +111,7 @@ EXPERIMENTS = [
         "All on a 7x7 grid. The paper compares, for S, DC-AE (4.22), SD-VAE (3.94) and MAR-VAE (3.61); VAR, with its "
         "discrete tokenizer, has 5.81. SD-VAE is an AutoencoderKL of diffusers and DC-AE an AutoencoderDC: here small "
         "ones of 8 channels, each trained for a few minutes. Patches of 4x4 pixels, and the convolutional autoencoder "
-        "of the shipped model, which was trained for longer, have no counterpart there.",
+        "of all other experiments, which was trained for longer, have no counterpart there.",
         [
             Variant("pixel patches", tokenizer="pixel:4"),
             Variant("small AutoencoderDC", 4.22, tokenizer="AutoencoderDC"),
@@ -193,7 +191,8 @@ EXPERIMENTS = [
         "Not in the paper but for its own recipe, the first row; each other one changes what its name says. Times: "
         "logit-normal instead of uniform. Context noise: on the coarser latents that the AR transformer sees, of "
         "strengths up to so many standard deviations. Scale exponent: scales count as (n_k / n_last) to its power, "
-        "1 in the paper. Averages: how many steps ago counts 1/e; the paper's row has a tenth of all steps.",
+        "1 in the paper. Representation alignment: to EfficientNet-Lite0's features, as in REPA. Averages: how many "
+        "steps ago counts 1/e; the paper's row has a tenth of all steps.",
         [
             Variant("the paper's"),
             Variant("times", loss=TIMES),
@@ -205,6 +204,8 @@ EXPERIMENTS = [
             Variant("times, context noise 0.5, Muon", loss=TIMES | NOISE, optim=MUON),
             Variant("times, context noise 0.5, Muon, bfloat16", loss=TIMES | NOISE, optim=MUON, precision="bf16"),
             Variant("bfloat16", precision="bf16"),
+            Variant("representation alignment", model="aligned"),
+            Variant("times, context noise 0.5, Muon, alignment", model="aligned", loss=TIMES | NOISE, optim=MUON),
             Variant("scale exponent 0.5", loss={"scale_exponent": 0.5}),
             Variant("scale exponent 0", loss={"scale_exponent": 0.0}),
             Variant("averages of 30 steps", optim={"ema_decays": [1 - 1 / 30]}),

@@ -17,11 +17,12 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
+from experiments.fashion_classifier import judge
 from flowar.data.sources import open_idx
 from flowar.data.transforms import to_unit_range
 from flowar.editing.edits import inpaint
 from flowar.editing.pictures import paste_known
-from flowar.evaluation.fashion_classifier import SHIPPED, FashionClassifier, judge, load
+from flowar.evaluation.fashion_classifier import SHIPPED, FashionClassifier, load
 from flowar.pipeline import FlowARPipeline
 from flowar.system.files import write_json
 from flowar.system.precision import default_device
@@ -85,7 +86,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Judge inpainting of Fashion-MNIST.")
     parser.add_argument("--model", default="flowar-fashion", help="shipped name, folder, or Hub id")
     parser.add_argument("--data", type=Path, required=True, help="folder of Fashion-MNIST's four idx files")
-    parser.add_argument("--classifier", type=Path, default=SHIPPED, help="file written by fashion_classifier")
+    parser.add_argument("--classifier", type=Path, default=SHIPPED, help="file of experiments.fashion_classifier")
     parser.add_argument("--count", type=int, default=200, help="test images, the first ones")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, help="JSON file to write")

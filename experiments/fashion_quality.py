@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from experiments.fashion_classifier import judge
 from flowar.data.sources import open_idx
 from flowar.data.transforms import to_unit_range
-from flowar.evaluation.fashion_classifier import SHIPPED, FashionClassifier, judge, load
+from flowar.evaluation.fashion_classifier import SHIPPED, FashionClassifier, load
 from flowar.evaluation.metrics.frechet import frechet_distance
 from flowar.evaluation.metrics.statistics import FeatureStatistics
 from flowar.pipeline import FlowARPipeline
@@ -51,7 +52,7 @@ def quality(
     return {
         "guidance_scale": guidance_scale,
         "agreement": round(agreement, 4),
-        "frechet_distance": round(frechet_distance(FeatureStatistics.of(features), real), 3),
+        "frechet_distance": round(frechet_distance(FeatureStatistics.from_features(features), real), 3),
     }
 
 
@@ -59,7 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Judge a Fashion-MNIST model.")
     parser.add_argument("--model", default="flowar-fashion", help="shipped name, folder, or Hub id")
     parser.add_argument("--data", type=Path, required=True, help="folder of Fashion-MNIST's four idx files")
-    parser.add_argument("--classifier", type=Path, default=SHIPPED, help="file written by fashion_classifier")
+    parser.add_argument("--classifier", type=Path, default=SHIPPED, help="file of experiments.fashion_classifier")
     parser.add_argument("--guidance-scales", type=float, nargs="+", default=[1.0, 1.25, 1.5, 2.0, 3.0])
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
@@ -71,8 +72,8 @@ def main() -> None:
     features, predicted = judge(classifier, to_unit_range(test.images))
     chosen = torch.randperm(len(source.images), generator=torch.Generator().manual_seed(0))[: options.count]
     training, _ = judge(classifier, to_unit_range(source.images[chosen]))
-    real = FeatureStatistics.of(features)
-    floor = frechet_distance(FeatureStatistics.of(training), real)
+    real = FeatureStatistics.from_features(features)
+    floor = frechet_distance(FeatureStatistics.from_features(training), real)
     report: dict[str, Any] = {
         "dtype": pipeline.model.precision().name,
         "classifier_accuracy": round((predicted == test.labels).float().mean().item(), 4),

@@ -33,7 +33,7 @@ class Judge:
         """The judge of the images in `data`, by the file of a classifier or the one that ships."""
         extractor = FashionExtractor(device, classifier)
         features = [extractor(part).pooled for part in open_idx(data, "t10k").images.split(BATCH)]
-        return Judge(extractor, FeatureStatistics.of(torch.cat(features)))
+        return Judge(extractor, FeatureStatistics.from_features(torch.cat(features)))
 
     def __call__(
         self,
@@ -54,7 +54,7 @@ class Judge:
             seen = self.extractor(draw(model, tokenizer, labels, (seed + indices).tolist(), given))
             pooled.append(seen.pooled)
             agreeing += int((seen.probabilities.argmax(1) == labels).sum())
-        distance = frechet_distance(FeatureStatistics.of(torch.cat(pooled)), self.real)
+        distance = frechet_distance(FeatureStatistics.from_features(torch.cat(pooled)), self.real)
         return {"frechet_distance": distance, "agreement": agreeing / count}
 
 

@@ -12,14 +12,15 @@ from torch import Tensor, nn
 
 from experiments.budgets import Budget
 from experiments.catalog import Variant
-from experiments.tokenizers import TRAINED, rehearse, trained_tokenizer
-from experiments.variants.scale_sequence import EncodedScalesFlowAR, encode_scales
+from experiments.tokenizers import CONVOLUTIONAL, FOLDER, TRAINED, rehearse, trained_tokenizer
+from experiments.variants import posterior
 from flowar import FlowAR
 from flowar.data.sources import IdxImages, open_idx
 from flowar.data.transforms import to_unit_range
 from flowar.system.progress import step_progress
 from flowar.system.ranks import Ranks
 from flowar.tokenizers.base import Tokenizer
+from flowar.tokenizers.loading import load_tokenizer
 from flowar.training.batches import batches
 from flowar.training.config import LossConfig, TrainConfig
 from flowar.training.data_config import DataConfig
@@ -67,6 +68,8 @@ class Data:
         if name not in self._tokenizers:
             if name in TRAINED:
                 tokenizer = trained_tokenizer(name, self.budget, self.output, self.source.images, self.device)
+            elif name == CONVOLUTIONAL:
+                tokenizer = load_tokenizer(FOLDER)
             else:
                 tokenizer = tokenizer_for_training(name, self.source)
             self._tokenizers[name] = tokenizer.to(self.device)
@@ -78,20 +81,17 @@ class Data:
         return seconds
 
     def store(self, name: str, model: FlowAR) -> LatentStore:
-        """What `model` trains on: latents of the tokenizer called `name`, or of every scale by itself."""
-        by_scale = isinstance(model, EncodedScalesFlowAR)
-        key = (name, model.config.grids if by_scale else None)
+        """What `model` trains on, by the tokenizer called `name`."""
+        key = (name, type(model), model.config.grids)
         if key not in self._stores:
-            self._stores[key] = self._encode(self.tokenizer(name), model if by_scale else None)
+            self._stores[key] = self._encode(self.tokenizer(name), model)
         return self._stores[key]
 
-    def _encode(self, tokenizer: Tokenizer, by_scale: FlowAR | None) -> LatentStore:
-        def posterior(images: Tensor) -> Tensor:
-            pixels = to_unit_range(images.to(self.device))
-            both = encode_scales(tokenizer, pixels, by_scale.config) if by_scale else tokenizer.posterior(pixels)
-            return torch.stack(both, 1).cpu()
+    def _encode(self, tokenizer: Tokenizer, model: FlowAR) -> LatentStore:
+        def moments_of(images: Tensor) -> Tensor:
+            return torch.stack(posterior(model, tokenizer, to_unit_range(images.to(self.device))), 1).cpu()
 
-        moments = torch.cat([posterior(part) for part in self.source.images.split(ENCODE_BATCH)])[:, None]
+        moments = torch.cat([moments_of(part) for part in self.source.images.split(ENCODE_BATCH)])[:, None]
         shard = Shard(moments, self.source.labels, {}, 0, [])
         return LatentStore(self.folder, {}, self.source.class_names, [shard], self.source.labels)
 
@@ -130,7 +130,7 @@ def train(variant: Variant, budget: Budget, data: Data, seed: int, steps: int | 
     last = budget.steps if steps is None else steps
     started = time.perf_counter()
     with step_progress(last, None, f"training {variant.name}, seed {seed}") as advance:
-        for batch in batches(Pool.of(store), budget.batch_size, seed, 0, last, ranks):
+        for batch in batches(Pool.whole(store), budget.batch_size, seed, 0, last, ranks):
             if state.step == last - max(1, last // 10):
                 metrics.reset()
             outcome = step(batch.to(data.device), learning_rate(state.step, budget.steps, warmup, config.optim))
@@ -153,5 +153,5 @@ def new_model(variant: Variant, budget: Budget, data: Data, seed: int) -> FlowAR
 def copy_averages(state: TrainState, decay: float) -> None:
     """Put the averages in the place of the weights."""
     parameters: dict[str, nn.Parameter] = dict(state.model.named_parameters())
-    for name, average in state.averages.of[decay].items():
+    for name, average in state.averages.by_decay[decay].items():
         parameters[name].copy_(average)

@@ -9,10 +9,13 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal, get_args
 
-from flowar.sampling.presets import SCHEDULES
+from flowar.sampling.presets import SCHEDULES, named_schedule
 from flowar.sampling.schedule import Schedule, check_name
 
+__all__ = ["FlowARConfig"]
+
 Grid = tuple[int, int]
+IMAGENET_CLASSES = 1000
 FlowBlockKind = Literal["attn_mlp", "attn_cross_mlp"]
 UpsampleKind = Literal["published", "bilinear"]
 
@@ -26,7 +29,8 @@ class FlowARConfig:
         latent_size: finest grid, (height, width); one number means a square.
         scales: grids from coarse to fine, each a side length or a (height, width) pair; the first is 1x1, the last
             equals `latent_size`. Left out, the finest grid is halved (rounding up) down to 1x1.
-        num_classes: classes; the embedding has one more row, the null class of guidance.
+        num_classes: classes; the embedding has one more row, the null class of guidance. If left out, ImageNet's 1000,
+            or when a model is trained, those of its data.
         ar_width: D, of the autoregressive transformer.
         ar_depth: L_ar, blocks of the autoregressive transformer.
         ar_heads: H, attention heads of the autoregressive transformer.
@@ -55,7 +59,7 @@ class FlowARConfig:
     latent_channels: int = 16
     latent_size: int | Sequence[int] = (16, 16)
     scales: Sequence[int | Sequence[int]] | None = None
-    num_classes: int = 1000
+    num_classes: int = None  # type: ignore[assignment]  # that it was left out; from __post_init__ on it is an integer
     ar_width: int = 768
     ar_depth: int = 12
     ar_heads: int = 12
@@ -78,6 +82,8 @@ class FlowARConfig:
         def set_field(name: str, value: object) -> None:
             object.__setattr__(self, name, value)  # the dataclass is frozen
 
+        set_field("_classes_left_out", self.num_classes is None and not self.class_names)
+        set_field("num_classes", IMAGENET_CLASSES if self.num_classes is None else self.num_classes)
         set_field("latent_size", as_grid("latent_size", self.latent_size))
         set_field("scales", as_scales(self.scales, self.grid))
         set_field("guidance_interval", as_tuple("guidance_interval", self.guidance_interval))
@@ -115,6 +121,11 @@ class FlowARConfig:
         require("latent_channels", f"{channels}, as the tokenizer has", self.latent_channels, fits)
 
     @property
+    def classes_left_out(self) -> bool:
+        """Whether nothing was said of the classes, so that whoever knows them may say it."""
+        return bool(vars(self)["_classes_left_out"])
+
+    @property
     def grid(self) -> Grid:
         """Finest grid, (height, width)."""
         assert isinstance(self.latent_size, tuple)
@@ -138,6 +149,7 @@ class FlowARConfig:
 
     @property
     def null_class(self) -> int:
+        """The label without a class, for guidance: the last row of the embedding."""
         return self.num_classes
 
     @staticmethod
@@ -151,8 +163,33 @@ class FlowARConfig:
             raise ValueError(f"preset: expected one of {', '.join(PRESETS)}, got {name!r}")
         return FlowARConfig(**(PRESETS[name.upper()] | changes))
 
+    def make_schedule(
+        self,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        guidance_interval: Sequence[float] | None = None,
+        base: Schedule | str | None = None,
+    ) -> Schedule:
+        """The model's own sampling preset, or `base`, a schedule or the name of one, with parts replaced.
+
+        Raises:
+            ValueError: for `num_inference_steps` beside a base, or what no schedule of this model can have.
+        """
+        if base is None and num_inference_steps is None:
+            base = self.schedule
+        if base is None:
+            steps = self.num_inference_steps if num_inference_steps is None else num_inference_steps
+            base = Schedule.published(steps, self.guidance_scale, self.guidance_interval)
+        elif num_inference_steps is not None:
+            raise ValueError(f"num_inference_steps: expected none beside a schedule, got {num_inference_steps}")
+        elif isinstance(base, str):
+            base = named_schedule(base, len(self.grids), self.guidance_scale, self.guidance_interval)
+        replaced = {"guidance_scale": guidance_scale, "guidance_interval": guidance_interval}
+        replaced = {name: value for name, value in replaced.items() if value is not None}
+        return dataclasses.replace(base, **replaced).check_scales(len(self.grids))  # type: ignore[arg-type]
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON; `from_dict` restores an equal configuration."""
+        """The configuration as plain data for JSON; `from_dict` restores an equal one."""
         return dataclasses.asdict(self)
 
     @classmethod
@@ -214,7 +251,7 @@ def as_tuple(name: str, values: Sequence[Any]) -> tuple[Any, ...]:
 
 
 def as_grid(name: str, size: int | Sequence[int]) -> Grid:
-    """(height, width) from a side length or a pair."""
+    """A grid (height, width) from a side length or a pair."""
     sides = tuple(size) if isinstance(size, Sequence) else (size, size)
     valid = len(sides) == 2 and all(map(is_count, sides))
     require(name, "a positive side length or a (height, width) pair", repr(size), valid)
@@ -222,7 +259,7 @@ def as_grid(name: str, size: int | Sequence[int]) -> Grid:
 
 
 def grid_names(grids: Sequence[Grid]) -> str:
-    """As messages show them: 1x1, 2x2, 4x4; height first."""
+    """Grids as messages show them: 1x1, 2x2, 4x4; height first."""
     return ", ".join(f"{height}x{width}" for height, width in grids)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["CheckpointError", "DataError", "FlowARError", "MissingPackageError", "TrainingError"]
+
 
 class FlowARError(ValueError):
     """Base of the errors below."""

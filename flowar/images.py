@@ -12,6 +12,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+__all__ = ["image_grid", "to_pil"]
+
 
 def to_pil(images: Tensor) -> list[Image]:
     """Images [B, 1 or 3, H, W] in [-1, 1] as PIL images of mode L or RGB."""

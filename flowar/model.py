@@ -7,29 +7,35 @@ noise ──ODE over t: 1 -> 0, velocity = flow transformer(x_t, t, z_k)──> 
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
+from flowar import ops
 from flowar.config import FlowARConfig, require
 from flowar.engine.onednn_linear import prepack, unpack, unpacked
 from flowar.engine.plan import InferencePlan, Plans
 from flowar.networks.ar_transformer import ARTransformer
+from flowar.networks.arguments import check_labels, check_scale, check_shape
+from flowar.networks.attention_backends import use_attention_backend
 from flowar.networks.flow_transformer import FlowTransformer, over_tokens
 from flowar.networks.initialization import initialize
 from flowar.networks.latent_pyramid import LatentPyramid
 from flowar.sampling.callbacks import Callbacks, OnEvaluation, OnScale
-from flowar.sampling.noise import image_seeds, scale_noise
-from flowar.sampling.pins import Pins, check_pins
-from flowar.sampling.presets import named_schedule
+from flowar.sampling.noise import check_noise, image_seeds, scale_noise
+from flowar.sampling.pins import Pins, check_pins, pin
 from flowar.sampling.schedule import Schedule
+from flowar.sampling.solvers import integrate
 from flowar.storage.checkpoint import PretrainedModel
-from flowar.system.precision import Precision, resolve_precision
+from flowar.system.precision import Precision, matmul_precision, resolve_precision
 from flowar.system.progress import step_progress
 from flowar.system.transfer import to_device
+
+__all__ = ["Checkpointing", "FlowAR", "Loss"]
 
 Checkpointing = Literal["none", "flow", "all"]
 
@@ -42,8 +48,8 @@ class Loss(NamedTuple):
     per_image: Tensor
 
     @staticmethod
-    def of(per_image: Tensor, lengths: Sequence[int], scale_exponent: float = 1.0) -> Loss:
-        """From the errors by image and scale [B, K].
+    def from_errors(per_image: Tensor, lengths: Sequence[int], scale_exponent: float = 1.0) -> Loss:
+        """The loss of these errors by image and scale [B, K].
 
         Every scale counts as (n_k / n_last) ** scale_exponent; the exponent is 1 in the paper (section 3.4).
         """
@@ -87,25 +93,25 @@ class FlowAR(PretrainedModel):
         return unpack(self)
 
     def train(self, mode: bool = True) -> FlowAR:
-        """As of any module; training mode undoes `prepack`."""
+        """Set training or evaluation mode, as any module does; training mode undoes `prepack`."""
         if mode:
             self.unpack()
         return super().train(mode)
 
     def load_state_dict(self, *arguments: Any, **options: Any) -> Any:
-        """As of any module; undoes `prepack`."""
+        """Load weights, as any module does; this undoes `prepack`."""
         return super(FlowAR, self.unpack()).load_state_dict(*arguments, **options)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FlowAR:
         return super(FlowAR, self.unpack())._apply(fn, recurse)  # type: ignore[no-untyped-call, no-any-return]
 
     def forward(self, *arguments: Any, **options: Any) -> Loss:
-        """`loss`: what torch's wrappers for training call."""
+        """Compute `loss`; this is what torch's wrappers for training call."""
         return self.loss(*arguments, **options)
 
     @property
     def checkpointing(self) -> Checkpointing:
-        """Whose blocks compute their activations again in backward, which takes less memory: in training mode alone.
+        """The blocks that compute their activations again in backward, in training mode, which takes less memory.
 
         "none", "flow" (the flow transformer's) or "all" (the AR transformer's too). Numbers stay the same bit for bit.
         """
@@ -121,7 +127,7 @@ class FlowAR(PretrainedModel):
 
     def conditions(self, latents: Tensor, class_labels: Tensor) -> Tensor:
         """Teacher-forced conditions z [B, S, D] from latents [B, c, h, w] and class_labels [B] (null class allowed)."""
-        _, inputs = self.pyramid(self.check_latents(latents))
+        _, inputs = self.pyramid(latents)
         return self.ar_transformer(inputs, self.check_labels(class_labels, null_class=True))
 
     def velocity(self, x_t: Tensor, t: Tensor, z_k: Tensor) -> Tensor:
@@ -132,13 +138,9 @@ class FlowAR(PretrainedModel):
         Raises:
             ValueError: if no scale has n tokens, or the shapes do not fit together.
         """
-        lengths = self.config.scale_lengths
-        if x_t.dim() != 3 or x_t.shape[1] not in lengths:
-            raise ValueError(f"x_t: expected [B, n, c] with n one of {lengths}, got {list(x_t.shape)}")
-        check_shape("x_t", x_t, (x_t.shape[0], x_t.shape[1], self.config.latent_channels))
-        check_shape("t", t, x_t.shape[:1])
-        check_shape("z_k", z_k, (*x_t.shape[:2], self.config.ar_width))
-        return self.flow_transformer(x_t, t[:, None], z_k, [lengths.index(x_t.shape[1])])
+        widths = (self.config.latent_channels, self.config.ar_width)
+        scale = check_scale(x_t, t, z_k, self.config.scale_lengths, widths)
+        return self.flow_transformer(x_t, t[:, None], z_k, [scale])
 
     def loss(
         self,
@@ -166,7 +168,7 @@ class FlowAR(PretrainedModel):
         Raises:
             ValueError: for latents, labels, noise, times, dropped or context_noise that do not fit.
         """
-        targets, inputs = self.pyramid(self.check_latents(latents))  # [B, S, c], [B, S-1, c]
+        targets, inputs = self.pyramid(latents)  # [B, S, c], [B, S-1, c]
         if context_noise is not None:
             coarser = self.config.tokens - self.config.scale_lengths[-1]
             check_shape("context_noise", context_noise, (len(latents), coarser, targets.shape[2]))
@@ -187,7 +189,7 @@ class FlowAR(PretrainedModel):
 
         squared = (velocity.float() - (noise - targets)).square().mean(2)  # [B, S]
         parts = squared.split(list(lengths), 1)
-        return Loss.of(torch.stack([part.mean(1) for part in parts], 1), lengths, scale_exponent)
+        return Loss.from_errors(torch.stack([part.mean(1) for part in parts], 1), lengths, scale_exponent)
 
     def sample(
         self,
@@ -230,22 +232,62 @@ class FlowAR(PretrainedModel):
         labels = self.check_labels(class_labels)
         schedule = self.schedule(num_inference_steps, guidance_scale, guidance_interval, schedule)
         precision = self.precision(dtype)
-        scales, state_dtype = len(self.config.grids), torch.promote_types(precision.dtype, torch.float32)
-        given = None if noise is None else [part.to(state_dtype) for part in self.check_noise(noise, labels)]
+        state_dtype = torch.promote_types(precision.dtype, torch.float32)
+        images = len(labels), self.config.scale_lengths, self.config.latent_channels
+        if noise is not None:
+            noise = [to_device(part, labels.device, state_dtype) for part in check_noise(noise, *images)]
         if pins is not None:
-            lengths, channels = self.config.scale_lengths, self.config.latent_channels
-            pins = check_pins(pins, len(labels), lengths, channels).to(labels.device, state_dtype)
+            pins = check_pins(pins, *images).to(labels.device, state_dtype)
+        scales = len(self.config.grids)
         with step_progress(schedule.num_evaluations(scales), progress) as on_step:
             callbacks = Callbacks(on_step, on_scale, on_evaluation)
             if naive:
-                from flowar.naive import sample_naive
-
-                start = given or self._seeded_noise(seed, labels, state_dtype)
-                tokens = sample_naive(unpacked(self), labels, schedule, start, precision, callbacks, pins)
+                noise = noise or [part.to(state_dtype) for part in scale_noise(seed, *images, labels.device)]
+                with published_arithmetic(precision, labels.device):
+                    tokens = unpacked(self)._sample_published(labels, schedule, noise, precision.dtype, callbacks, pins)
             else:
-                seeds_or_noise = given or to_device(image_seeds(seed, len(labels)), labels.device)
+                seeds_or_noise = noise or to_device(image_seeds(seed, len(labels)), labels.device)
                 tokens = self._plan(precision).sample(labels, schedule, seeds_or_noise, callbacks, pins)
         return self.pyramid.to_grid(tokens, scales - 1).clone(memory_format=torch.contiguous_format)
+
+    @torch.inference_mode()
+    def _sample_published(
+        self,
+        class_labels: Tensor,
+        schedule: Schedule,
+        noise: Sequence[Tensor],
+        dtype: torch.dtype,
+        callbacks: Callbacks,
+        pins: Pins | None,
+    ) -> Tensor:
+        """The published algorithm, without any saving: tokens of the last scale [B, n, c].
+
+        Both halves of guidance are computed at every step of every scale, and whatever depends on the class, the time
+        or the conditions alone is computed each time it is needed. `sample` has checked the arguments.
+        """
+        ar, flow, scales = self.ar_transformer, self.flow_transformer, len(noise)
+        null_class = torch.full_like(class_labels, self.config.num_classes)  # [B]
+        labels = torch.cat((class_labels, null_class))  # [2B], the two halves of guidance
+        cache = ar.new_cache(len(labels), dtype)  # keys and values, each [L_ar, 2B, S, H, d]
+        latents: list[Tensor] = []  # [B, n_k, c] of every scale so far
+
+        def velocity(k: int, x: Tensor, z: Tensor, i: int) -> Tensor:
+            callbacks.on_step()
+            t = x.new_full((len(z), 1), schedule.evaluations(k, scales)[i].time)  # [2B, 1]
+            return flow(x.repeat(2, 1, 1), t, z, [k])  # [2B, n_k, c]
+
+        for k, start in enumerate(noise):  # [B, n_k, c]
+            inputs = self.pyramid.upsample(latents[-1], k).repeat(2, 1, 1) if latents else None  # [2B, n_k, c]
+            z = ar.step(inputs, labels, ar.modulations(labels), cache)  # [2B, n_k, D]
+            x = start.clone()  # [B, n_k, c]
+            evaluations, weights = schedule.evaluations(k, scales), schedule.guidance_weights(k, scales)
+            constrain = None if pins is None else partial(pin, x, start, pins.tokens[k], pins.masks[k])
+            watch = callbacks.on_evaluation and partial(callbacks.on_evaluation, k)
+            integrate(partial(velocity, k, x, z), x, evaluations, weights, constrain=constrain, on_evaluation=watch)
+            latents.append(x)  # [B, n_k, c]
+            if callbacks.on_scale is not None:
+                callbacks.on_scale(k, x)
+        return latents[-1]  # [B, n_K, c]
 
     def precision(self, dtype: torch.dtype | str | None = None) -> Precision:
         """The precision that `sample` runs in with this `dtype`, on the model's device.
@@ -268,90 +310,38 @@ class FlowAR(PretrainedModel):
         Raises:
             ValueError: for `num_inference_steps` beside a base, or what no schedule of this model can have.
         """
-        config, scales = self.config, len(self.config.grids)
-        if base is None and num_inference_steps is None:
-            base = config.schedule
-        if base is None:
-            steps = config.num_inference_steps if num_inference_steps is None else num_inference_steps
-            base = Schedule.published(steps, config.guidance_scale, config.guidance_interval)
-        elif num_inference_steps is not None:
-            raise ValueError(f"num_inference_steps: expected none beside a schedule, got {num_inference_steps}")
-        elif isinstance(base, str):
-            base = named_schedule(base, scales, config.guidance_scale, config.guidance_interval)
-        replaced = {"guidance_scale": guidance_scale, "guidance_interval": guidance_interval}
-        replaced = {name: value for name, value in replaced.items() if value is not None}
-        return dataclasses.replace(base, **replaced).check_scales(scales)  # type: ignore[arg-type]
+        return self.config.make_schedule(num_inference_steps, guidance_scale, guidance_interval, base)
 
     def check_labels(self, class_labels: Tensor | Sequence[int] | int, null_class: bool = False) -> Tensor:
-        """Labels as int64 [B] on the model's device.
-
-        Labels that lie on a GPU with the model are checked there, so that nobody waits for it: one out of range then
-        ends the process's use of that GPU with a device-side assertion, as an index out of range does. Inside
-        `torch.compile` values are not read, which would break the graph: labels out of range then raise what the
-        embedding raises.
+        """Labels as int64 [B] on the model's device, see `flowar.networks.arguments.check_labels`.
 
         Raises:
             ValueError: unless they are integers in [0, num_classes), at least one of them; `null_class` allows
                 num_classes too.
         """
-        device = self.ar_transformer.input_positions.device
         last = self.config.num_classes - (0 if null_class else 1)
-        expected = f"integers from 0 to {last}"
-        try:
-            labels = torch.atleast_1d(torch.as_tensor(class_labels))
-        except (TypeError, ValueError, RuntimeError) as error:  # what torch raises for words, None or ragged lists
-            raise ValueError(f"class_labels: expected {expected}, got {class_labels!r}") from error
-        if labels.numel() == 0 or labels.dim() != 1:
-            raise ValueError(f"class_labels: expected [B] with B >= 1, got shape {list(labels.shape)}")
-        if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-            raise ValueError(f"class_labels: expected {expected}, got dtype {labels.dtype}")
-        labels = labels.to(torch.int64)
-        if labels.device.type != "cpu":
-            labels = labels.to(device)
-        if labels.device.type == "cuda":
-            torch._assert_async(((labels >= 0) & (labels <= last)).all(), f"class_labels: expected {expected}")
-        elif not torch.compiler.is_compiling():
-            low, high = labels.min().item(), labels.max().item()  # before they go to a GPU, which this would wait for
-            if low < 0 or high > last:
-                raise ValueError(f"class_labels: expected {expected}, got {low if low < 0 else high}")
-        return to_device(labels, device)
-
-    def check_latents(self, latents: Tensor) -> Tensor:
-        """`latents` as they are.
-
-        Raises:
-            ValueError: unless they are [B, c, h, w] with this model's c, h and w.
-        """
-        check_shape("latents", latents, (*latents.shape[:1], self.config.latent_channels, *self.config.grid))
-        return latents
+        return check_labels(class_labels, last, self.ar_transformer.input_positions.device)
 
     def draw_dropped(self, class_labels: Tensor) -> Tensor:
-        """Which labels [B] to replace by the null class: while training a share `class_dropout`, otherwise none."""
+        """Draw which labels [B] the null class replaces: a share `class_dropout` in training mode, otherwise none."""
         if not self.training or self.config.class_dropout == 0:
             return torch.zeros_like(class_labels, dtype=torch.bool)
         return torch.rand(class_labels.shape, device=class_labels.device) < self.config.class_dropout
-
-    def check_noise(self, noise: Sequence[Tensor], class_labels: Tensor) -> list[Tensor]:
-        """Noise [B, n_k, c] of every scale, on the model's device.
-
-        Raises:
-            ValueError: unless there is one tensor a scale, of that shape.
-        """
-        expected = [[len(class_labels), n, self.config.latent_channels] for n in self.config.scale_lengths]
-        shapes = [list(part.shape) for part in noise]
-        if shapes != expected:
-            raise ValueError(f"noise: expected tensors of shapes {expected}, got {shapes}")
-        return [to_device(part, class_labels.device) for part in noise]
-
-    def _seeded_noise(self, seed: int | Sequence[int], class_labels: Tensor, dtype: torch.dtype) -> list[Tensor]:
-        lengths, channels = self.config.scale_lengths, self.config.latent_channels
-        noise = scale_noise(seed, len(class_labels), lengths, channels, class_labels.device)
-        return [part.to(dtype) for part in noise]
 
     def _plan(self, precision: Precision) -> InferencePlan:
         return self._plans.plan(self.ar_transformer, self.flow_transformer, self.pyramid, self.config, precision)
 
 
-def check_shape(name: str, tensor: Tensor, expected: Sequence[int]) -> None:
-    if list(tensor.shape) != list(expected):
-        raise ValueError(f"{name}: expected shape {list(expected)}, got {list(tensor.shape)}")
+@contextmanager
+def published_arithmetic(precision: Precision, device: torch.device) -> Iterator[None]:
+    """Compute as the authors' code does in this context: in plain PyTorch, in low precision under autocast.
+
+    Raises:
+        ValueError: for fp8, which the published algorithm does not know.
+    """
+    if precision.matmul == "fp8":
+        raise ValueError("dtype: fp8 expects naive=False, got naive=True")
+    low = precision.dtype in (torch.bfloat16, torch.float16)
+    autocast = torch.autocast(device.type, precision.dtype, enabled=low)
+    with ops.use_reference(), use_attention_backend("sdpa"), matmul_precision(precision), autocast:
+        yield

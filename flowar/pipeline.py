@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from flowar.data.class_names import class_names_of, resolve
 from flowar.engine.cuda_graph import GraphedFunction
 from flowar.images import to_pil
 from flowar.model import FlowAR
-from flowar.storage.hub import Repository, locate
+from flowar.sampling.options import SamplingOptions
+from flowar.storage.hub import locate
 from flowar.tokenizers.base import Tokenizer
 from flowar.tokenizers.loading import check_tokenizer, load_tokenizer
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from typing_extensions import Unpack
 
-    from flowar.preview.scales import Preview
+    from flowar.sampling.callbacks import OnEvaluation, OnScale
+    from flowar.sampling.pins import Pins
+    from flowar.sampling.schedule import Schedule
+
+__all__ = ["FlowARPipeline", "PictureOptions", "PipelineOutput"]
+
+Preview = Callable[[int, "list[Image]"], None]  # called with (k, pictures [B] of full size)
+
+
+class PictureOptions(SamplingOptions, total=False):
+    """How to draw pictures, as keyword arguments: those of a pipeline's call but `class_labels`, `noise` and `pins`."""
+
+    preview: Preview | None
+    preview_steps: bool
 
 
 class PipelineOutput(NamedTuple):
@@ -92,7 +107,7 @@ class FlowARPipeline:
 
         Args:
             repo: "user/name".
-            revision, private, token: see `flowar.storage.hub.Repository`.
+            revision, private, token: see `flowar.sharing.push.Repository`.
             commit_message: the first line of its message.
             dtype: of the model's stored weights.
             card: the fields of `flowar.sharing.model_card.CardDetails`: license, training_data, datasets, evaluation,
@@ -104,14 +119,11 @@ class FlowARPipeline:
         Raises:
             FlowARError: without a token, for an evaluation of another model, or if the Hub refuses or is out of reach.
         """
-        from flowar.sharing.model_card import CardDetails, write_model_card
+        from flowar.sharing.model_card import CardDetails
+        from flowar.sharing.push import Repository, push_pipeline
 
         repository, details = Repository(repo, revision, private, token), CardDetails(**card)
-        with TemporaryDirectory() as name:
-            folder = Path(name)
-            self.save_pretrained(folder, dtype)
-            write_model_card(folder, self, repo, details)
-            return repository.upload({path.name: path for path in folder.iterdir()}, commit_message)
+        return push_pipeline(self, repository, details, commit_message, dtype)
 
     def to(self, device: torch.device | str) -> FlowARPipeline:
         """Move both to `device`, in place."""
@@ -132,45 +144,101 @@ class FlowARPipeline:
     def __call__(
         self,
         class_labels: Tensor | Sequence[int | str] | int | str,
-        *schedule: Any,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        guidance_interval: Sequence[float] | None = None,
+        *,
+        schedule: Schedule | str | None = None,
+        seed: int | Sequence[int] = 0,
+        noise: Sequence[Tensor] | None = None,
+        naive: bool = False,
+        dtype: torch.dtype | str | None = None,
+        progress: bool | None = None,
+        on_scale: OnScale | None = None,
+        on_evaluation: OnEvaluation | None = None,
+        pins: Pins | None = None,
         preview: Preview | None = None,
         preview_steps: bool = False,
-        **sampling: Any,
     ) -> PipelineOutput:
-        """Generate one picture per label.
+        """Draw one picture per label.
 
         Args:
             class_labels: [B] labels or class names (see `flowar.data.class_names.resolve`), or one of them for one
                 image.
-            schedule, sampling: those of `FlowAR.sample`.
+            num_inference_steps, guidance_scale, guidance_interval, schedule: when the ODE of each scale is evaluated,
+                and guidance; the model's own preset if left out. This and all that follows up to `pins` is explained at
+                `FlowAR.sample`.
+            seed: one for the batch, or one per image.
+            noise: what sampling starts from instead of a seed, for every scale [B, n_k, c].
+            naive: run the published algorithm without any saving.
+            dtype: what the networks compute in.
+            progress: show a bar; by default only on a terminal.
+            on_scale, on_evaluation: functions that are called with latents on the way.
+            pins: latents to arrive at in some places.
             preview: called with (k, pictures) after every scale: its latents, brought to the finest grid and decoded.
-            preview_steps: call it at every evaluation too, with what the velocity points at; see `FlowAR.sample`'s
-                `on_evaluation` for what that costs.
+            preview_steps: call `preview` at every evaluation too, with what the velocity points at; see
+                `on_evaluation` of `FlowAR.sample` for what that costs.
+
+        Returns:
+            The pictures, one per label in their order, and the latents [B, c, h, w] they were decoded from.
 
         Raises:
             ValueError: as `FlowAR.sample`, and for a name of no class or of several, with the closest ones.
+
+        Example:
+            ```python
+            pipe = FlowARPipeline.from_pretrained("flowar-fashion")
+            images, latents = pipe(["Ankle boot", 3], seed=[7, 8], guidance_scale=3.0)
+            images[0].save("boot.png")
+            ```
         """
         if preview is not None:
-            from flowar.preview.scales import after_scales, at_evaluations
-
-            sampling["on_scale"] = after_scales(self, preview, sampling.get("on_scale"))
+            on_scale = previewing(self.decode_tokens, preview, on_scale)
             if preview_steps:
-                sampling["on_evaluation"] = at_evaluations(self, preview, sampling.get("on_evaluation"))
-        latents = self.sample(class_labels, *schedule, **sampling)
+                on_evaluation = previewing(self.decode_tokens, preview, on_evaluation)
+        latents = self.sample(
+            class_labels,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            guidance_interval=guidance_interval,
+            schedule=schedule,
+            seed=seed,
+            noise=noise,
+            naive=naive,
+            dtype=dtype,
+            progress=progress,
+            on_scale=on_scale,
+            on_evaluation=on_evaluation,
+            pins=pins,
+        )
         return PipelineOutput(self.decode(latents), latents)
 
-    def sample(self, class_labels: Tensor | Sequence[int | str] | int | str, *schedule: Any, **sampling: Any) -> Tensor:
+    def sample(
+        self,
+        class_labels: Tensor | Sequence[int | str] | int | str,
+        *,
+        noise: Sequence[Tensor] | None = None,
+        pins: Pins | None = None,
+        **options: Unpack[SamplingOptions],
+    ) -> Tensor:
         """Latents [B, c, h, w] alone: `FlowAR.sample`, with class names too.
 
         Raises:
             ValueError: as calling the pipeline does.
         """
-        return self.model.sample(self._labels(class_labels), *schedule, **sampling)
+        return self.model.sample(self._labels(class_labels), noise=noise, pins=pins, **options)
 
     def decode(self, latents: Tensor) -> list[Image]:
         """Pictures of normalised latents [B, c, h, w], as many at once as memory allows."""
         parts = latents.to(self.decode_dtype).split(self.tokenizer.images_at_once(latents))
         return [image for part in parts for image in to_pil(self._decode(part))]
+
+    def decode_tokens(self, tokens: Tensor, scale: int) -> list[Image]:
+        """Pictures of full size from tokens [B, n_k, c] of a scale, whose grid is enlarged to the finest (bicubic)."""
+        config, grid = self.model.config, self.model.pyramid.to_grid(tokens.float(), scale)  # [B, c, h_k, w_k]
+        if config.grids[scale] != config.grid:
+            grid = F.interpolate(grid, size=config.grid, mode="bicubic")
+        return self.decode(grid.contiguous())
 
     def _labels(self, classes: Tensor | Sequence[int | str] | int | str) -> Tensor | Sequence[int] | int:
         """`classes` with every name replaced by its label."""
@@ -185,3 +253,19 @@ class FlowARPipeline:
 
     def _decoder_weights(self) -> list[Tensor]:
         return [*self.tokenizer.parameters(), *self.tokenizer.buffers()]
+
+
+def previewing(
+    decode: Callable[[Tensor, int], list[Image]], preview: Preview, callback: Callable[..., None] | None
+) -> Callable[..., None]:
+    """An `on_scale` or `on_evaluation` of `FlowAR.sample`: calls `callback`, if there is one, then `preview`.
+
+    Both are called with the number of the scale first and its tokens last; `decode` makes pictures of these two.
+    """
+
+    def call(scale: int, *details: Any) -> None:
+        if callback is not None:
+            callback(scale, *details)
+        preview(scale, decode(details[-1], scale))
+
+    return call

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from flowar.evaluation.evaluate import EvaluationConfig, evaluate
 from flowar.evaluation.fashion_classifier import FashionClassifier
+from flowar.evaluation.run import EvaluationConfig, evaluate
 from flowar.storage.weights import save_tensors
 from flowar.system.ranks import join_ranks
 

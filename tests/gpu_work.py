@@ -134,7 +134,7 @@ def training_step(**options: Any) -> Work:
     state = TrainState.new(model, config.optim)
     step = TrainingStep(state, config, Ranks(GPU), model)
     step._gradients = partial(losses_and_gradients, step)  # type: ignore[method-assign]
-    batch = Batch(torch.randn(4, 4, 4, 4), torch.arange(4), Draws.of(0, 0, torch.arange(4)))
+    batch = Batch(torch.randn(4, 4, 4, 4), torch.arange(4), Draws.for_images(0, 0, torch.arange(4)))
     return lambda: step(batch.to(GPU), 1e-3)
 
 

@@ -20,8 +20,8 @@ from flowar.networks.attention_backends import (
     FLASH_PACKAGES,
     attention,
     attention_backend,
+    backend_report,
     choose_flash,
-    describe_backends,
     flash_imports,
     measured_backends,
     reference_attention,
@@ -325,7 +325,7 @@ def test_compiles_as_one_graph(install: Callable[..., None], backend: str) -> No
 
 
 def test_report(install: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
-    report = describe_backends(torch.device("cpu"))
+    report = backend_report(torch.device("cpu"))
     assert report["attention"] == "auto (sdpa)"
     assert report["attention flash"] == "unavailable: the package flash_attn is not installed"
     assert report["attention sdpa"] == f"torch {torch.__version__}"
@@ -333,7 +333,7 @@ def test_report(install: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -
     install("flash_attn")
     install("flash_attn.cute")
     with use_attention_backend("reference"):
-        report = describe_backends(torch.device("cpu"))
+        report = backend_report(torch.device("cpu"))
     assert report["attention"] == "reference"
     labels = "flash_attn.cute 9.8.7, flash_attn 9.8.7"
     assert report["attention flash"] == f"{labels}, unavailable: expected CUDA tensors, got cpu"
@@ -342,5 +342,5 @@ def test_report(install: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -
 def test_report_on_a_gpu(install: Callable[..., None], gpu: Any) -> None:
     install("flash_attn", version=None)
     gpu()
-    report = describe_backends(torch.device("cuda"))
+    report = backend_report(torch.device("cuda"))
     assert (report["attention"], report["attention flash"]) == ("auto (flash)", "flash_attn")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 from pathlib import Path
@@ -12,8 +13,16 @@ from conftest import small_model
 from PIL import Image
 
 from flowar import FlowARConfig, FlowARPipeline
-from flowar.cli import main
-from flowar.data.class_names import FOLDER, class_names_of, closest, read_class_names, resolve, search
+from flowar.cli import main, parse_options
+from flowar.data.class_names import (
+    FOLDER,
+    class_names_of,
+    closest,
+    names_of_folders,
+    read_class_names,
+    resolve,
+    search,
+)
 from flowar.errors import FlowARError
 from flowar.storage.hub import ASSETS
 from flowar.tokenizers.pixel import PixelTokenizer
@@ -116,6 +125,46 @@ class TestResolve:
         with pytest.raises(FlowARError, match=f"^{re.escape(expected + proposals)}"):
             resolve([word], names)
 
+    @pytest.mark.parametrize(
+        ("names", "word", "label"),
+        [
+            (("1", "10", "2"), "2", 2),
+            (("1", "10", "2"), "1", 0),
+            (("1", "10", "2"), 1, 1),
+            (("1", "10", "2"), "0", 0),
+            (("00", "01", "02"), "01", 1),
+            (("00", "01", "02"), "1", 1),
+            (("01", "02", "03"), "3", 2),
+            (("Cat", "cat"), "cat", 1),
+            (("Cat", "cat"), "Cat", 0),
+            (("cafe\u0301",), "caf\u00e9", 0),
+        ],
+    )
+    def test_a_name_comes_before_a_number(self, names: tuple[str, ...], word: str | int, label: int) -> None:
+        assert resolve([word], names) == [label]
+
+    @pytest.mark.parametrize(
+        ("names", "word", "labels"),
+        [
+            (("01", "02", "03"), "1", "0 (01), 1 (02)"),
+            (("1", "001", "2"), "01", "0 (1), 1 (001)"),
+            (("Cat", "cat"), "CAT", "0 (Cat), 1 (cat)"),
+        ],
+    )
+    def test_what_may_be_either_is_neither(self, names: tuple[str, ...], word: str, labels: str) -> None:
+        message = f"classes: expected the name of one class, got '{word}', the name of several: {labels}"
+        with pytest.raises(FlowARError, match=f"^{re.escape(message)}$"):
+            resolve([word], names)
+
+    def test_neither_name_nor_number(self) -> None:
+        with pytest.raises(FlowARError, match=r"classes: expected names or integers, got 1\.5"):
+            resolve([1.5], FASHION)  # type: ignore[list-item]
+
+    def test_folders_of_imagenet(self) -> None:
+        folders = ["n01440764", *(f"n{number}" for number in range(2000000, 2000998)), "n15075141"]
+        assert names_of_folders(folders) == IMAGENET
+        assert names_of_folders(folders[:-1]) == tuple(folders[:-1])
+
     def test_classes_without_names(self) -> None:
         assert resolve(["3", 4], ()) == [3, 4]
         with pytest.raises(FlowARError, match="expected integers as in 0,3,7, as these classes have no names"):
@@ -125,6 +174,25 @@ class TestResolve:
         assert closest("tabby", IMAGENET)[0] == "tabby (281)"
         assert len(closest("dog", IMAGENET)) == 3
         assert search("RETRIEVER", IMAGENET) == [205, 206, 207, 208, 209]
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("sample", ["02", "01"]),
+        ("sample", ["02"]),
+        ("show", ["02", "01"]),
+        ("edit", ["02", "01"]),
+        ("evaluate", ["02,01"]),
+    ],
+)
+def test_words_of_a_command_stay_words(command: str, words: list[str]) -> None:
+    """Of 02 and 01 no command makes the numbers 2 and 1."""
+    options = importlib.import_module(f"flowar.commands.{command}").Options
+    rest = {"show": ["path"], "edit": ["vary"]}.get(command, [])
+    classes = parse_options(command, options, [*rest, "--classes", *words]).classes
+    listed = classes.split(",") if isinstance(classes, str) else classes
+    assert resolve(listed, ("01", "02")) == [1, 0][: len(listed)]
 
 
 @pytest.fixture(scope="module")

@@ -39,8 +39,9 @@ from flowar.training.step import TrainingStep
 
 pytestmark = pytest.mark.usefixtures("either_default")
 
+CLASSES = ("--model.num_classes", "10")
 TRAINING = (
-    *("--data.tokenizer", "pixel:2", "--model.num_classes", "10", "--model.num_inference_steps", "2"),
+    *("--data.tokenizer", "pixel:2", *CLASSES, "--model.num_inference_steps", "2"),
     *("--model.ar_width", "32", "--model.ar_depth", "2", "--model.ar_heads", "2", "--model.flow_width", "64"),
     *("--model.flow_depth", "1", "--optim.batch_size", "8", "--optim.steps", "4", "--precision", "float32"),
     *("--log_every", "1", "--sample_every", "0", "--save_every", "2"),
@@ -104,7 +105,7 @@ class TestHelp:
                     "default: samples.png",
                 ],
             ),
-            ("edit", ["inpaint (what is white in", "of interpolate two of them", "default: edited.png"]),
+            ("edit", ["inpaint (what is white in", "interpolate takes two", "default: edited.png"]),
             ("demo", ["everybody who can reach this machine", "default: 127.0.0.1", "default: 7860"]),
             (
                 "show",
@@ -123,14 +124,14 @@ class TestHelp:
             ),
             (
                 "encode",
-                ["tars by pattern, as in shards/{0000..0009}.tar", "random crops of every image", "default: 1024"],
+                ["a pattern of tars such as shards/{0000..0009}.tar", "random crops of every image", "default: 1024"],
             ),
             ("train-tokenizer", ["folder to write the tokenizer to", "keeps latents near a unit Gaussian"]),
             ("calibrate-tokenizer", ["images to measure; the first ones in order", "default: 50000"]),
             ("convert", ["the authors' .pth file", "required"]),
             ("push", ["user/name on the Hub", "default: unknown", "make a new repository private"]),
             ("plot", ["folders of the runs, which hold metrics.jsonl"]),
-            ("classes", ["list those with this in their names", "or a data set: imagenet, fashion_mnist"]),
+            ("classes", ["words that the names of the listed classes contain", "a data set: imagenet, fashion_mnist"]),
             ("doctor", ["whose files are checked and one image drawn", "or a preset (S, B, L, H)"]),
             ("info", ["shipped name, folder, or Hub id to describe as well", "print JSON"]),
         ],
@@ -285,7 +286,11 @@ class TestSample:
                 "dtype: expected one of auto, float32, tf32, bfloat16, float16, fp8, float64, got int8",
             ),
             (["--dtype", "tf32", "--device", "cpu"], "dtype: tf32 expects an NVIDIA GPU, got cpu"),
-            (["--dtype", "fp8", "--naive", "--device", "cpu"], "dtype: fp8 expects naive=False, got naive=True"),
+            pytest.param(
+                ["--dtype", "fp8", "--naive", "--device", "cpu"],
+                "dtype: fp8 expects naive=False, got naive=True",
+                marks=needs_fp8,
+            ),
             (["--device", "abacus"], "device: expected auto, cpu, or a GPU of this machine such as cuda:0, got abacus"),
             (["--model", "no-such-model"], "model: expected a folder, a shipped model"),
             (["--seed", "x"], "seed: expected int, got x; flowar sample --help lists the options"),
@@ -500,7 +505,7 @@ class TestTokenizers:
         (photos / "cats" / "bad.png").write_bytes(b"no image")
         data = ["--data", str(photos), "--image_size", "8", "--output", str(tmp_path / "out")]
         training = ["--training.steps", "2", "--training.robust_steps", "0", "--training.batch_size", "2"]
-        arguments = ["train-tokenizer", *data, "--held_out", str(photos), *training]
+        arguments = ["train-tokenizer", *data, "--validation.folder", str(photos), *training]
         assert "bad.png: expected a readable image" in refused(capsys, arguments)
         main([*arguments, "--on_bad_image", "skip"])
         first = capsys.readouterr()
@@ -602,7 +607,7 @@ class TestEncode:
         written = f"3 images (variants: 3), latents 12x4x4, 0.0 MiB, 1 images skipped, in {store}\n"
         assert capsys.readouterr().out == written
         assert [path.name for path in files(store)] == ["shard_00000.safetensors", "store.json", "tokenizer.json"]
-        model = [option for option in TRAINING if option not in ("--data.tokenizer", "pixel:2")]
+        model = [option for option in TRAINING if option not in ("--data.tokenizer", "pixel:2", *CLASSES)]
         output = ["--data.latents", str(store), "--output", str(tmp_path / "run"), "--optim.batch_size", "2"]
         main(["train", *model, *output])
         assert FlowAR.from_pretrained(tmp_path / "run" / "model").config.latent_channels == 12
@@ -748,7 +753,7 @@ class TestTrain:
             folder,
             "--output",
             tmp_path / "run",
-            *TRAINING,
+            *(option for option in TRAINING if option not in CLASSES),
             "--data.image_size",
             "8",
         ]

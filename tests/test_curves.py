@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from flowar.commands.plot import names
+from flowar.system.files import read_rows
 from flowar.training.curves import SMOOTHING, smoothed, training_curves
-from flowar.training.metrics import read_metrics
 
 SHIPPED = Path(__file__).parents[1] / "docs" / "flowar-fashion" / "metrics.jsonl"
 
@@ -105,7 +105,7 @@ class TestOneRun:
         render(training_curves({"run": [row(20)]}))
 
     def test_rows_of_an_older_version(self) -> None:
-        figure = training_curves({"flowar-fashion": read_metrics(SHIPPED)})
+        figure = training_curves({"flowar-fashion": read_rows(SHIPPED)})
         assert [text.get_text() for text in panel(figure, "velocity error per time").texts] == ["not recorded"]
         assert panel(figure, "throughput").get_title() == "throughput"
         assert len(panel(figure, "velocity error per scale").lines) == 4

@@ -15,7 +15,7 @@ from flowar import FlowARPipeline
 from flowar.cli import main
 from flowar.editing import edits
 from flowar.editing.known import pins_of_known, pins_of_scales, pins_where
-from flowar.editing.pictures import known_latents, to_latents
+from flowar.editing.pictures import kept_pixels, known_latents, open_mask, open_picture, to_latents, white_parts
 from flowar.tokenizers.pixel import PixelTokenizer
 
 SIZE = 8  # pixels; latents of 4x4, scales 1, 2, 4
@@ -36,10 +36,10 @@ def picture() -> Image.Image:
 
 @pytest.fixture
 def mask() -> Image.Image:
-    """The right half, and one pixel more."""
-    white = np.zeros((SIZE, SIZE), dtype=np.uint8)
+    """The right half, and one pixel more, by a little."""
+    white = np.full((SIZE, SIZE), 127, dtype=np.uint8)
     white[:, SIZE // 2 :] = 255
-    white[0, SIZE // 2 - 1] = 1
+    white[0, SIZE // 2 - 1] = 128
     return Image.fromarray(white)
 
 
@@ -51,6 +51,45 @@ class TestKnown:
     def test_latents_that_a_mask_touches_are_not_known(self, pipeline: FlowARPipeline, mask: Image.Image) -> None:
         known = known_latents(pipeline, mask)[0, 0]
         assert known.tolist() == [[1, 0, 0, 0], *[[1, 1, 0, 0]] * 3]
+
+    @pytest.mark.parametrize(
+        ("mode", "white", "black"),
+        [
+            ("1", 1, 0),
+            ("L", 128, 127),
+            ("LA", (255, 129), (255, 127)),
+            ("RGB", (120, 140, 120), (255, 0, 0)),
+            ("RGBA", (255, 255, 255, 255), (255, 255, 255, 0)),
+            ("I;16", 33000, 32000),
+            ("I", 1, 0),
+            ("F", 0.6, 0.4),
+            ("CMYK", (0, 0, 0, 0), (0, 0, 0, 255)),
+        ],
+    )
+    def test_masks_of_every_kind(
+        self, pipeline: FlowARPipeline, mask: Image.Image, tmp_path: Path, mode: str, white: Any, black: Any
+    ) -> None:
+        expected = np.array(white_parts(mask))
+        kind = Image.new(mode, mask.size, black)
+        kind.paste(white, mask=white_parts(mask))
+        assert np.array_equal(np.array(white_parts(kind)), expected)
+        kind.save(tmp_path / "mask.tif")
+        assert np.array_equal(np.array(white_parts(open_mask(tmp_path / "mask.tif"))), expected)
+
+    def test_palette_with_a_transparent_colour(self, mask: Image.Image, tmp_path: Path) -> None:
+        palette = white_parts(mask).point(lambda value: 1 if value else 0).convert("L")
+        palette.putpalette([255, 255, 255] * 2)
+        palette.save(tmp_path / "mask.png", transparency=0)
+        assert np.array_equal(np.array(open_mask(tmp_path / "mask.png")), np.array(white_parts(mask)))
+
+    @pytest.mark.parametrize("quality", [30, 75])
+    def test_noise_of_jpeg_does_not_matter(self, tmp_path: Path, quality: int) -> None:
+        mask = Image.new("L", (64, 64))
+        mask.paste(255, (13, 17, 50, 44))
+        mask.save(tmp_path / "mask.jpg", quality=quality)
+        opened = open_mask(tmp_path / "mask.jpg")
+        assert len(opened.getcolors()) > 2
+        assert np.array_equal(np.array(white_parts(opened)), np.array(mask))
 
     def test_coarse_tokens_are_means_of_what_is_known(self) -> None:
         model = small_model()
@@ -84,7 +123,8 @@ class TestInpaint:
 
     def test_exactly_where_asked(self, pipeline: FlowARPipeline, picture: Image.Image, mask: Image.Image) -> None:
         (edited,) = edits.inpaint(pipeline, picture, mask, 1, paste=True, num_inference_steps=2)
-        black = pixels(mask) == 0
+        black = pixels(mask) < 128
+        assert kept_pixels(mask) == black.sum()
         assert (pixels(edited) == pixels(picture))[black].all()
         (free,) = edits.inpaint(pipeline, picture, mask, 1, num_inference_steps=2)
         assert (pixels(edited) == pixels(free))[~black].all()
@@ -108,6 +148,21 @@ class TestInpaint:
         (edited,) = edits.outpaint(pipeline, picture, (2, 2, 6, 6), 0, num_inference_steps=2)
         small = pixels(picture.resize((4, 4), Image.Resampling.LANCZOS))
         assert np.abs(pixels(edited)[2:6, 2:6] - small).max() <= 1
+
+    def test_pictures_of_other_modes(
+        self, pipeline: FlowARPipeline, picture: Image.Image, mask: Image.Image, tmp_path: Path
+    ) -> None:
+        """What a picture shows is drawn from, and pasted, whatever mode it has and however the camera was held."""
+        settings = {"paste": True, "num_inference_steps": 2}
+        (expected,) = edits.inpaint(pipeline, picture, mask, 1, **settings)
+        exif, transparent = Image.Exif(), Image.merge("LA", (picture, Image.new("L", picture.size, 255)))
+        exif[274] = 6
+        picture.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+        kinds = [picture.convert("RGB"), transparent, Image.open(tmp_path / "turned.png")]
+        kinds.append(open_picture("image", tmp_path / "turned.png", 1))
+        for kind in kinds:
+            (edited,) = edits.inpaint(pipeline, kind, mask, 1, **settings)
+            assert edited.tobytes() == expected.tobytes()
 
     @pytest.mark.parametrize("box", [(0, 0, 9, 8), (4, 0, 4, 8), (-1, 0, 4, 4)])
     def test_boxes(self, pipeline: FlowARPipeline, picture: Image.Image, box: tuple[int, int, int, int]) -> None:
@@ -203,6 +258,22 @@ class TestCommand:
         files = {"mask.png": str(tmp_path / "mask.png")}
         main(["edit", *(files.get(word, word) for word in arguments), *options, "--count", "3", "--schedule", "draft"])
         assert Image.open(tmp_path / "out.png").size == (3 * SIZE, SIZE)
+
+    @pytest.mark.parametrize(
+        ("arguments", "kept"),
+        [
+            (["inpaint", "--mask", "mask.png", "--paste"], ", 31 of 64 pixels as they were"),
+            (["inpaint", "--mask", "mask.png"], ""),
+            (["outpaint", "--box", "[2, 2, 6, 7]", "--paste"], ", 20 of 64 pixels as they were"),
+        ],
+    )
+    def test_how_much_was_kept(
+        self, options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], kept: str
+    ) -> None:
+        files = {"mask.png": str(tmp_path / "mask.png")}
+        words = [files.get(word, word) for word in arguments]
+        main(["edit", *words, *options, "--classes", "1", "--count", "1", "--schedule", "draft"])
+        assert capsys.readouterr().out == f"1 images in {tmp_path / 'out.png'}{kept}\n"
 
     @pytest.mark.parametrize(
         ("arguments", "message"),

@@ -23,10 +23,10 @@ from flowar import FlowARPipeline
 from flowar.errors import CheckpointError, DataError, FlowARError
 from flowar.evaluation.card import markdown, read_card
 from flowar.evaluation.compare import compare_cards
-from flowar.evaluation.evaluate import EvaluationConfig
 from flowar.evaluation.extractors import Extractor, open_extractor
 from flowar.evaluation.images import GeneratedImages, open_stored
 from flowar.evaluation.reference import open_reference
+from flowar.evaluation.run import EvaluationConfig
 from flowar.evaluation.settings import differences
 from flowar.storage.weights import save_tensors
 from flowar.system.ranks import Ranks

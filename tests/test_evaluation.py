@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from experiments.fashion_classifier import judge, train
 from flowar import FlowARPipeline
-from flowar.evaluation.fashion_classifier import FashionClassifier, judge, load, train
+from flowar.evaluation.fashion_classifier import FashionClassifier, load
 from flowar.storage.weights import save_tensors
 
 

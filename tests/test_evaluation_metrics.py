@@ -14,7 +14,7 @@ from flowar.evaluation.metrics.kernel_distance import kernel_distance
 from flowar.evaluation.metrics.precision_recall import precision_recall
 from flowar.evaluation.metrics.statistics import FeatureStatistics
 
-statistics = FeatureStatistics.of
+statistics = FeatureStatistics.from_features
 
 
 def normal(count: int, d: int, seed: int) -> Tensor:

@@ -21,7 +21,8 @@ from experiments.report import figure, insert, section
 from experiments.results import Agreement, Result, Rows, results
 from experiments.tokenizers import TRAINED
 from experiments.training import Data
-from experiments.variants import MODELS, engine_serves
+from experiments.variants import MODELS, engine_serves, posterior
+from experiments.variants.alignment import CHANNELS, features
 from experiments.variants.flow_model import straight_time
 from experiments.variants.scale_sequence import encode_scales
 from flowar import FlowAR
@@ -47,9 +48,9 @@ def model_of(name: str) -> FlowAR:
 
 
 def batch(name: str, images: int = 8) -> dict[str, Tensor]:
-    shape = (CONFIG.tokens, 1) if name == "encoded scales" else (4, 4)
+    shape = {"encoded scales": (4, CONFIG.tokens, 1), "aligned": (4 + CHANNELS, 4, 4)}.get(name, (4, 4, 4))
     return {
-        "latents": torch.randn(images, 4, *shape),
+        "latents": torch.randn(images, *shape),
         "class_labels": torch.arange(images) % 5,
         "noise": torch.randn(images, CONFIG.tokens, 4),
         "times": torch.rand(3, images),
@@ -140,6 +141,28 @@ def test_encoded_scales_of_a_constant_image_are_constant() -> None:
     assert torch.allclose(inputs, torch.tensor(0.3), atol=1e-5)
     with pytest.raises(ValueError, match=r"latents: expected shape \[2, 4, 21, 1\]"):
         model.conditions(torch.zeros(2, 4, 4, 4), torch.zeros(2, dtype=torch.int64))
+
+
+def test_aligned_states_point_where_the_features_do() -> None:
+    """At first at random, then ever more; what is behind the latents is the image's features, and nothing is drawn."""
+    torch.manual_seed(0)
+    model, tokenizer, images = MODELS["aligned"](CONFIG), PixelTokenizer(1, 2), torch.rand(2, 1, 8, 8)
+    mean, std = posterior(model, tokenizer, images)
+    assert torch.equal(mean[:, :4], tokenizer.encode(images))
+    assert torch.equal(mean[:, 4:], features(images, (4, 4)))
+    assert std.shape == mean.shape
+    assert not std[:, 4:].any()
+    given = batch("aligned", 2) | {"latents": mean}
+    alone = FlowAR.loss(model, **(given | {"latents": mean[:, :4]}))
+    aligned = model.loss(**given)
+    assert torch.equal(aligned.per_image, alone.per_image)
+    assert (aligned.loss - alone.loss).item() == pytest.approx(0.5, abs=0.2)
+    optimizer = torch.optim.Adam(model.projection.parameters(), 1e-2)
+    for _ in range(40):
+        optimizer.zero_grad()
+        model.loss(**given).loss.backward()
+        optimizer.step()
+    assert (model.loss(**given).loss - alone.loss).item() < 0.2
 
 
 @pytest.mark.parametrize("budget", BUDGETS)

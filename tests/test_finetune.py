@@ -142,7 +142,7 @@ def test_what_was_learned_on_8x8_helps_on_other_grids(tmp_path: Path) -> None:
         interpolated = start_from(old, fitted, FinetuneConfig("", interpolate_positions=True))
         without = copy.deepcopy(interpolated)
         without.load_state_dict({name: fresh.state_dict()[name] for name in POSITIONS}, strict=False)
-        latents, labels = store.batch(torch.arange(32), Draws.of(0, 0, torch.arange(32)))
+        latents, labels = store.batch(torch.arange(32), Draws.for_images(0, 0, torch.arange(32)))
         noise, times = torch.randn(32, fitted.tokens, 4), torch.rand(len(fitted.grids), 32)
         with torch.no_grad():
             models = (interpolated, without, fresh)

@@ -147,6 +147,7 @@ class Calls(TorchDispatchMode):
 
 
 @pytest.mark.skipif(ops.reference_active(), reason="installed without the compiled ops")
+@needs_fp8
 @pytest.mark.parametrize("name", TINY)
 def test_a_plan_dispatches_hardly_more_than_in_bfloat16(name: str) -> None:
     """1.16 and 1.19 times as much."""

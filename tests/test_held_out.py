@@ -59,8 +59,8 @@ class TestLoss:
         assert held_out.loss(model, FLOAT32, ONE) == pytest.approx(whole, rel=1e-5)
 
     def test_at_most_so_many_images(self) -> None:
-        assert HeldOut.of(store(9), torch.tensor([1, 2, 5, 7, 8]), 3).images.tolist() == [1, 5, 8]
-        assert HeldOut.of(store(9), torch.tensor([1, 2]), 3).images.tolist() == [1, 2]
+        assert HeldOut.evenly_spaced(store(9), torch.tensor([1, 2, 5, 7, 8]), 3).images.tolist() == [1, 5, 8]
+        assert HeldOut.evenly_spaced(store(9), torch.tensor([1, 2]), 3).images.tolist() == [1, 2]
 
 
 class TestTurned:
@@ -124,7 +124,8 @@ class TestRun:
     def test_folder_of_other_classes_or_sizes(self, idx_folder: Path, tmp_path: Path) -> None:
         folder, other = (write_class_folders(tmp_path / name) for name in ("images", "other"))
         (other / "dogs").rename(other / "wolves")
-        config = run_config(folder, tmp_path / "run", validation=ValidationConfig(folder=str(other)))
+        validation, model = ValidationConfig(folder=str(other)), replace(MODEL, num_classes=2)
+        config = run_config(folder, tmp_path / "run", validation=validation, model=model)
         message = r"validation: expected classes \('cats', 'dogs'\) in .*, got \('cats', 'wolves'\)"
         with pytest.raises(ValueError, match=message):
             Run(replace(config, data=replace(config.data, image_size=8)), ONE)

@@ -57,7 +57,7 @@ def load(output: Path, options: DataConfig) -> LatentStore:
 
 def all_latents(store: LatentStore, epoch: int = 0) -> Tensor:
     indices = torch.arange(len(store))
-    return store.batch(indices, Draws.of(0, epoch, indices))[0]
+    return store.batch(indices, Draws.for_images(0, epoch, indices))[0]
 
 
 def shards(folder: Path) -> list[Path]:
@@ -326,20 +326,20 @@ class TestBatch:
     def test_images_of_all_shards_in_any_order(self) -> None:
         store = self.store(torch.arange(10.0).view(10, 1, 1, 1, 1, 1).expand(-1, -1, -1, 2, 3, 4))
         indices = torch.tensor([9, 0, 4, 3, 7, 8, 9])
-        latents, labels = store.batch(indices, Draws.of(0, 0, indices))
+        latents, labels = store.batch(indices, Draws.for_images(0, 0, indices))
         assert latents.shape == (7, 2, 3, 4)
         assert latents[:, 0, 0, 0].tolist() == labels.tolist() == indices.tolist()
 
     def test_latents_are_drawn_from_the_posterior(self) -> None:
         moments = torch.stack([torch.full((2, 4, 4), 3.0), torch.full((2, 4, 4), 0.5)])[None, None]
         store, indices = self.store(moments), torch.zeros(500, dtype=torch.int64)
-        latents, _ = store.batch(indices, Draws.of(0, 0, torch.arange(500)))
+        latents, _ = store.batch(indices, Draws.for_images(0, 0, torch.arange(500)))
         assert latents.mean() == pytest.approx(3, abs=0.02)
         assert latents.std() == pytest.approx(0.5, abs=0.02)
 
     def test_variants_are_drawn_evenly(self) -> None:
         store = self.store(torch.arange(3.0).view(1, 3, 1, 1, 1, 1))
-        latents, _ = store.batch(torch.zeros(3000, dtype=torch.int64), Draws.of(0, 0, torch.arange(3000)))
+        latents, _ = store.batch(torch.zeros(3000, dtype=torch.int64), Draws.for_images(0, 0, torch.arange(3000)))
         assert latents.flatten().long().bincount().tolist() == pytest.approx([1000] * 3, abs=100)
 
     def test_every_epoch_draws_afresh_and_the_same_draws_give_the_same(self) -> None:
@@ -347,18 +347,18 @@ class TestBatch:
         assert torch.equal(all_latents(store, 1), all_latents(store, 1))
         assert not torch.equal(all_latents(store, 1), all_latents(store, 2))
         some = torch.tensor([7, 2])
-        assert torch.equal(store.batch(some, Draws.of(0, 1, some))[0], all_latents(store, 1)[some])
+        assert torch.equal(store.batch(some, Draws.for_images(0, 1, some))[0], all_latents(store, 1)[some])
 
     @pytest.mark.parametrize("value", [float("nan"), float("inf")])
     def test_not_finite(self, value: float) -> None:
         moments = torch.zeros(10, 1, 1, 1, 2, 2)
         moments[6, 0, 0, 0, 1, 1] = value
         store = self.store(moments)
-        store.batch(torch.tensor([5, 7]), Draws.of(0, 0, torch.arange(2)))
+        store.batch(torch.tensor([5, 7]), Draws.for_images(0, 0, torch.arange(2)))
         with pytest.raises(
             DataError, match=r"shard_00001\.safetensors: expected finite latents, .* image 2 of the shard"
         ):
-            store.batch(torch.tensor([5, 6]), Draws.of(0, 0, torch.arange(2)))
+            store.batch(torch.tensor([5, 6]), Draws.for_images(0, 0, torch.arange(2)))
 
     def test_only_the_pages_of_a_batch_are_read(self, tmp_path: Path) -> None:
         """A batch of a 64 MiB shard adds less than 8 MiB to the process."""
@@ -371,7 +371,7 @@ class TestBatch:
         before = resident()
         shard = Shard.open(path)
         store = LatentStore(tmp_path, {}, (), [shard], shard.labels)
-        store.batch(torch.tensor([3, 500, 900, 20]), Draws.of(0, 0, torch.arange(4)))
+        store.batch(torch.tensor([3, 500, 900, 20]), Draws.for_images(0, 0, torch.arange(4)))
         assert resident() - before < 8
         shard.checksum()
         assert resident() - before > 60  # so that what was measured is what was meant

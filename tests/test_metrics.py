@@ -15,8 +15,9 @@ from torch import Tensor
 from flowar.errors import DataError
 from flowar.model import Loss
 from flowar.networks.flops import training_flops
+from flowar.system.files import read_rows
 from flowar.training import metrics as metrics_module
-from flowar.training.metrics import TIME_BINS, MetricsWriter, StepMetrics, read_metrics
+from flowar.training.metrics import TIME_BINS, MetricsWriter, StepMetrics
 
 CPU = torch.device("cpu")
 CONFIG = small_model().config
@@ -167,7 +168,7 @@ class TestFiles:
         path = tmp_path / "metrics.jsonl"
         expected = {"step": 1, "loss": None, "loss_time": [[1.0, None], [None, 2.0]], "lr": 0.5}
         assert json.loads(path.read_text(), parse_constant=pytest.fail) == expected
-        (row,) = read_metrics(path)
+        (row,) = read_rows(path)
         assert math.isnan(row["loss"])
         assert math.isnan(row["loss_time"][0][1])
         assert (row["step"], row["loss_time"][1][1]) == (1, 2.0)
@@ -177,7 +178,7 @@ class TestFiles:
         writer = MetricsWriter(tmp_path, 0)
         writer.write(7, row)
         writer.close()
-        (read,) = read_metrics(tmp_path / "metrics.jsonl")
+        (read,) = read_rows(tmp_path / "metrics.jsonl")
         assert str(read) == str({"step": 7} | row)
 
     def test_tensorboard(self, tmp_path: Path) -> None:
@@ -196,15 +197,15 @@ class TestFiles:
         writer = MetricsWriter(tmp_path, 2)
         writer.write(3, {"loss": 1.0})
         writer.close()
-        assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 1}, {"step": 2}, {"step": 3, "loss": 1.0}]
+        assert read_rows(tmp_path / "metrics.jsonl") == [{"step": 1}, {"step": 2}, {"step": 3, "loss": 1.0}]
 
     def test_files_that_hold_no_metrics(self, tmp_path: Path) -> None:
         path = tmp_path / "metrics.jsonl"
         with pytest.raises(DataError, match=r"expected .*metrics\.jsonl, found none"):
-            read_metrics(path)
+            read_rows(path)
         path.write_text("")
         with pytest.raises(DataError, match="expected at least one row, found none"):
-            read_metrics(path)
+            read_rows(path)
         path.write_text('{"step": 1}\n{"ste')
         with pytest.raises(DataError, match="expected one JSON object a line"):
-            read_metrics(path)
+            read_rows(path)

@@ -14,7 +14,8 @@ from PIL import Image
 from flowar import FlowARPipeline
 from flowar.errors import FlowARError
 from flowar.evaluation.card import read_card, write_card
-from flowar.sharing.model_card import CardDetails, write_model_card
+from flowar.sharing.model_card import CardDetails
+from flowar.sharing.push import write_model_card
 from flowar.storage.weights import fingerprint
 from flowar.tokenizers.base import Tokenizer
 from flowar.tokenizers.conv import ConvTokenizer

@@ -39,8 +39,8 @@ class HalvedLinear(Halved, nn.Linear): ...
 
 
 class LoudNorm(RMSNorm):
-    def of(self, stream: Any) -> Any:
-        stream, h = super().of(stream)
+    def after(self, stream: Any) -> Any:
+        stream, h = super().after(stream)
         return stream, 2 * h
 
 

@@ -165,10 +165,10 @@ class TestModel:
 def test_pipelines_prepack_where_it_gains(dtype: str | None, prepacked: bool) -> None:
     """In the dtype of the parameters; others pack weights of their own."""
     pipeline = FlowARPipeline.from_pretrained("flowar-fashion")
-    expected = pipeline.sample([3], 2, dtype=dtype)
+    expected = pipeline.sample([3], num_inference_steps=2, dtype=dtype)
     assert not is_prepacked(pipeline.model)
     assert is_prepacked(pipeline.prepack(dtype).model) == prepacked
-    assert torch.equal(pipeline.sample([3], 2, dtype=dtype), expected)
+    assert torch.equal(pipeline.sample([3], num_inference_steps=2, dtype=dtype), expected)
 
 
 def test_without_the_layout(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from conftest import TINY, error, recorded_model, recording, small_model
+from conftest import TINY, error, needs_fp8, recorded_model, recording, small_model
 from torch import Tensor
 
 from flowar import FlowAR, Schedule
@@ -309,7 +309,9 @@ def test_progress_bar_counts_every_step(naive: bool, monkeypatch: pytest.MonkeyP
         ({"guidance_scale": float("nan")}, "guidance_scale: expected a finite number >= 0, got nan"),
         ({"guidance_interval": (0.9, 0.1)}, "guidance_interval: expected 0 <= low <= high <= 1"),
         ({"dtype": torch.int8}, "dtype: expected one of auto, float32.*got torch.int8"),
-        ({"dtype": "fp8", "naive": True}, "dtype: fp8 expects naive=False, got naive=True"),
+        pytest.param(
+            {"dtype": "fp8", "naive": True}, "dtype: fp8 expects naive=False, got naive=True", marks=needs_fp8
+        ),
     ],
     ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
 )

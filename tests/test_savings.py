@@ -100,13 +100,13 @@ def test_rows_of_the_conditional_half(flow_block: str, savings: Savings, unguide
 def test_norms_with_weights(savings: Savings, norms: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Queries have one at every evaluation, conditions once a scale; where they are folded, none is left."""
     plan, called = plan_with(savings, "attn_cross_mlp"), list[nn.Module]()
-    of = RMSNorm.of
+    after = RMSNorm.after
 
     def counted(self: RMSNorm, stream: Any) -> Any:
         called.append(self)
-        return of(self, stream)
+        return after(self, stream)
 
-    monkeypatch.setattr(RMSNorm, "of", counted)
+    monkeypatch.setattr(RMSNorm, "after", counted)
     sample(plan)
     assert (
         sum(norm is block.cross_norm for norm in called for block in plan.networks.flow.blocks) == norms * EVALUATIONS

@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
+import numpy as np
 import torch
 from conftest import small_model
 from PIL import Image
@@ -21,6 +22,7 @@ from flowar.data.sources import open_images
 from flowar.evaluation.fashion_classifier import FashionClassifier
 from flowar.show.attention import attention_weights, even_attention, scale_attention
 from flowar.show.neighbours import feature_spaces, nearest, pixels
+from flowar.show.scales import pixel_means
 from flowar.show.states import ode_states, sample_scales
 from flowar.show.table import GAP, MARGIN, TILE, Table, draw_table, tile
 from flowar.storage.weights import save_tensors
@@ -51,7 +53,7 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("kind", "mode", "rows", "columns"),
         [
-            ("scales", "L", 2, 3),
+            ("scales", "L", 4, 3),
             ("path", "L", 4, 5),
             ("guidance", "L", 2, 5),
             ("steps", "L", 2, 7),
@@ -84,7 +86,16 @@ class TestCommand:
     def test_default_output(self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
         main(["show", "scales", "--model", str(folder)])
-        assert tiles(Image.open("scales.png")) == (3, 5)
+        assert tiles(Image.open("scales.png")) == (3, 10)
+
+    def test_pixel_means(self) -> None:
+        """One colour a position of the grid, also where its sides do not divide the picture's."""
+        picture = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8))
+        means = np.asarray(pixel_means(picture, (2, 4)))
+        expected = np.asarray(picture, dtype=float).reshape(2, 4, 4, 2).mean((1, 3))
+        assert np.abs(means[::4, ::2] - expected).max() <= 0.5
+        assert (means == means[::4, ::2].repeat(4, 0).repeat(2, 1)).all()
+        assert pixel_means(picture, (3, 3)).size == (8, 8)
 
     def test_classes_and_seed_matter(self, folder: Path, tmp_path: Path) -> None:
         variants = (["--classes", "1", "--seed", "3"], ["--classes", "2", "--seed", "3"], ["--classes", "1"])
@@ -136,7 +147,7 @@ class TestCommand:
 
 def tiles(picture: Image.Image) -> tuple[int, int]:
     """Images across and down a table, counted by its size less that of its text; rows may have captions."""
-    return round((picture.width - 120) / (TILE + GAP)), round((picture.height - 90) / (TILE + GAP + 8))
+    return round((picture.width - 120) / (TILE + GAP)), round((picture.height - 90) / (TILE + GAP + 4))
 
 
 class TestTable:

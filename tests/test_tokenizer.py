@@ -15,9 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from flowar.errors import CheckpointError, FlowARError, MissingPackageError
+from flowar.storage.published import KL16_SCALE
 from flowar.tokenizers.base import Tokenizer
 from flowar.tokenizers.conv import ConvTokenizer
-from flowar.tokenizers.kl16 import LATENT_SCALE, load_kl16
+from flowar.tokenizers.kl16 import load_kl16
 from flowar.tokenizers.loading import check_tokenizer, load_tokenizer
 from flowar.tokenizers.pixel import PixelTokenizer
 from flowar.training.calibration import calibrate
@@ -275,7 +276,7 @@ class TestDecodeDtype:
         recorded = recording("kl16_vae")
         pytest.importorskip("diffusers", reason="needs the extra [vae]")
         tokenizer = load_kl16(recorded.state_dict())
-        decoded = tokenizer.decode(recorded["latents"] * LATENT_SCALE, torch.bfloat16)
+        decoded = tokenizer.decode(recorded["latents"] * KL16_SCALE, torch.bfloat16)
         assert 40 < psnr(decoded, recorded["decoded"].clamp(-1, 1)) < 60
 
     @pytest.mark.parametrize("dtype", [torch.float16, torch.float64, "bfloat16"])

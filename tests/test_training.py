@@ -144,7 +144,8 @@ class TestRun:
         assert sum(losses[-3:]) < 0.95 * sum(losses[:3])
 
     def test_class_folders_and_scales_of_the_data(self, tmp_path: Path) -> None:
-        config = run_config(write_class_folders(tmp_path / "images"), tmp_path / "run", optim={"batch_size": 4})
+        folder, model = write_class_folders(tmp_path / "images"), replace(MODEL, num_classes=2)
+        config = run_config(folder, tmp_path / "run", model=model, optim={"batch_size": 4})
         data = replace(config.data, image_size=12, tokenizer="pixel:2")
         folder = train(replace(config, data=data))
         trained = FlowAR.from_pretrained(folder).config
@@ -180,7 +181,8 @@ class TestRefused:
     def test_corrupt_image(self, tmp_path: Path) -> None:
         folder = write_class_folders(tmp_path / "images")
         (folder / "cats" / "b.png").write_bytes(b"\x89PNG\r\n\x1a\n garbage")
-        config = run_config(folder, tmp_path / "run", optim={"batch_size": 2})
+        model = replace(MODEL, num_classes=2)
+        config = run_config(folder, tmp_path / "run", model=model, optim={"batch_size": 2})
         with pytest.raises(DataError, match=r"b\.png: expected a readable image"):
             train(replace(config, data=replace(config.data, image_size=8)))
         assert not [*(tmp_path / "run").rglob("*.safetensors")]

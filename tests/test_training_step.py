@@ -48,12 +48,12 @@ def new_step(model: FlowAR | None = None, **changes: Any) -> TrainingStep:
 def batch(images: int = 4) -> Batch:
     generator = torch.Generator().manual_seed(1)
     latents = torch.randn(images, 4, 4, 4, generator=generator)
-    return Batch(latents, torch.arange(images) % 4, Draws.of(0, 0, torch.arange(images)))
+    return Batch(latents, torch.arange(images) % 4, Draws.for_images(0, 0, torch.arange(images)))
 
 
 class TestBatches:
     def labels(self, first: int, seed: int = 0, ranks: Ranks = ONE) -> list[list[int]]:
-        return [each.class_labels.tolist() for each in batches(Pool.of(store(10)), 3, seed, first, 8, ranks)]
+        return [each.class_labels.tolist() for each in batches(Pool.whole(store(10)), 3, seed, first, 8, ranks)]
 
     def test_every_image_once_an_epoch_and_from_anywhere(self) -> None:
         order = self.labels(0)
@@ -71,7 +71,7 @@ class TestBatches:
         data = store(10)
         data.shards[0].moments[:] = torch.nan
         with pytest.raises(DataError, match="expected finite latents"):
-            next(batches(Pool.of(data), 3, 0, 0, 8, ONE))
+            next(batches(Pool.whole(data), 3, 0, 0, 8, ONE))
 
     def test_some_images_alone(self) -> None:
         """And what is drawn for an image does not depend on which others there are."""
@@ -80,7 +80,7 @@ class TestBatches:
         found = [*batches(pool, 2, 0, 0, 4, ONE)]
         for epoch in (found[:2], found[2:]):
             assert sorted(chain(*(each.class_labels.tolist() for each in epoch))) == [1, 4, 5, 7]
-        whole = {int(each.class_labels): int(each.draws.seeds) for each in batches(Pool.of(data), 1, 0, 0, 10, ONE)}
+        whole = {int(each.class_labels): int(each.draws.seeds) for each in batches(Pool.whole(data), 1, 0, 0, 10, ONE)}
         for each in found[:2]:
             assert each.draws.seeds.tolist() == [whole[label] for label in each.class_labels.tolist()]
 
@@ -140,9 +140,9 @@ class TestAverages:
         averages = Averages(model.named_parameters(), (0.99, 0.5))
         nn.init.ones_(model.weight)
         averages.update(10_000)
-        assert [average["weight"].item() for average in averages.of.values()] == pytest.approx([0.01, 0.5])
+        assert [average["weight"].item() for average in averages.by_decay.values()] == pytest.approx([0.01, 0.5])
         averages.update(1)  # early on 2 / 11 is kept, or less
-        assert averages.of[0.99]["weight"].item() == pytest.approx(0.01 + (1 - 2 / 11) * 0.99)
+        assert averages.by_decay[0.99]["weight"].item() == pytest.approx(0.01 + (1 - 2 / 11) * 0.99)
         assert {*averages.tensors()} == {"average_0.99.weight", "average_0.5.weight"}
 
     def test_a_model_of_averages(self) -> None:

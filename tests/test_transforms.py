@@ -1,8 +1,7 @@
-"""Decoding of every kind of image, crops and flips."""
+"""Crops, flips, and what becomes of images that are far longer than wide."""
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
 import numpy as np
@@ -11,76 +10,13 @@ import torch
 from PIL import Image
 
 from flowar.config import Grid
-from flowar.data.transforms import center_crop, decode, flip, random_crop, to_tensor, variants
-
-
-def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
+from flowar.data.transforms import LONGEST, center_crop, flip, random_crop, to_tensor, variants
 
 
 def gradient(width: int, height: int) -> Image.Image:
     """Red grows to the right, green downwards."""
     rows, columns = np.mgrid[:height, :width]
     return Image.fromarray(np.stack([columns * 255 // width, rows * 255 // height, 0 * rows], -1).astype(np.uint8))
-
-
-class TestDecode:
-    def test_plain(self) -> None:
-        image = gradient(6, 4)
-        assert decode(encoded(image), 3).tobytes() == image.tobytes()
-        assert decode(encoded(image), 1).tobytes() == image.convert("L").tobytes()
-        assert decode(encoded(image.convert("L")), 3).mode == "RGB"
-
-    @pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
-    def test_16_bits(self, kind: str) -> None:
-        values = np.uint16([[0, 127, 129, 257, 32896, 65535]])
-        assert np.array(decode(encoded(Image.fromarray(values), kind), 1)).tolist() == [[0, 0, 1, 1, 128, 255]]
-
-    def test_palette(self) -> None:
-        image = gradient(8, 8).quantize(16)
-        assert decode(encoded(image), 3).tobytes() == image.convert("RGB").tobytes()
-
-    @pytest.mark.parametrize("mode", ["RGBA", "LA"])
-    def test_what_is_transparent_becomes_white(self, mode: str) -> None:
-        image = Image.new(mode, (3, 1), 0)  # black, and nothing of it to be seen
-        image.putpixel((1, 0), (100,) * (len(mode) - 1) + (255,))
-        image.putpixel((2, 0), (100,) * (len(mode) - 1) + (51,))  # a fifth
-        assert np.array(decode(encoded(image), 1)).tolist() == [[255, 100, 224]]
-
-    def test_transparent_colour_of_a_palette(self) -> None:
-        image = Image.new("P", (2, 1))
-        image.putpalette([10, 20, 30, 40, 50, 60])
-        image.putpixel((1, 0), 1)
-        got = np.array(decode(encoded(image, "GIF", transparency=1), 3)).tolist()
-        assert got == [[[10, 20, 30], [255, 255, 255]]]
-
-    def test_cmyk(self) -> None:
-        image = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
-        red, green, blue = decode(encoded(image, "JPEG", quality=95), 3).getpixel((4, 4))
-        assert red > 240
-        assert max(green, blue) < 15
-
-    def test_orientation(self) -> None:
-        image = gradient(6, 4)
-        exif = Image.Exif()
-        exif[274] = 6  # the camera was held upright: turn by 90 degrees
-        turned = decode(encoded(image, exif=exif), 3)
-        assert turned.tobytes() == image.transpose(Image.Transpose.ROTATE_270).tobytes()
-
-    def test_floats_are_refused(self) -> None:
-        with pytest.raises(ValueError, match="expected 8 or 16 bits a channel, got floating-point pixels"):
-            decode(encoded(Image.new("F", (2, 2)), "TIFF"), 1)
-
-    def test_32_bits_are_refused(self) -> None:
-        with pytest.raises(ValueError, match="expected 8 or 16 bits a channel, got values from 0 to 70000"):
-            decode(encoded(Image.fromarray(np.int32([[0, 70000]])), "TIFF"), 1)
-
-    def test_truncated(self) -> None:
-        content = encoded(gradient(64, 64))
-        with pytest.raises(OSError, match="truncated"):
-            decode(content[: len(content) // 2], 3)
 
 
 class TestCrops:
@@ -116,6 +52,37 @@ class TestCrops:
             crops = variants(image, size, True, 2, 0)
             assert crops.shape == (4, 3, *size)
             assert torch.equal(crops[1], crops[0].flip(2))
+
+    @pytest.mark.parametrize("crop", ["centre", "random"])
+    @pytest.mark.parametrize("size", [(100_000, 1), (1, 100_000), (100_000, 30), (30, 100_000)])
+    def test_long_images_cost_what_their_crops_cost(
+        self, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], crop: str
+    ) -> None:
+        largest: list[int] = []
+        resize = Image.Image.resize
+
+        def counted(image: Image.Image, new: tuple[int, int], *rest: Any) -> Image.Image:
+            largest.append(new[0] * new[1])
+            return resize(image, new, *rest)
+
+        monkeypatch.setattr(Image.Image, "resize", counted)
+        image = Image.new("L", size)
+        cut = (
+            center_crop(image, (32, 32)) if crop == "centre" else random_crop(image, (32, 32), np.random.default_rng(0))
+        )
+        assert cut.size == (32, 32)
+        assert max(largest) <= 40 * 40 * LONGEST
+
+    def test_the_centre_of_a_long_image(self) -> None:
+        image = gradient(4001, 4)
+        (red,) = {int(value) for value in np.array(center_crop(image, (4, 4)))[..., 0].flat}
+        assert red == 127
+
+    def test_random_crops_of_a_long_image_are_from_all_over(self) -> None:
+        image = gradient(4000, 4)
+        reds = [np.array(random_crop(image, (4, 4), np.random.default_rng(seed)))[0, 0, 0] for seed in range(30)]
+        assert min(reds) < 25
+        assert max(reds) > 230
 
     def test_random_rectangles_are_inside_and_differ_in_place_and_scale(self) -> None:
         image = gradient(80, 40)

@@ -25,7 +25,7 @@ def pipeline(**fields: Any) -> FlowARPipeline:
 
 
 def sample(model: FlowAR | FlowARPipeline, dtype: str) -> Tensor:
-    return model.sample([1, 2], 3, 2.0, dtype=dtype)
+    return model.sample([1, 2], num_inference_steps=3, guidance_scale=2.0, dtype=dtype)
 
 
 def by_torch_save(model: Any) -> Any:

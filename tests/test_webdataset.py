@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import logging
+import os
+import re
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -104,6 +107,85 @@ def test_samples_share_what_stands_before_the_first_dot(tmp_path: Path) -> None:
 def test_refused(tmp_path: Path, members: Mapping[str, bytes], message: str) -> None:
     with pytest.raises(DataError, match=message):
         open_images(write_tar(tmp_path / "a.tar", members))
+
+
+class TestSkipped:
+    """Where bad images are skipped, so are those without a label, and what is damaged of a tar."""
+
+    def labels(self, tar: Path) -> tuple[list[int], list[str]]:
+        """Labels of the images that can be read, and what was said of the others."""
+        source, labels, skipped = open_images(tar, image_size=8, skip_bad=True), [], []
+        for index in range(len(source)):
+            try:
+                source.cut(index)
+                labels.append(int(source.labels[index]))
+            except DataError as error:
+                skipped.append(str(error))
+        return labels, skipped
+
+    @pytest.mark.parametrize(
+        ("members", "message"),
+        [
+            ({"b.png": png(0)}, r"a\.tar: expected a label of b\.png"),
+            ({"b.png": png(0), "b.json": b"{}"}, r"a\.tar: expected a label of b\.png"),
+            ({"b.png": png(0), "b.cls": b"cat"}, r"a\.tar: expected an integer >= 0 as the label in b\.cls"),
+            ({"b.png": png(0), "b.cls": b"9" * 5000}, r"a\.tar: expected an integer >= 0 as the label in b\.cls"),
+            ({"b.png": png(0), "b.json": b"[" * 100_000}, r"a\.tar: expected an integer >= 0 as the label in b\.json"),
+            ({"b.png": png(0), "b.jpg": png(0), "b.cls": b"1"}, r"a\.tar: expected one image called b"),
+            ({"b.png": b"no image", "b.cls": b"1"}, r"a\.tar/b\.png: expected a readable image"),
+        ],
+    )
+    def test_samples(self, tmp_path: Path, members: Mapping[str, bytes], message: str) -> None:
+        whole = {"a.png": png(0), "a.cls": b"3"}
+        labels, (reason,) = self.labels(write_tar(tmp_path / "a.tar", {**members, **whole}))
+        assert labels == [3]
+        assert re.search(message, reason)
+
+    def test_rest_of_a_damaged_tar(self, tmp_path: Path) -> None:
+        path = write_tar(tmp_path / "a.tar", {"a.cls": b"3", "a.png": png(0), "b.cls": b"1", "b.png": bytes(4000)})
+        path.write_bytes(path.read_bytes()[:4500])
+        labels, skipped = self.labels(path)
+        assert labels == [3]
+        assert ["unexpected end" in reason for reason in skipped] == [True, False]
+
+    def test_nothing_left(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match=r"expected images, found none in 1 tars; .*expected a label of a\.png"):
+            open_images(write_tar(tmp_path / "a.tar", {"a.png": png(0)}), skip_bad=True)
+
+
+def test_what_is_ignored_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    members = {"a.png": png(0), "a.cls": b"1", "a.txt": b"a caption, part of the sample", "README.md": b"of nothing"}
+    members |= {"._a.png": b"fork", "__MACOSX/a.png": b"fork", ".hidden/b.png": png(0), "c.cls": b"1"}
+    path = write_tar(tmp_path / "shards" / "a.tar", members)
+    with tarfile.open(path, "a") as tar:
+        link = tarfile.TarInfo("d.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "a.png"
+        tar.addfile(link)
+    (path.parent / "._a.tar").write_bytes(b"fork")
+    (path.parent / "preview.png").write_bytes(png(0))
+    with caplog.at_level(logging.INFO):
+        assert len(open_images(path.parent)) == 1
+    (message,) = caplog.messages
+    kinds = "hidden 3, __MACOSX 1, images beside the tars 1, labels without an image 1, links and devices 1, .md 1"
+    assert message == f"{path.parent}: 1 images in 1 tars; ignored 8: {kinds}"
+
+
+def test_tars_beside_class_folders(tmp_path: Path) -> None:
+    write_shards(tmp_path)
+    (tmp_path / "cats").mkdir()
+    assert len(open_images(tmp_path)) == 6
+    (tmp_path / "cats" / "a.png").write_bytes(png(0))
+    with pytest.raises(
+        DataError, match=r"expected tars or one folder a class, got both; .*/\*\.tar names the tars alone"
+    ):
+        open_images(tmp_path)
+    assert len(open_images(f"{tmp_path}/*.tar")) == 6
+
+
+def test_a_pipe_called_a_tar(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.tar")
+    with pytest.raises(DataError, match=r"a\.tar: expected an uncompressed tar.*expected a regular file"):
+        open_images(tmp_path / "a.tar")
 
 
 def test_missing_tars(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ class DiffusionFlowAR(FlowAR):
         t = straight_time(times)
         flow = super().loss(latents, class_labels, noise, t, dropped, context_noise)
         per_image = flow.per_image * (1 - t.T).square()  # from errors of the velocity
-        return Loss.of(per_image, self.config.scale_lengths, scale_exponent)
+        return Loss.from_errors(per_image, self.config.scale_lengths, scale_exponent)
 
 
 class OwnValue(nn.Module):

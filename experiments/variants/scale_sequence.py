@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flowar import FlowAR, FlowARConfig
-from flowar.model import check_shape
+from flowar.networks.arguments import check_shape
 from flowar.networks.latent_pyramid import LatentPyramid
 from flowar.tokenizers.base import Tokenizer
 
@@ -28,7 +28,12 @@ class EncodedScales(LatentPyramid):
     """Targets are given; what a scale sees of the one before is made as in any latent pyramid."""
 
     def forward(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """Latents [B, c, S, 1] of all scales to targets [B, S, c] and the AR inputs [B, S - 1, c]."""
+        """Latents [B, c, S, 1] of all scales to targets [B, S, c] and the AR inputs [B, S - 1, c].
+
+        Raises:
+            ValueError: for latents of another shape.
+        """
+        check_shape("latents", latents, (*latents.shape[:1], self.channels, sum(self.lengths), 1))
         targets = latents.squeeze(-1).transpose(1, 2).contiguous()
         coarser = targets.split(list(self.lengths), 1)[:-1]
         return targets, torch.cat([self.upsample(tokens, k) for k, tokens in enumerate(coarser, 1)], 1)
@@ -40,12 +45,3 @@ class EncodedScalesFlowAR(FlowAR):
     def __init__(self, config: FlowARConfig) -> None:
         super().__init__(config)
         self.pyramid = EncodedScales(config)
-
-    def check_latents(self, latents: Tensor) -> Tensor:
-        """`latents` as they are.
-
-        Raises:
-            ValueError: unless they are [B, c, S, 1].
-        """
-        check_shape("latents", latents, (*latents.shape[:1], self.config.latent_channels, self.config.tokens, 1))
-        return latents

@@ -1,1 +1,1 @@
-"""One module a subcommand: a dataclass `Options`, and `run(options)`."""
+"""The subcommands, one per module: a dataclass `Options`, and `run(options)`."""

@@ -17,13 +17,14 @@ class Options:
 
     Attributes:
         tokenizer: folder of a tokenizer, "pixel:STRIDE", or a diffusers autoencoder (folder or Hub id).
-        data: one subfolder of images a class, Fashion-MNIST's idx files, or WebDataset tars (a folder or a pattern).
+        data: folder with a subfolder of images per class or Fashion-MNIST's idx files, or WebDataset tars (a folder or
+            a pattern).
         output: folder to write the calibrated tokenizer to.
-        image_size: images are scaled and cropped to this, a side or [height, width]; those of idx files stay as they
-            are.
+        image_size: size that images are scaled and cropped to, a side or [height, width]; those of idx files stay as
+            they are.
         image_channels: 1 for grey, 3 for RGB; idx files are grey.
-        split: of idx files.
-        max_images: images to measure; the first ones in order.
+        split: split of idx files, "train" or "t10k".
+        max_images: largest number of images to measure; the first ones in order.
     """
 
     tokenizer: str
@@ -36,7 +37,7 @@ class Options:
 
 
 def run(options: Options) -> None:
-    """Measure, write the tokenizer folder and print the statistics."""
+    """Measure the latents, write the tokenizer folder and print the statistics."""
     from flowar.data.sources import open_images
     from flowar.training.calibration import calibrate
     from flowar.training.tokenizers import CALIBRATION_BATCH, tokenizer_for_training

@@ -8,11 +8,11 @@ from typing import ClassVar
 
 @dataclass
 class Options:
-    """List the classes of a model by number and name; `flowar classes WORD` those with a word in their names.
+    """List the classes of a model by number and name; `flowar classes WORD` lists those with a word in their names.
 
     Attributes:
         model: shipped name, folder, or Hub id; or a data set: imagenet, fashion_mnist.
-        search: list those with this in their names; also as the first words, without the option's name.
+        search: words that the names of the listed classes contain; also as the first words, without the option's name.
     """
 
     positional: ClassVar[str] = "search"
@@ -22,7 +22,7 @@ class Options:
 
 
 def run(options: Options) -> None:
-    """Print a class a line.
+    """Print one class per line.
 
     Raises:
         FlowARError: if the model's classes have no names, or none holds the word.

@@ -14,7 +14,7 @@ class Options:
         checkpoint: the authors' .pth file.
         output: folder to write.
         tokenizer: folder of a tokenizer, or kl16.ckpt, to save beside the model.
-        dtype: to store the weights in: float32 (if left out), bfloat16 or float16.
+        dtype: dtype to store the weights in: float32 (if left out), bfloat16 or float16.
     """
 
     checkpoint: Path
@@ -24,7 +24,7 @@ class Options:
 
 
 def run(options: Options) -> None:
-    """Convert, write the folder and say what it holds."""
+    """Convert the checkpoint, write the folder and print what it holds."""
     from flowar.model import FlowAR
     from flowar.pipeline import FlowARPipeline
     from flowar.system.precision import parse_dtype

@@ -17,9 +17,9 @@ class Options:
 
     Attributes:
         model: shipped name, folder, or Hub id.
-        device: "auto" is the GPU if there is one.
+        device: device to compute on; "auto" is the GPU if there is one.
         host: address to serve on; 0.0.0.0 serves everybody who can reach this machine.
-        port: to serve on.
+        port: port to serve on.
     """
 
     model: str = "flowar-fashion"
@@ -29,7 +29,7 @@ class Options:
 
 
 def run(options: Options) -> None:
-    """Say where the page is, and serve it."""
+    """Print where the page is, and serve it."""
     check_address(options.host, options.port)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # which Gradio reads when it is imported
     try:
@@ -47,7 +47,7 @@ def run(options: Options) -> None:
 
 
 def check_address(host: str, port: int) -> None:
-    """Check that a page can be served there.
+    """Check that a page can be served at an address.
 
     Raises:
         FlowARError: for a port that is none or in use, or a host that is not this machine.

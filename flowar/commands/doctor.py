@@ -15,12 +15,12 @@ EXIT_WRONG = 1
 
 @dataclass
 class Options:
-    """Check what sampling needs, a line each: ok, or what to do. The exit code is 1 if something is wrong.
+    """Check what sampling needs, a line per check: ok, or what to do. The exit code is 1 if something is wrong.
 
     Attributes:
         model: shipped name, folder, or Hub id, whose files are checked and one image drawn; or a preset (S, B, L, H)
             whose size is compared with the free memory, while the files are those of the shipped model.
-        json: print JSON.
+        json: whether to print JSON.
     """
 
     model: str = "flowar-fashion"
@@ -28,7 +28,11 @@ class Options:
 
 
 def run(options: Options) -> None:
-    """Print the findings; SystemExit if something is wrong."""
+    """Print the findings.
+
+    Raises:
+        SystemExit: if something is wrong.
+    """
     found = examine(options.model)
     findings = as_json(found) if options.json else as_lines(found, options.model)
     if any(finding.status == "wrong" for finding in findings):
@@ -46,7 +50,7 @@ def as_lines(found: Iterable[tuple[str, Finding]], model: str) -> list[Finding]:
 
 
 def as_json(found: Iterable[tuple[str, Finding]]) -> list[Finding]:
-    """Print one object of them all."""
+    """Print all findings as one JSON object."""
     named = list(found)
     findings = [finding for _, finding in named]
     ok = all(finding.status != "wrong" for finding in findings)

@@ -7,11 +7,9 @@ from pathlib import Path
 from flowar.errors import FlowARError
 from flowar.training.data_config import DataConfig as Options
 
-__all__ = ["Options", "run"]
-
 
 def run(options: Options) -> None:
-    """Encode what is not there yet, and say what the store holds."""
+    """Encode what is missing, and print what the store holds."""
     from flowar.training.load_data import load_data
 
     if not (options.folder and options.latents):

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from flowar.commands.sample import Classes, parse_labels
+
 
 @dataclass
 class Options:
@@ -16,29 +18,32 @@ class Options:
 
     Attributes:
         model: shipped name, folder, or Hub id.
-        images: evaluate these instead of a model's: a folder, tars, idx files, or an npz.
-        reference: what to compare with: a file of `flowar reference`, an npz with images or Inception's statistics, or
-            images as above.
+        images: images to evaluate instead of a model's: a folder, tars, idx files, or an npz.
+        reference: reference to compare with: a file of `flowar reference`, an npz with images or Inception's
+            statistics, or images as above.
         output: folder for the card, the features and the images.
-        extractor: of the features: inception (FID), efficientnet-lite0 (FD-EffLite0) or fashion (FD-fashion).
-        classifier: for extractor fashion, file that flowar.evaluation.fashion_classifier wrote; if left out, the
-            one that ships.
-        num_images: to draw; image i has the i-th class in turn, and seed + i as its seed.
+        extractor: network whose features are compared: inception (FID), efficientnet-lite0 (FD-EffLite0) or fashion
+            (FD-fashion).
+        classifier: file of another classifier for extractor fashion (`python -m experiments.fashion_classifier`
+            makes one); if left out, the one that ships.
+        num_images: number of images to draw; image i has the i-th class in turn, and seed + i as its seed.
         classes: labels or names to draw, as in 0,3,7 or "otter, 3"; all classes if left out.
-        seed: of image 0.
-        schedule: a preset or a .json file, as of `flowar sample`; the model's own if left out.
-        num_inference_steps: of the ODE of each scale; the model's own preset if left out.
-        guidance_scale: 1 is none; the model's own preset if left out.
-        guidance_interval: [low, high], the times that guidance acts at; the model's own preset if left out.
-        dtype: of the networks, as of `flowar sample`.
+        seed: seed of image 0.
+        schedule: preset or .json file, see `flowar sample`; the model's own if left out.
+        num_inference_steps: steps of the ODE at each scale; the model's own preset if left out.
+        guidance_scale: strength of guidance, 1 for none; the model's own preset if left out.
+        guidance_interval: [low, high], the times at which guidance acts; the model's own preset if left out.
+        dtype: dtype of the networks, see `flowar sample`.
         batch_size: images drawn, and features computed, at once.
-        save_images: write the images as PNGs too, in a folder a class.
-        image_size: scale and crop the stored images to this, a side or [height, width]; if left out they must all
-            be of one size.
-        split: of idx files, "train" or "t10k".
-        bootstrap: replicates that the intervals come from; 0 leaves them out. Each takes a Fréchet distance anew.
-        compare: two cards, instead of an evaluation: do they differ by more than chance, and in which settings?
-        device: "auto" is the GPU if there is one.
+        save_images: whether to write the images as PNGs too, in a subfolder per class.
+        image_size: size that stored images are scaled and cropped to, a side or [height, width]; if left out, they must
+            all be of one size.
+        split: split of idx files, "train" or "t10k".
+        bootstrap: number of replicates that the intervals come from, each of which takes a Fréchet distance; 0 leaves
+            intervals out.
+        compare: two cards to compare instead of an evaluation: whether they differ by more than chance, and in which
+            settings.
+        device: device to compute on; "auto" is the GPU if there is one.
     """
 
     several: ClassVar[str] = "compare"
@@ -50,7 +55,7 @@ class Options:
     extractor: str = "inception"
     classifier: Path | None = None
     num_images: int = 10_000
-    classes: list[int | str] | str | None = None
+    classes: Classes | None = None
     seed: int = 0
     schedule: str | None = None
     num_inference_steps: int | None = None
@@ -67,7 +72,7 @@ class Options:
 
 
 def run(options: Options) -> None:
-    """Evaluate and say what came out, a line a metric, and where the card is; or compare."""
+    """Evaluate, and print the metrics and where the card is; or compare two cards."""
     if options.compare:
         from flowar.evaluation.card import read_card
         from flowar.evaluation.compare import compare_cards
@@ -75,9 +80,8 @@ def run(options: Options) -> None:
         print("\n".join(compare_cards(*map(read_card, options.compare))))
         return
     from flowar.commands.classes import names_of
-    from flowar.commands.sample import parse_labels
     from flowar.evaluation.card import MARKDOWN_FILE
-    from flowar.evaluation.evaluate import EvaluationConfig, evaluate
+    from flowar.evaluation.run import EvaluationConfig, evaluate
     from flowar.system.ranks import join_ranks
 
     if options.reference is None:

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 @dataclass
 class Options:
-    """What is installed, what the machine can do, and what a model is made of.
+    """Describe the installation, the machine and, if asked, a model.
 
     Attributes:
         model: shipped name, folder, or Hub id to describe as well.
-        json: print JSON.
+        json: whether to print JSON.
     """
 
     model: str | None = None
@@ -26,7 +26,7 @@ class Options:
 
 
 def run(options: Options) -> None:
-    """Print the facts, one a line or as JSON."""
+    """Print the facts, one per line or as JSON."""
     facts = machine_facts() | (model_facts(options.model) if options.model else {})
     if options.json:
         print(json.dumps(facts, indent=2))
@@ -37,12 +37,12 @@ def run(options: Options) -> None:
 
 
 def machine_facts() -> dict[str, Any]:
-    """Versions, processors and what the ops run on."""
+    """The versions, the processors, and what serves the ops."""
     import torch
 
     from flowar import __version__, ops
     from flowar.engine.onednn_linear import supported
-    from flowar.networks.attention_backends import describe_backends
+    from flowar.networks.attention_backends import backend_report
     from flowar.system.precision import default_device, native_bfloat16, resolve_precision
     from flowar.system.threads import describe_limit
 
@@ -62,13 +62,13 @@ def machine_facts() -> dict[str, Any]:
         "cpu prepacked weights": ", ".join(prepacked) or "none",
         "native bfloat16": "yes" if native_bfloat16(device) else "no",
         "dtype auto": resolve_precision("auto", device, torch.float32).name,
-        **describe_backends(device),
+        **backend_report(device),
         "optional packages": ", ".join(optional_packages()) or "none",
     }
 
 
 def optional_packages() -> list[str]:
-    """Those extras that are installed, with their versions."""
+    """The optional packages that are installed, with their versions."""
     found = []
     for name in ("diffusers", "tensorboard"):
         try:
@@ -79,7 +79,7 @@ def optional_packages() -> list[str]:
 
 
 def model_facts(name: str) -> dict[str, Any]:
-    """Configuration and size of a model, and, on a GPU, which kernels are fastest for one image of it."""
+    """The configuration and the size of a model and, on a GPU, the fastest kernels for one image of it."""
     from flowar.model import FlowAR
 
     model = FlowAR.from_pretrained(name)
@@ -88,7 +88,7 @@ def model_facts(name: str) -> dict[str, Any]:
 
 
 def measured_kernels(model: FlowAR) -> dict[str, str]:
-    """What a plan for one image measures on this machine; nothing without a GPU."""
+    """The kernels that were measured to be fastest for one image on this machine; none without a GPU."""
     import torch
 
     from flowar.engine.plan import InferencePlan

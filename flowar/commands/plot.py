@@ -14,7 +14,7 @@ CURVES = "curves.png"
 
 @dataclass
 class Options:
-    """Draw the curves of a run as a PNG, or of several in one picture: flowar plot RUN1 RUN2.
+    """Draw the curves of a run, or of several in one picture, as a PNG: flowar plot RUN1 RUN2.
 
     Attributes:
         runs: folders of the runs, which hold metrics.jsonl; also without the option's name, as the first words.
@@ -28,16 +28,14 @@ class Options:
 
 
 def run(options: Options) -> None:
-    """Draw, and say where the picture is."""
+    """Draw the curves, and print where the picture is."""
     try:
         from flowar.training.curves import training_curves
     except ImportError as error:
         raise MissingPackageError("matplotlib draws the curves: pip install flowar[train]") from error
-    from flowar.training.metrics import read_metrics
+    from flowar.system.files import read_rows
 
-    runs = {
-        name: read_metrics(run / "metrics.jsonl") for name, run in zip(names(options.runs), options.runs, strict=True)
-    }
+    runs = {name: read_rows(run / "metrics.jsonl") for name, run in zip(names(options.runs), options.runs, strict=True)}
     figure = training_curves(runs)
     output = options.output or (options.runs[0] / CURVES if len(runs) == 1 else Path(CURVES))
     write_aside(output, lambda aside: figure.savefig(aside, format="png", dpi=100))
@@ -45,7 +43,7 @@ def run(options: Options) -> None:
 
 
 def names(runs: list[Path]) -> list[str]:
-    """What tells the runs apart: the names of their folders, or the whole paths where two have the same.
+    """The names that tell runs apart: those of their folders, or the whole paths if two have the same.
 
     Raises:
         ValueError: for no run at all, and for one that is there twice.

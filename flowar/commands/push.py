@@ -12,19 +12,19 @@ from typing import ClassVar
 class Options:
     """Upload a model and its tokenizer to the Hugging Face Hub: flowar push FOLDER USER/NAME.
 
-    The token is that of HF_TOKEN or of `hf auth login`.
+    The token comes from HF_TOKEN or `hf auth login`.
 
     Attributes:
-        folder: with the model and its tokenizer, or a shipped name; also as the first word. A README.md in it is
-            uploaded instead of a card that says what the options below do.
+        folder: folder of the model and its tokenizer, or a shipped name; also as the first word. A README.md in it is
+            uploaded instead of a card made of the options below.
         repo: user/name on the Hub, made if there is none; also as the second word.
         revision: branch to commit to, made if there is none; the main one if left out.
-        private: make a new repository private.
-        license: of the weights, by the Hub's identifier, such as apache-2.0.
-        training_data: what the model was trained on, in a sentence or more.
-        datasets: Hub ids of that data.
-        evaluation: card of flowar evaluate, a file or its folder; uploaded as well.
-        samples: images of every class in the card's picture, of the first ten classes; 0 for no picture.
+        private: whether to make a new repository private.
+        license: licence of the weights by the Hub's identifier, such as apache-2.0.
+        training_data: description of the training data, in a sentence or more.
+        datasets: Hub ids of the training data.
+        evaluation: card of flowar evaluate, a file or its folder, which is uploaded as well.
+        samples: images per class in the card's picture, of the first ten classes; 0 for no picture.
     """
 
     positional: ClassVar[tuple[str, str]] = ("folder", "repo")
@@ -43,8 +43,9 @@ class Options:
 def run(options: Options) -> None:
     """Upload the files as they are, and print where they went."""
     from flowar.pipeline import FlowARPipeline
-    from flowar.sharing.model_card import CARD_FILE, CardDetails, write_model_card
-    from flowar.storage.hub import FILES, Repository, locate
+    from flowar.sharing.model_card import CARD_FILE, CardDetails
+    from flowar.sharing.push import Repository, write_model_card
+    from flowar.storage.hub import FILES, locate
 
     repository = Repository(options.repo, options.revision, options.private or None)
     details = CardDetails(**{each.name: getattr(options, each.name) for each in fields(CardDetails)})

@@ -14,16 +14,16 @@ class Options:
     Interrupted, the same command goes on where it was. Under torchrun the images are shared out over the processes.
 
     Attributes:
-        images: a folder of images, tars, idx files, an npz of images, or one of Inception's statistics.
+        images: folder of images, tars, idx files, an npz of images, or one of Inception's statistics.
         output: safetensors file to write.
-        extractor: of the features: inception, efficientnet-lite0 or fashion.
-        classifier: for extractor fashion, file that flowar.evaluation.fashion_classifier wrote; if left out, the
-            one that ships.
-        image_size: scale and crop the images to this, a side or [height, width]; if left out they must all be of one
-            size.
-        split: of idx files, "train" or "t10k".
-        batch_size: images that features are computed of at once.
-        device: "auto" is the GPU if there is one.
+        extractor: network whose features are compared: inception, efficientnet-lite0 or fashion.
+        classifier: file of another classifier for extractor fashion (`python -m experiments.fashion_classifier`
+            makes one); if left out, the one that ships.
+        image_size: size that images are scaled and cropped to, a side or [height, width]; if left out, they must all be
+            of one size.
+        split: split of idx files, "train" or "t10k".
+        batch_size: images whose features are computed at once.
+        device: device to compute on; "auto" is the GPU if there is one.
     """
 
     images: str
@@ -37,7 +37,7 @@ class Options:
 
 
 def run(options: Options) -> None:
-    """Write the file and say what it is of."""
+    """Write the file, and print what it holds."""
     import shutil
 
     from flowar.evaluation.extractors import open_extractor

@@ -15,39 +15,43 @@ if TYPE_CHECKING:
     from flowar.preview.terminal import TerminalPicture
 
 DEFAULT_CLASSES = 10
+# Of a list[int | str] the parser would make the number 2 of the word 02, which may be a class's name.
+Classes = list | str  # type: ignore[type-arg]
 
 
 @dataclass
 class Options:
-    """Labels to images: a PNG grid, by default one row of every class from the model that ships with the package.
+    """Draw images of classes into a PNG grid, by default one column of every class by the model that ships.
 
     Attributes:
         model: shipped name, folder, or Hub id.
         classes: labels or names to draw, as in 0,3,7 or in "golden retriever" 360; all classes (the first ten of a
             large model) if left out.
-        per_class: images of every class; the grid has a column a class.
-        seed: image i of a seed is the same in any batch and, in one dtype, on any machine, up to rounding.
-        output: the PNG to write.
-        schedule: a preset (published-s, published-l, published-h, paper, disa, fast, draft) or a .json file; the
+        per_class: images per class; the grid has a column per class.
+        seed: seed of the noise; image i of a seed is the same in any batch and, in one dtype, on any machine, up to
+            rounding.
+        output: PNG to write.
+        schedule: preset (published-s, published-l, published-h, paper, disa, fast, draft) or a .json file; the
             model's own if left out.
-        num_inference_steps: of the ODE of each scale; the model's own preset if left out.
-        guidance_scale: 1 is none; the model's own preset if left out.
-        guidance_interval: [low, high], the times that guidance acts at; the model's own preset if left out.
-        dtype: of the networks: float32, tf32, bfloat16, float16, fp8 or float64; "auto" is bfloat16 for a float32
+        num_inference_steps: steps of the ODE at each scale; the model's own preset if left out.
+        guidance_scale: strength of guidance, 1 for none; the model's own preset if left out.
+        guidance_interval: [low, high], the times at which guidance acts; the model's own preset if left out.
+        dtype: dtype of the networks: float32, tf32, bfloat16, float16, fp8 or float64; "auto" is bfloat16 for a float32
             checkpoint on hardware that has it (most GPUs; CPUs with AVX512-BF16 or AMX), otherwise its own.
-        device: "auto" is the GPU if there is one.
-        attention: who computes it: auto, flash, flash-2, flash-3, flash-4, sdpa, sdpa-flash, sdpa-cudnn, sdpa-efficient
-            or reference; "auto" is what is fastest, which a GPU measures.
-        naive: run the published algorithm without any saving.
-        preview: show the picture in the terminal while it forms, scale by scale.
-        preview_steps: let `preview` and `animate` show every evaluation of the ODE, not only the end of every scale.
+        device: device to compute on; "auto" is the GPU if there is one.
+        attention: implementation of attention: auto, flash, flash-2, flash-3, flash-4, sdpa, sdpa-flash, sdpa-cudnn,
+            sdpa-efficient or reference; "auto" is the fastest, which a GPU measures.
+        naive: whether to run the published algorithm without any saving.
+        preview: whether to show the picture in the terminal while it forms, scale by scale.
+        preview_steps: whether `preview` and `animate` show every evaluation of the ODE, not only the end of every
+            scale.
         animate: film from coarse to fine to write as well, a .gif or .webp.
     """
 
     several: ClassVar[str] = "classes"
 
     model: str = "flowar-fashion"
-    classes: list[int | str] | str | None = None
+    classes: Classes | None = None
     per_class: int = 8
     seed: int = 0
     output: Path = Path("samples.png")
@@ -65,7 +69,7 @@ class Options:
 
 
 def run(options: Options) -> None:
-    """Write the grid and say where it is."""
+    """Draw the grid, write it and print where it is."""
     import torch
 
     from flowar.images import image_grid
@@ -109,7 +113,7 @@ def run(options: Options) -> None:
 
 
 def open_terminal() -> TerminalPicture | None:
-    """Where to show the picture; None, with a line that says why, if stdout shows none."""
+    """The terminal to show the picture in; None, with a line that says why, if stdout shows none."""
     from flowar.preview.terminal import TerminalPicture, choose_protocol, obstacle
 
     reason = obstacle(sys.stdout, os.environ)
@@ -122,7 +126,7 @@ def open_terminal() -> TerminalPicture | None:
 def parse_labels(
     classes: Sequence[int | str] | str | None, num_classes: int, class_names: Sequence[str] = ()
 ) -> list[int]:
-    """Labels from a list, or from words like "0,3,7" or "otter, 3"; without any, the first ten classes.
+    """The labels of a list, or of words like "0,3,7" or "otter, 3"; those of the first ten classes for None.
 
     Raises:
         FlowARError: for words that are neither integers nor each the name of one class.

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from flowar.commands.sample import parse_labels
+from flowar.commands.sample import Classes, parse_labels
 from flowar.data.class_names import class_names_of
 from flowar.errors import MissingPackageError
 from flowar.system.files import write_aside
@@ -19,27 +19,28 @@ Kind = Literal["scales", "path", "attention", "guidance", "steps", "neighbours"]
 
 @dataclass
 class Options:
-    """Draw a PNG of what a model does: flowar show KIND.
+    """Draw a picture of what a model does, as a PNG: flowar show KIND.
 
     Attributes:
         kind: scales, path (the ODE of one scale), attention (of the AR transformer), guidance, steps, or neighbours
             (the training images nearest to samples); also as the first word, without the option's name.
         model: shipped name, folder, or Hub id.
-        classes: labels or names to draw, as of `flowar sample`; all classes (the first ten of a large model) if left
+        classes: labels or names to draw, see `flowar sample`; all classes (the first ten of a large model) if left
             out.
-        seed: of the noise.
+        seed: seed of the noise.
         output: PNG to write; KIND.png if left out.
-        scale: of path and attention, the number of a scale; the last one if left out.
-        query: of attention, [row, column] of the position whose map is drawn; the centre of the scale if left out.
-        guidance_scales: of guidance, a column each.
-        steps: of steps, a column each.
-        data: of neighbours, the training images: one subfolder a class, Fashion-MNIST's idx files, or WebDataset tars.
-        neighbours: how many of them beside every sample.
-        extractor: of neighbours, whose features to compare besides pixels: inception, efficientnet-lite0 or fashion;
+        scale: number of the scale for path and attention; the last one if left out.
+        query: [row, column] of the position whose map attention draws; the centre of the scale if left out.
+        guidance_scales: strengths for guidance, a column each.
+        steps: numbers of steps for steps, a column each.
+        data: training images for neighbours: a folder with a subfolder per class or Fashion-MNIST's idx files, or
+            WebDataset tars.
+        neighbours: number of neighbours beside every sample.
+        extractor: network whose features neighbours compares besides pixels: inception, efficientnet-lite0 or fashion;
             none if left out, as it sees every training image, which takes long without a GPU.
-        classifier: for extractor fashion, file that flowar.evaluation.fashion_classifier wrote; if left out, the
-            one that ships.
-        device: "auto" is the GPU if there is one.
+        classifier: file of another classifier for extractor fashion (`python -m experiments.fashion_classifier`
+            makes one); if left out, the one that ships.
+        device: device to compute on; "auto" is the GPU if there is one.
     """
 
     positional: ClassVar[str] = "kind"
@@ -47,7 +48,7 @@ class Options:
 
     kind: Kind
     model: str = "flowar-fashion"
-    classes: list[int | str] | str | None = None
+    classes: Classes | None = None
     seed: int = 0
     output: Path | None = None
     scale: int | None = None
@@ -62,7 +63,7 @@ class Options:
 
 
 def run(options: Options) -> None:
-    """Draw, and say where the picture is."""
+    """Draw the picture, and print where it is."""
     image = picture(options)
     output = options.output or Path(f"{options.kind}.png")
     write_aside(output, lambda aside: image.save(aside, "PNG"))

@@ -18,24 +18,25 @@ class Options:
     Interrupted, or with more settings, the same command goes on where it was.
 
     Attributes:
-        reference: what to compare with, as of `flowar evaluate`.
+        reference: reference to compare with, see `flowar evaluate`.
         output: folder for the points, the tables and the plot.
         model: shipped name, folder, or Hub id.
-        guidance_scales: to try.
+        guidance_scales: strengths of guidance to try.
         interval_highs: upper ends of the guidance interval to try; the model's own if left out.
-        steps: to try, of the ODE of each scale; the model's own preset if left out.
-        solvers: to try, of euler, midpoint, heun, ab2 and dpm2m; midpoint and heun evaluate twice a step.
-        num_images: to draw for the quality of every combination; image i has the i-th class in turn, and seed + i as
-            its seed.
+        steps: numbers of steps to try, of the ODE at each scale; the model's own preset if left out.
+        solvers: solvers to try: euler, midpoint, heun, ab2, dpm2m; midpoint and heun evaluate twice per step.
+        num_images: images to draw for the quality of every combination; image i has the i-th class in turn, and seed +
+            i as its seed.
         batch_size: images drawn at once, for quality and times alike.
-        seed: of image 0.
-        turns: times are medians over so many of them; in each, every combination has its turn.
-        extractor: of the features: inception (FID), efficientnet-lite0 (FD-EffLite0) or fashion (FD-fashion).
-        classifier: for extractor fashion, file that flowar.evaluation.fashion_classifier wrote; if left out, the
-            one that ships.
-        split: of a reference of idx files, "train" or "t10k".
-        dtype: of the networks, as of `flowar sample`.
-        device: "auto" is the GPU if there is one.
+        seed: seed of image 0.
+        turns: number of turns that times are medians over; every combination is timed once in each.
+        extractor: network whose features are compared: inception (FID), efficientnet-lite0 (FD-EffLite0) or fashion
+            (FD-fashion).
+        classifier: file of another classifier for extractor fashion (`python -m experiments.fashion_classifier`
+            makes one); if left out, the one that ships.
+        split: split of a reference of idx files, "train" or "t10k".
+        dtype: dtype of the networks, see `flowar sample`.
+        device: device to compute on; "auto" is the GPU if there is one.
     """
 
     reference: str
@@ -57,14 +58,14 @@ class Options:
 
 
 def run(options: Options) -> None:
-    """Try, write and print the table, and say where the rest is."""
+    """Run the sweep, print the table, and print where the files are."""
     try:
         from flowar.evaluation.sweep_plot import sweep_plot
     except ImportError as error:
         raise MissingPackageError("matplotlib draws the plot: pip install flowar[train]") from error
-    from flowar.evaluation.evaluate import check_sizes, model_record
     from flowar.evaluation.extractors import open_extractor
     from flowar.evaluation.reference import open_reference
+    from flowar.evaluation.run import check_sizes, model_record
     from flowar.evaluation.sweep import ExtractorQuality, Sweep, grid, markdown, write_tables
     from flowar.pipeline import FlowARPipeline
     from flowar.system.precision import default_device

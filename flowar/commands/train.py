@@ -8,11 +8,9 @@ from flowar.system.ranks import join_ranks
 from flowar.training.config import TrainConfig as Options
 from flowar.training.trainer import train
 
-__all__ = ["Options", "run"]
-
 
 def run(options: Options) -> None:
-    """Train to the end and say where the model is."""
+    """Train to the end, and print where the model is."""
     with join_ranks(options.device) as ranks:
         if not ranks.main:
             logging.getLogger("flowar").setLevel(logging.WARNING)

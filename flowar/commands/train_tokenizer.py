@@ -25,29 +25,46 @@ LOOKED_AT = 64  # of them, whose latents' variance is looked at
 
 
 @dataclass
+class Validation:
+    """The held-out images, which the training measures by.
+
+    Attributes:
+        share: share of `data` to hold out, spread evenly, if there is no `folder`.
+        folder: folder of images to hold out, in any of the forms of `data`; of idx files the split "t10k".
+
+    Raises:
+        ValueError: for a share that is not between 0 and 0.5.
+    """
+
+    share: float = 0.05
+    folder: str | None = None
+
+    def __post_init__(self) -> None:
+        require("share", "a number between 0 and 0.5", self.share, is_number(self.share) and 0 < self.share <= 0.5)
+
+
+@dataclass
 class Options:
     """Train a small tokenizer on a folder of images, or resume its training.
 
-    Every interval writes a checkpoint and a picture of held-out images above their reconstructions, and says how good
-    these are. Judge a tokenizer by them: neither its loss nor that of a model trained on its latents tells. A tokenizer
-    that knows fewer colours has simpler latents, and gives models a lower loss.
+    Every interval writes a checkpoint and a picture of held-out images above their reconstructions, and logs how good
+    these are. Judge a tokenizer by them, not by its loss or that of a model trained on its latents: a tokenizer that
+    loses colours has simpler latents, and gives models a lower loss.
 
     Attributes:
-        data: one subfolder of images a class, Fashion-MNIST's idx files, or WebDataset tars (a folder or a pattern).
+        data: folder with a subfolder of images per class or Fashion-MNIST's idx files, or WebDataset tars (a folder or
+            a pattern).
         output: folder to write the tokenizer to, with `reconstructions`, `checkpoints` and `metrics.jsonl`.
-        image_size: images are scaled and cropped to this, a side or [height, width]; those of idx files stay as they
-            are.
+        image_size: size that images are scaled and cropped to, a side or [height, width]; those of idx files stay as
+            they are.
         image_channels: 1 for grey, 3 for RGB; idx files are grey.
-        split: of idx files.
-        held_out: images to measure by, in any of these forms, of idx files the split t10k; left out, a share of `data`.
-        held_out_share: of `data`, spread evenly, not trained on where `held_out` is left out.
-        on_bad_image: what an unreadable image does: "fail", or "skip" to go on without it.
-        resume: go on from the newest checkpoint in `output`, exactly as if the training had not been interrupted.
-        device: "auto" is the GPU if there is one.
-        training: see `TokenizerTrainingConfig`.
-
-    Raises:
-        ValueError: for a share that is none.
+        split: split of idx files, "train" or "t10k".
+        on_bad_image: "fail" to end at an unreadable image, or "skip" to go on without it.
+        resume: whether to go on from the newest checkpoint in `output`, exactly as if the training had not been
+            interrupted.
+        device: device to compute on; "auto" is the GPU if there is one.
+        validation: images to hold out.
+        training: configuration of the training.
     """
 
     data: str
@@ -55,16 +72,11 @@ class Options:
     image_size: int | Sequence[int] = 32
     image_channels: int = 3
     split: str = "train"
-    held_out: str | None = None
-    held_out_share: float = 0.05
     on_bad_image: Literal["fail", "skip"] = "fail"
     resume: bool = False
     device: str = "auto"
+    validation: Validation = field(default_factory=Validation)
     training: TokenizerTrainingConfig = field(default_factory=TokenizerTrainingConfig)
-
-    def __post_init__(self) -> None:
-        share = self.held_out_share
-        require("held_out_share", "a number between 0 and 0.5", share, is_number(share) and 0 < share <= 0.5)
 
     @property
     def skip(self) -> bool:
@@ -73,7 +85,7 @@ class Options:
 
 
 def run(options: Options) -> None:
-    """Train, write the tokenizer folder, and say where it is and how well it reconstructs."""
+    """Train the tokenizer, write its folder, and print where it is and how well it reconstructs."""
     from flowar.data.sources import open_images
     from flowar.data.transforms import to_unit_range
     from flowar.system.precision import default_device
@@ -82,12 +94,13 @@ def run(options: Options) -> None:
     from flowar.training.tokenizer_training import train_tokenizer
     from flowar.training.tokenizer_watch import WatchOptions
 
-    source, skip = open_images(options.data, options.split, options.image_size, options.image_channels), options.skip
+    skip, form = options.skip, (options.image_size, options.image_channels, options.skip)
+    source = open_images(options.data, options.split, *form)
     images = read(source, skip)
-    if options.held_out is None:
-        images, held_out = split(images, options.held_out_share)
+    if options.validation.folder is None:
+        images, held_out = split(images, options.validation.share)
     else:
-        held_out = read(open_images(options.held_out, "t10k", options.image_size, options.image_channels), skip)
+        held_out = read(open_images(options.validation.folder, "t10k", *form), skip)
     held_out = evenly(held_out, MOST_HELD_OUT)
     height, width = source.image_size
     training = options.training.for_images((height, width), source.flips)
@@ -102,7 +115,7 @@ def run(options: Options) -> None:
 
 
 def read(source: ImageSource, skip_bad: bool) -> Tensor:
-    """All images of `source`, uint8 [N, C, H, W].
+    """Read all images of `source`, uint8 [N, C, H, W].
 
     Raises:
         DataError: for an unreadable image, unless those are skipped, and if none is left.
@@ -119,7 +132,7 @@ def read(source: ImageSource, skip_bad: bool) -> Tensor:
 
 
 def split(images: Tensor, share: float) -> tuple[Tensor, Tensor]:
-    """Images to train on, and every so many-th of them that is held out.
+    """Divide images into those to train on and a share to hold out, evenly spaced.
 
     Raises:
         DataError: for a single image.
@@ -134,7 +147,7 @@ def split(images: Tensor, share: float) -> tuple[Tensor, Tensor]:
 
 
 def evenly(images: Tensor, most: int) -> Tensor:
-    """At most so many of `images`, from all over."""
+    """At most `most` of the images, evenly spaced."""
     import torch
 
     return images[torch.linspace(0, len(images) - 1, min(most, len(images))).long()]

@@ -15,10 +15,10 @@ class Options:
     Attributes:
         target_ms: milliseconds that one call for `batch_size` images may take, without decoding.
         model: shipped name, folder, or Hub id.
-        batch_size: images of a call.
-        output: the JSON file to write.
-        dtype: of the networks, as of `flowar sample`.
-        device: "auto" is the GPU if there is one.
+        batch_size: images per call.
+        output: JSON file to write.
+        dtype: dtype of the networks, see `flowar sample`.
+        device: device to compute on; "auto" is the GPU if there is one.
     """
 
     target_ms: float
@@ -30,7 +30,7 @@ class Options:
 
 
 def run(options: Options) -> None:
-    """Measure, print the frontier and the schedule, and say where it is."""
+    """Measure, print the frontier and the schedule, and print where the file is."""
     from flowar.evaluation import tuning
     from flowar.pipeline import FlowARPipeline
     from flowar.system.precision import default_device

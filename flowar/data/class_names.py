@@ -6,19 +6,18 @@ import difflib
 import functools
 import operator
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, SupportsIndex
+from typing import NamedTuple, SupportsIndex
 
+from flowar.config import IMAGENET_CLASSES, FlowARConfig
 from flowar.errors import FlowARError
 from flowar.system.files import read_json
 
-if TYPE_CHECKING:
-    from flowar.config import FlowARConfig
-
 FOLDER = Path(__file__).parents[1] / "assets" / "class_names"
 DATASETS = ("imagenet", "fashion_mnist")
-IMAGENET_CLASSES = 1000
+IMAGENET_FOLDERS = ("n01440764", "n15075141")  # the first and the last of 1000
 PROPOSALS = 3
 SIMILARITY = 0.6  # of difflib: 1 is the same word
 
@@ -36,14 +35,22 @@ def class_names_of(config: FlowARConfig) -> tuple[str, ...]:
     return read_class_names("imagenet")
 
 
+def names_of_folders(folders: Sequence[str]) -> tuple[str, ...]:
+    """What the classes of these sorted folders are called: as the folders, but for ImageNet's (n01440764, ...)."""
+    if len(folders) == IMAGENET_CLASSES and (folders[0], folders[-1]) == IMAGENET_FOLDERS:
+        return read_class_names("imagenet")
+    return tuple(folders)
+
+
 def resolve(names_or_indices: Iterable[str | SupportsIndex], class_names: Sequence[str]) -> list[int]:
     """The labels that names and indices mean; whether an index is in range is the model's to check.
 
     A name is one that a class has, or any of its synonyms ("tench, Tinca tinca", "T-shirt/top"); upper case, hyphens
-    and underscores do not matter. Words that are integers are indices.
+    and underscores do not matter. A word that is an integer, but no name, is an index.
 
     Raises:
-        FlowARError: for a word that is the name of no class, or of several; the closest names are proposed.
+        FlowARError: for a word that is the name of no class, or of several; the closest names are proposed. For "7"
+            where the class called "007" has another number.
     """
     return [_resolve(each, class_names) for each in names_or_indices]
 
@@ -63,26 +70,45 @@ def closest(word: str, class_names: Sequence[str]) -> list[str]:
 
 
 def normalised(name: str) -> str:
-    """A name as names are compared."""
-    return re.sub(r"[\s_-]+", " ", name).strip().lower()
+    """A name as names are compared; some file systems spell "é" with one character, some with two."""
+    return re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFC", name)).strip().lower()
 
 
 def _resolve(word: str | SupportsIndex, class_names: Sequence[str]) -> int:
     if isinstance(word, SupportsIndex):
         return operator.index(word)
-    if re.fullmatch(r"\s*[+-]?\d+\s*", word):
-        return int(word)
-    if not class_names:
+    if not isinstance(word, str):
+        raise FlowARError(f"classes: expected names or integers, got {word!r}")
+    found = _labels_called(word, class_names) or _labels_numbered(word, class_names)
+    if not found and not class_names:
         raise FlowARError(f"classes: expected integers as in 0,3,7, as these classes have no names, got {word!r}")
-    found = _known_names(tuple(class_names)).get(normalised(word))
-    if found is None:
+    if not found:
         proposals = ", ".join(closest(word, class_names)) or "none; flowar classes lists them all"
         expected = f"names or integers from 0 to {len(class_names) - 1}"
         raise FlowARError(f"classes: expected {expected}, got {word!r}; closest names: {proposals}")
-    if len(found.labels) > 1:
-        several = ", ".join(f"{label} ({class_names[label]})" for label in found.labels)
+    if len(found) > 1:
+        several = ", ".join(f"{label} ({class_names[label]})" for label in found)
         raise FlowARError(f"classes: expected the name of one class, got {word!r}, the name of several: {several}")
-    return found.labels[0]
+    return found[0]
+
+
+def _labels_called(word: str, class_names: Sequence[str]) -> Sequence[int]:
+    """The labels whose name or synonym a word is. Where names are alike but for their spelling, its own counts."""
+    known = _known_names(tuple(class_names)).get(normalised(word))
+    if known is None:
+        return ()
+    alike = all(normalised(class_names[label]) == normalised(word) for label in known.labels)
+    exact = [label for label in known.labels if class_names[label] == word]
+    return exact if alike and exact else known.labels
+
+
+def _labels_numbered(word: str, class_names: Sequence[str]) -> Sequence[int]:
+    """The label that a word is as a number; also those of classes with that number for a name, as 7 is that of 007."""
+    if not re.fullmatch(r"\s*[+-]?\d+\s*", word):
+        return ()
+    index = int(word)
+    named = {label for label, name in enumerate(class_names) if name.isdecimal() and int(name) == index}
+    return sorted(named | {index}) if index in range(len(class_names)) else sorted(named) or [index]
 
 
 class _Known(NamedTuple):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -15,12 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from flowar.config import Grid
-from flowar.data.transforms import center_crop, to_tensor
+from flowar.data.transforms import variants
 from flowar.errors import DataError, first_line
-
-log = logging.getLogger(__name__)
-
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
 
 @dataclass
@@ -53,17 +49,36 @@ class ImageSource(ABC):
         """What image number `index` is called, relative to `root`."""
 
     @abstractmethod
-    def _read(self, index: int) -> Image.Image:
-        """Image number `index`; may raise anything."""
+    def _read(self, index: int, cover: Grid | None) -> Image.Image:
+        """As `read`, but may raise anything."""
 
-    def read(self, index: int) -> Image.Image:
+    def read(self, index: int, cover: Grid | None = None) -> Image.Image:
         """Image number `index`, upright, in mode L or RGB, of any size.
+
+        Args:
+            cover: height and width that are to be cut from it; a large image may then come smaller than it is.
 
         Raises:
             DataError: if it is unreadable, naming it.
         """
+        with self._naming(index):
+            return self._read(index, cover)
+
+    def cut(self, index: int, flips: bool = False, crops: int = 0) -> Tensor:
+        """What `variants` makes of image number `index`: uint8 [V, channels, H, W].
+
+        Raises:
+            DataError: if anything from its file to the tensor fails, naming it.
+        """
+        with self._naming(index):
+            return variants(self._read(index, self.image_size), self.image_size, flips, crops, index)
+
+    @contextmanager
+    def _naming(self, index: int) -> Iterator[None]:
         try:
-            return self._read(index)
+            yield
+        except DataError:
+            raise
         except Exception as error:  # damaged files make Pillow fail in many ways
             name = self.root / self.name(index)
             raise DataError(f"{name}: expected a readable image ({first_line(error)})") from error
@@ -81,7 +96,7 @@ class ImageSource(ABC):
             images = []
             for index in part.tolist():
                 try:
-                    images.append(to_tensor(center_crop(self.read(index), self.image_size)))
+                    images.append(self.cut(index)[0])
                 except DataError as error:
                     if skipped is None:
                         raise

@@ -15,11 +15,14 @@ from PIL import Image
 from torch import Tensor
 
 from flowar.config import Grid, as_grid
-from flowar.data.class_names import read_class_names
-from flowar.data.image_source import IMAGE_SUFFIXES, ImageSource
-from flowar.data.transforms import decode
+from flowar.data.class_folders import class_folders, images_of_folders
+from flowar.data.class_names import names_of_folders, read_class_names
+from flowar.data.folders import Ignored, look_into
+from flowar.data.image_source import ImageSource
+from flowar.data.opening import open_image
 from flowar.data.webdataset import find_tars, open_tars
 from flowar.errors import DataError, first_line
+from flowar.system.files import open_regular
 
 
 @dataclass
@@ -32,7 +35,7 @@ class IdxImages(ImageSource):
     def name(self, index: int) -> str:
         return f"image {index}"
 
-    def _read(self, index: int) -> Image.Image:
+    def _read(self, index: int, cover: Grid | None) -> Image.Image:
         return Image.fromarray(self.images[index, 0].numpy())
 
     def batches(self, size: int, skipped: list[str] | None = None) -> Iterator[Tensor]:
@@ -52,33 +55,49 @@ class FolderImages(ImageSource):
     def name(self, index: int) -> str:
         return self.names[index]
 
-    def _read(self, index: int) -> Image.Image:
-        return decode((self.root / self.names[index]).read_bytes(), self.channels)
+    def _read(self, index: int, cover: Grid | None) -> Image.Image:
+        return open_image(self.root / self.names[index], self.channels, cover)
 
 
 def open_images(
-    folder: str | Path, split: str = "train", image_size: int | Sequence[int] = 256, channels: int = 3
+    folder: str | Path,
+    split: str = "train",
+    image_size: int | Sequence[int] = 256,
+    channels: int = 3,
+    skip_bad: bool = False,
 ) -> ImageSource:
-    """The labelled images of `folder`.
+    """The labelled images of `folder`. What is ignored there, such as hidden files, is counted and logged.
 
     Args:
         folder: with idx files, tars, or one subfolder a class; a tar; or tars by pattern, as `shards/{0000..0009}.tar`.
+            A folder of images without subfolders of them is one class.
         split: of idx files, "train" or "t10k".
         image_size: of what is cut from files of images, a side or (height, width); idx files have their own.
         channels: of files of images, 1 or 3; idx files are grey.
+        skip_bad: let images of tars without a proper label be unreadable, instead of refusing them here.
 
     Raises:
-        DataError: for a missing folder or file, and for one that holds none of these or is damaged.
+        DataError: for a missing folder or file, and for one that holds none of these, more than one or is damaged.
     """
-    size, tars = as_grid("image_size", image_size), find_tars(folder)
-    if tars:
-        return open_tars(tars, size, channels)
-    folder = Path(folder)
+    size = as_grid("image_size", image_size)
+    folder, ignored = Path(folder), Ignored()
     if not folder.is_dir():
-        raise DataError(f"data: expected a folder, got {folder} (does not exist)")
-    if any(folder.glob("*-images-idx3-ubyte*")):
+        tars = find_tars(str(folder))
+        if not tars:
+            raise DataError(
+                f"data: expected a folder, got {folder} ({'a file' if folder.exists() else 'does not exist'})"
+            )
+        return open_tars(tars, size, channels, skip_bad, ignored)
+    contents = look_into(folder, ignored)
+    if any("-images-idx3-ubyte" in path.name for path in contents.others):
         return open_idx(folder, split)
-    return open_class_folders(folder, size, channels)
+    tars = [path for path in contents.others if path.suffix.lower() == ".tar"]
+    if not tars:
+        return open_class_folders(folder, size, channels)
+    if any(images_of_folders(folder, contents.folders, Ignored()).values()):
+        raise DataError(f"{folder}: expected tars or one folder a class, got both; {folder}/*.tar names the tars alone")
+    ignored.add("images beside the tars", len(contents.images))
+    return open_tars(tars, size, channels, skip_bad, ignored)
 
 
 def open_idx(folder: Path, split: str) -> IdxImages:
@@ -101,7 +120,8 @@ def find_idx(folder: Path, name: str) -> Path:
 def read_idx(path: Path, dimensions: int) -> Tensor:
     """An unsigned-byte idx file as a uint8 tensor."""
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        with open_regular(path) as file:
+            content = gzip.decompress(file.read()) if path.suffix == ".gz" else file.read()
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: expected an idx file, but reading it failed ({first_line(error)})") from error
     header = 4 + 4 * dimensions
@@ -114,19 +134,16 @@ def read_idx(path: Path, dimensions: int) -> Tensor:
     return torch.from_numpy(np.frombuffer(content, np.uint8, size, offset=header).reshape(shape).copy())
 
 
-def open_class_folders(folder: Path, image_size: Grid, channels: int) -> FolderImages:
-    """One subfolder a class, classes in alphabetical order."""
-    classes = sorted(path for path in folder.iterdir() if path.is_dir())
-    names: list[str] = []
-    labels: list[int] = []
-    for label, directory in enumerate(classes):
-        found = sorted(path for path in directory.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-        if not found:
-            raise DataError(f"{directory}: expected images in every class folder, found none")
-        names += [str(path.relative_to(folder)) for path in found]
-        labels += [label] * len(found)
-    if not names:
+def open_class_folders(root: Path, image_size: Grid, channels: int) -> FolderImages:
+    """One subfolder a class, classes in alphabetical order; or one class, if the images lie in `root` itself."""
+    ignored = Ignored()
+    classes = class_folders(root, ignored)
+    if not classes:
         expected = "Fashion-MNIST's idx files, tars, or a subfolder of images a class"
-        raise DataError(f"{folder}: expected {expected}, found none of them")
-    class_names = tuple(path.name for path in classes)
-    return FolderImages(folder, torch.tensor(labels), class_names, image_size, channels, names)
+        raise DataError(f"{root}: expected {expected}, found none of them{f' ({ignored})' if str(ignored) else ''}")
+    class_names = names_of_folders([folder.resolve().name if folder == root else folder.name for folder in classes])
+    names = [str(path.relative_to(root)) for images in classes.values() for path in images]
+    labels = [label for label, images in enumerate(classes.values()) for _ in images]
+    how = "one class, as no folder in it has images" if root in classes else f"{len(classes)} classes"
+    ignored.say(f"{root}: {len(names)} images, {how}")
+    return FolderImages(root, torch.tensor(labels), class_names, image_size, channels, names)

@@ -1,48 +1,16 @@
-"""Photos to one size of 8-bit pixels, with Pillow and numpy alone: decoding, crops, flips."""
+"""Pictures to one size of 8-bit pixels: crops, flips, and tensors of them."""
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from flowar.config import Grid
 
 LARGEST_CROP = 1.25  # a random crop is cut from an image scaled so that it is at most so many times as large
-WIDE_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")  # grey of 16 bits, which Pillow keeps in 32 for some formats
-
-
-def decode(content: bytes, channels: int) -> Image.Image:
-    """The image of a file's bytes, upright, in mode L (1 channel) or RGB (3); what is transparent becomes white.
-
-    Raises:
-        Exception: whatever Pillow raises for bytes that are damaged, or no image.
-        ValueError: for an unknown format, and for pixels that are neither of 8 nor of 16 bits.
-    """
-    try:
-        with Image.open(io.BytesIO(content)) as file:
-            image = ImageOps.exif_transpose(file)
-    except UnidentifiedImageError as error:  # which speaks of an address in memory
-        raise ValueError("of no format that Pillow knows") from error
-    if image.mode in WIDE_MODES:
-        image = from_16_bits(image)
-    elif image.mode == "F":
-        raise ValueError("expected 8 or 16 bits a channel, got floating-point pixels")
-    elif "transparency" in image.info or image.mode in ("RGBA", "LA", "PA"):
-        opaque = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", opaque.size, "white"), opaque)
-    return image.convert("L" if channels == 1 else "RGB")
-
-
-def from_16_bits(image: Image.Image) -> Image.Image:
-    """A grey image of 16 bits in 8, rounded; Pillow's own conversion clips."""
-    pixels = np.asarray(image).astype(np.int64)
-    if pixels.min() < 0 or pixels.max() > 65535:
-        raise ValueError(f"expected 8 or 16 bits a channel, got values from {pixels.min()} to {pixels.max()}")
-    return Image.fromarray(((pixels + 128) // 257).astype(np.uint8))
+LONGEST = 4  # times as long as a crop of its width is what is scaled of an image
 
 
 def variants(image: Image.Image, size: Grid, flips: bool, crops: int, index: int) -> Tensor:
@@ -63,7 +31,7 @@ def variants(image: Image.Image, size: Grid, flips: bool, crops: int, index: int
 def center_crop(image: Image.Image, size: Grid) -> Image.Image:
     """The central rectangle of the aspect of `size` (height, width), scaled to it; a square is cut as ADM cuts it."""
     height, width = size
-    image = scale_to_cover(image, size)
+    image = scale_to_cover(shortened(image, size), size)
     left, top = (image.width - width) // 2, (image.height - height) // 2
     return image.crop((left, top, left + width, top + height))
 
@@ -72,11 +40,27 @@ def random_crop(image: Image.Image, size: Grid, generator: np.random.Generator) 
     """A rectangle of `size` (height, width) anywhere in the image, which is scaled to cover 1 to 1.25 times that."""
     height, width = size
     short = min(size)
+    image = shortened(image, size, generator)
     scaled = int(generator.integers(short, int(LARGEST_CROP * short), endpoint=True))
     image = scale_to_cover(image, (round(height * scaled / short), round(width * scaled / short)))
     left = int(generator.integers(0, image.width - width, endpoint=True))
     top = int(generator.integers(0, image.height - height, endpoint=True))
     return image.crop((left, top, left + width, top + height))
+
+
+def shortened(image: Image.Image, size: Grid, generator: np.random.Generator | None = None) -> Image.Image:
+    """The middle of an image that is far longer than a crop of `size` (height, width), or a part drawn at random.
+
+    To scale all of it would take time and memory for what no crop shows.
+    """
+    height, width = size
+    limits = LONGEST * -(-image.height * width // height), LONGEST * -(-image.width * height // width)
+    kept = min(image.width, limits[0]), min(image.height, limits[1])
+    if kept == image.size:
+        return image
+    place = 0.5 if generator is None else generator.random()
+    left, top = (round(place * (whole - part)) for whole, part in zip(image.size, kept, strict=True))
+    return image.crop((left, top, left + kept[0], top + kept[1]))
 
 
 def scale_to_cover(image: Image.Image, size: Grid) -> Image.Image:

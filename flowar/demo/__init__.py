@@ -1,1 +1,1 @@
-"""`flowar demo`: a page that draws and edits. All but `page` and its tabs know nothing of Gradio."""
+"""The page of `flowar demo`, which draws and edits; only `page` and its tabs know Gradio."""

@@ -1,4 +1,4 @@
-"""What the page does, from the values of its inputs to pictures."""
+"""The actions of the page: from the values of its inputs to pictures."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ Kind = Literal["inpaint", "vary"]
 
 
 class Settings(NamedTuple):
-    """How to sample, as the page has it: an emptied field is None, and no schedule is the model's own."""
+    """The settings of sampling on the page; an emptied field is None, and an empty schedule is the model's own."""
 
     seed: int | None
     schedule: str
     guidance_scale: float | None
 
     def sampling(self) -> dict[str, Any]:
-        """For `FlowAR.sample`."""
+        """The settings as keyword arguments of a pipeline's call."""
         return self._asdict() | {"schedule": self.schedule or None, "progress": False}
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """Pictures while they form: images [B] of every scale drawn so far, after so many seconds."""
+    """A drawing in progress: its labels [B], the images [B] of every scale drawn so far, and the seconds it took."""
 
     labels: Sequence[int]
     scales: Sequence[Sequence[Image.Image]]
@@ -46,7 +46,7 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Edit:
-    """What to do with a picture: inpaint where `layers` are painted, or vary."""
+    """An edit of a picture: inpainting where `layers` are painted, or variation."""
 
     kind: Kind
     layers: Sequence[Image.Image] = ()
@@ -57,7 +57,7 @@ class Edit:
 
 
 def class_choices(pipeline: FlowARPipeline) -> list[tuple[str, int]]:
-    """Names and labels of all classes; where several have a name, it goes with the label."""
+    """The names and labels of all classes; a name that several classes have is followed by the label."""
     model = pipeline.model
     names = [class_name(model, label) for label in range(model.config.num_classes)]
     several = {name for name, count in Counter(names).items() if count > 1}
@@ -65,7 +65,7 @@ def class_choices(pipeline: FlowARPipeline) -> list[tuple[str, int]]:
 
 
 def draw(pipeline: FlowARPipeline, labels: Sequence[int], per_class: int, settings: Settings) -> Iterator[Drawing]:
-    """The drawing after every scale: a row of all labels, `per_class` times.
+    """Draw rows of all labels, `per_class` times, and yield the drawing after every scale.
 
     Raises:
         ValueError: for no picture or too many at once, and as `FlowAR.sample`.
@@ -88,7 +88,7 @@ def draw(pipeline: FlowARPipeline, labels: Sequence[int], per_class: int, settin
 
 
 def summary(pipeline: FlowARPipeline, drawing: Drawing) -> str:
-    """How far the drawing is, or how long it took."""
+    """The progress of the drawing in words, or its time if it is finished."""
     if finished(pipeline, drawing):
         return timing(len(drawing.labels), drawing.seconds)
     return f"at {scale_name(pipeline.model, len(drawing.scales) - 1)} after {drawing.seconds:.2f} s"
@@ -100,12 +100,12 @@ def finished(pipeline: FlowARPipeline, drawing: Drawing) -> bool:
 
 
 def timing(count: int, seconds: float) -> str:
-    """In all and for each picture."""
+    """The time of `count` pictures in words."""
     return f"{count} image{'s' * (count > 1)} in {seconds:.2f} s, {1000 * seconds / count:.0f} ms each"
 
 
 def coarse_to_fine(pipeline: FlowARPipeline, drawing: Drawing, index: int) -> list[tuple[Image.Image, str]]:
-    """Picture `index` at every scale drawn so far, with the scale's grid."""
+    """Picture `index` at every scale drawn so far, with the name of the scale."""
     return [(images[index], scale_name(pipeline.model, k)) for k, images in enumerate(drawing.scales)]
 
 
@@ -115,7 +115,7 @@ def open_image(pipeline: FlowARPipeline, path: str) -> Image.Image:
     Raises:
         ValueError: for a file that is no picture, or one of another size than the pipeline's.
     """
-    picture = open_picture("image", Path(path))
+    picture = open_picture("image", Path(path), pipeline.tokenizer.image_channels)
     check_size(pipeline, picture, "image")
     return picture
 
@@ -123,7 +123,7 @@ def open_image(pipeline: FlowARPipeline, path: str) -> Image.Image:
 def edit(
     pipeline: FlowARPipeline, picture: Image.Image | None, wanted: Edit, settings: Settings
 ) -> tuple[list[Image.Image], str]:
-    """The edited pictures, and how long they took.
+    """Edit a picture, and return the edited ones and their time in words.
 
     Raises:
         ValueError: without a picture or a class, and as `flowar.editing.edits` says.

@@ -1,4 +1,4 @@
-"""The picture to paint on: the model's own one enlarged, and back from strokes to the model's pixels."""
+"""The canvas: an enlarged picture to paint on, and the mask of the strokes in the picture's pixels."""
 
 from __future__ import annotations
 

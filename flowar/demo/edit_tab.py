@@ -1,4 +1,4 @@
-"""The tab that edits: a picture, a brush that says where to draw anew, and what came of it."""
+"""The tab that edits: a picture, a brush that marks where to draw anew, and the edited pictures."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
+from flowar.data.opening import image_suffixes
 from flowar.demo.actions import Drawing, Edit, Settings, class_choices, edit, open_image
 from flowar.demo.canvas import SIDE, enlarged
 from flowar.demo.settings import settings_inputs
@@ -18,11 +19,10 @@ KINDS = [("Inpaint what is painted", "inpaint"), ("Vary, keeping coarse scales",
 BRUSH = "rgb(99, 102, 241)"
 AROUND = 80  # pixels of height that the editor's own buttons take
 BRUSH_PART = 14  # of the canvas is the width of the brush
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
 
 
 class EditTab:
-    """Its parts; `picture` is the picture itself, of which the editor shows an enlarged copy."""
+    """The tab that edits; `picture` holds the picture, of which the editor shows an enlarged copy."""
 
     def __init__(self, pipeline: FlowARPipeline) -> None:
         self.pipeline = pipeline
@@ -41,7 +41,9 @@ class EditTab:
             with gr.Column(scale=2, min_width=480):
                 self.editor = editor()
                 with gr.Row():
-                    upload = gr.UploadButton("Open a picture", file_types=[*PICTURES], size="md", elem_id="open")
+                    upload = gr.UploadButton(
+                        "Open a picture", file_types=sorted(image_suffixes()), size="md", elem_id="open"
+                    )
                     apply = gr.Button("Edit", variant="primary", size="md", elem_id="edit")
             with gr.Column(scale=1, min_width=280):
                 edited = gallery("Edited", "edited", columns=2)
@@ -51,18 +53,18 @@ class EditTab:
         self.editor.clear(
             lambda picture: picture and enlarged(picture), self.picture, self.editor, show_progress="hidden"
         )
-        kind.change(of_kind, kind, [paste, keep_scales], show_progress="hidden")
+        kind.change(inputs_shown, kind, [paste, keep_scales], show_progress="hidden")
         inputs = [self.picture, self.editor, kind, self.label, count, keep_scales, paste, *settings]
         model_event(apply.click, self.apply, inputs, [edited, time], edited)
 
     def open(self, path: str) -> tuple[Image.Image, Image.Image]:
-        """The picture in a file, and what the editor shows of it."""
+        """Open the picture in a file, and return it with its enlarged copy."""
         with shown_errors():
             picture = open_image(self.pipeline, path)
         return picture, enlarged(picture)
 
     def receive(self, drawing: Drawing | None, chosen: int) -> tuple[Any, ...]:
-        """A picture of the other tab: itself, what the editor shows of it, and its class."""
+        """Receive a picture of the other tab: itself, its enlarged copy, and its class."""
         with shown_errors():
             if drawing is None:
                 raise FlowARError("image: expected a picture to edit, got none")
@@ -80,7 +82,7 @@ class EditTab:
         paste: bool,
         *settings: Any,
     ) -> tuple[list[Image.Image], str]:
-        """The edited pictures, and how long they took."""
+        """Edit the picture, and return the edited ones and their time in words."""
         layers = painting["layers"] if painting else []
         wanted = Edit(kind, layers, label, count, keep_scales, paste)
         with shown_errors():
@@ -88,7 +90,7 @@ class EditTab:
 
 
 def editor() -> gr.ImageEditor:
-    """Where a picture is painted on, and only that: pictures come through buttons, which refuse what does not fit."""
+    """The editor, which is for painting alone: pictures come through buttons, which refuse those that do not fit."""
     return gr.ImageEditor(
         label="Paint what is to be drawn anew",
         placeholder="Open a picture, or send one from the other tab",
@@ -107,6 +109,6 @@ def editor() -> gr.ImageEditor:
     )
 
 
-def of_kind(kind: str) -> tuple[Any, Any]:
-    """Which inputs an operation has."""
+def inputs_shown(kind: str) -> tuple[Any, Any]:
+    """Updates that show the inputs of an operation and hide the others."""
     return gr.update(visible=kind == "inpaint"), gr.update(visible=kind == "vary")

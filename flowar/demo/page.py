@@ -34,7 +34,7 @@ DAY = 86400  # seconds, after which pictures that were shown are removed
 
 
 def build_page(pipeline: FlowARPipeline, name: str) -> gr.Blocks:
-    """The page of a pipeline whose model has this name."""
+    """Build the page of a pipeline whose model has this name."""
     title, old = f"FlowAR: {name}", (DAY, DAY)
     with gr.Blocks(title=title, analytics_enabled=False, fill_width=True, delete_cache=old) as page:
         gr.Markdown(heading(pipeline, name))
@@ -54,7 +54,7 @@ def build_page(pipeline: FlowARPipeline, name: str) -> gr.Blocks:
 
 
 def heading(pipeline: FlowARPipeline, name: str) -> str:
-    """The model's name, and what it draws, on what."""
+    """The heading: the model's name, classes, picture size and device."""
     width, height = picture_size(pipeline)
     model = pipeline.model
     device = model.ar_transformer.input_positions.device.type
@@ -62,7 +62,7 @@ def heading(pipeline: FlowARPipeline, name: str) -> str:
 
 
 def serve(page: gr.Blocks, host: str, port: int) -> Any:
-    """Serve the page without waiting: on this machine alone, and nothing is told to anybody."""
+    """Serve the page, without waiting and without any service of Gradio's."""
     return page.queue(api_open=False).launch(
         server_name=host,
         server_port=port,

@@ -1,4 +1,4 @@
-"""What a function reports while it runs, as an iterator."""
+"""The reports of a running function as an iterator."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def reports(work: Callable[[Callable[[T], None]], object]) -> Iterator[T]:
-    """What `work` hands to its argument, as it comes. It runs in a thread, which is done when the iterator is.
+    """Run `work` in a thread, and yield each value that it passes to its argument.
 
     Raises:
         Exception: what `work` raises, after its reports.

@@ -19,7 +19,7 @@ OTHER_COLUMNS = 8
 
 
 class SampleTab:
-    """Its parts; `drawing` and `chosen` are what the other tab may take a picture of."""
+    """The tab that draws; the other tab takes picture `chosen` of `drawing`."""
 
     def __init__(self, pipeline: FlowARPipeline) -> None:
         self.pipeline = pipeline
@@ -43,7 +43,7 @@ class SampleTab:
         self.pictures.select(self.choose, self.drawing, [self.strip, self.chosen], show_progress="hidden")
 
     def generate(self, labels: list[int], per_class: int, *settings: Any) -> Iterator[tuple[Any, ...]]:
-        """What the outputs show after every scale; the first picture is chosen."""
+        """Draw, and yield the values of the outputs after every scale; the first picture is chosen."""
         columns = len(labels) if len(labels) in COLUMNS else OTHER_COLUMNS
         with shown_errors():
             for drawing in draw(self.pipeline, labels, per_class, Settings(*settings)):

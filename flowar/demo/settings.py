@@ -1,4 +1,4 @@
-"""Seed, schedule and guidance: the inputs that both tabs have."""
+"""The inputs that both tabs have: seed, schedule and guidance."""
 
 from __future__ import annotations
 

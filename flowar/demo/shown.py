@@ -1,4 +1,4 @@
-"""How the page shows pictures and errors, and runs what needs the model."""
+"""Parts that both tabs share: galleries, events that use the model, and errors as messages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import gradio as gr
 
 
 def gallery(label: str, name: str, columns: int = 8) -> gr.Gallery:
-    """Pictures without loss, to look at and to choose from."""
+    """A gallery of pictures without loss, to look at and to choose from."""
     return gr.Gallery(
         label=label,
         elem_id=name,
@@ -33,7 +33,7 @@ def model_event(event: Callable[..., Any], run: Callable[..., Any], inputs: Any,
 
 @contextmanager
 def shown_errors() -> Iterator[None]:
-    """What bad input raises is a message on the page, which stays as it was."""
+    """Turn the errors of bad input into messages on the page, which stays as it is."""
     try:
         yield
     except (ValueError, OSError) as error:

@@ -1,1 +1,4 @@
-"""What `flowar doctor` looks at, a function a line. Nothing here imports at its top what may be broken."""
+"""The checks of `flowar doctor`, a function per line of its report.
+
+No module here imports at its top what may be broken.
+"""

@@ -1,4 +1,4 @@
-"""The C++ compiler, and the ops that it built."""
+"""Checks of the C++ compiler and of the compiled ops."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TOLERANCE = 1e-5
 
 
 def compiler() -> Finding:
-    """Whether there is a C++ compiler that works: it builds the ops, and serves torch.compile."""
+    """Check that there is a C++ compiler that works: it builds the ops, and torch.compile needs it."""
     names = [name for name in (os.environ.get("CXX"), *COMPILERS) if name]
     found = next(filter(None, map(shutil.which, names)), None)
     if found is None:
@@ -40,7 +40,7 @@ def compiler() -> Finding:
 
 
 def ops() -> Finding:
-    """Whether the compiled ops load with the running torch, and compute what they should."""
+    """Check that the compiled ops load with the running torch and compute the right numbers."""
     built_with = f"built with torch {build_info('torch_version')}"
     try:
         from flowar import ops
@@ -61,7 +61,7 @@ def ops() -> Finding:
 
 
 def without_kernels(built_with: str, missing: Sequence[str]) -> Finding:
-    """GPUs are served, but slowly; `missing` names the ops where some have a kernel."""
+    """The finding for ops without kernels for GPUs; `missing` names them if others have some."""
     import torch
 
     of_which = f" of {', '.join(missing)}" if missing else ""
@@ -72,7 +72,7 @@ def without_kernels(built_with: str, missing: Sequence[str]) -> Finding:
 
 
 def build_info(name: str) -> str:
-    """What the build recorded about itself; "unknown" where the record is missing or made for another Python."""
+    """A fact that the build recorded; "unknown" if the record is missing or was made for another Python."""
     try:
         from flowar import _build_info
     except ImportError:
@@ -81,7 +81,7 @@ def build_info(name: str) -> str:
 
 
 def computes_right(device: torch.device) -> bool:
-    """Whether one op gives the numbers of its definition on `device`."""
+    """Whether an op gives the numbers of its definition on `device`."""
     import torch
 
     from flowar import ops

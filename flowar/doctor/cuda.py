@@ -1,4 +1,4 @@
-"""NVIDIA's driver and toolkit, and whether torch makes use of them."""
+"""Checks of NVIDIA's driver and toolkit, and of torch with them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ INSTALL_CUDA_TORCH = "install a torch for CUDA, by the command that https://pyto
 
 @dataclass(frozen=True)
 class Driver:
-    """NVIDIA's driver: its version, the latest CUDA that it serves where known, and the names of the GPUs."""
+    """NVIDIA's driver: its version, the latest CUDA that it serves (None if unknown), and the names of the GPUs."""
 
     version: str
     cuda: str | None = None
@@ -33,7 +33,7 @@ class Driver:
 
 
 def find_driver() -> Driver | None:
-    """The driver as nvidia-smi describes it, or the kernel where there is no such program; None without a driver.
+    """Find the driver by nvidia-smi, or by the kernel if there is no such program; None without a driver.
 
     Raises:
         ProgramError: if nvidia-smi fails.
@@ -50,7 +50,7 @@ def find_driver() -> Driver | None:
 
 
 def find_toolkit() -> Path | None:
-    """The nvcc that builds would use: of CUDA_HOME or CUDA_PATH, on PATH, or in the usual place."""
+    """Find the nvcc that builds would use: in CUDA_HOME or CUDA_PATH, on PATH, or in the usual place."""
     homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH")]
     candidates = [
         *(Path(home, "bin/nvcc") for home in homes if home),
@@ -73,7 +73,7 @@ def toolkit_version(nvcc: Path) -> str:
 
 
 def driver() -> Finding:
-    """Whether there is a driver, and nvidia-smi works."""
+    """Check that there is a driver and that nvidia-smi works."""
     try:
         found = find_driver()
     except ProgramError as error:
@@ -84,7 +84,7 @@ def driver() -> Finding:
 
 
 def toolkit() -> Finding:
-    """Whether there is a toolkit, and nvcc works."""
+    """Check that there is a toolkit and that nvcc works."""
     nvcc = find_toolkit()
     if nvcc is None:
         return ok("none; only a build of the ops for GPUs needs one")
@@ -95,7 +95,7 @@ def toolkit() -> Finding:
 
 
 def cuda() -> Finding:
-    """Whether torch fits the driver and the toolkit, and a GPU computes."""
+    """Check that torch fits the driver and the toolkit, and that a GPU computes."""
     import torch
 
     found, nvcc = find_driver(), find_toolkit()
@@ -125,7 +125,7 @@ def cuda() -> Finding:
 
 
 def no_device(built_for: str, found: Driver) -> Finding:
-    """Why torch sees no GPU though there is a driver."""
+    """The finding if torch sees no GPU though there is a driver."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return warning(f"no GPU is visible, as CUDA_VISIBLE_DEVICES={visible!r}", "unset it to use the GPU")

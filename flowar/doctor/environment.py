@@ -1,4 +1,4 @@
-"""Python and torch."""
+"""Checks of Python and torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ REINSTALL_TORCH = INSTALL_TORCH.replace("install", "install --force-reinstall", 
 
 
 def python() -> Finding:
-    """The interpreter."""
+    """Check that Python is recent enough."""
     found = f"{platform.python_version()} ({sys.executable})"
     if sys.version_info < MINIMUM_PYTHON:
         minimum = ".".join(map(str, MINIMUM_PYTHON))
@@ -23,7 +23,7 @@ def python() -> Finding:
 
 
 def torch_build() -> Finding:
-    """Whether torch is there, loads, and is recent enough."""
+    """Check that torch is there, loads, and is recent enough."""
     try:
         import torch
     except ModuleNotFoundError as error:

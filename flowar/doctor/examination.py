@@ -1,4 +1,4 @@
-"""The checks in their order, each shielded from what the others find broken."""
+"""The checks in their order, where none fails because of what another found broken."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from flowar.system.installation import REBUILD
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the report.
+    """A check, which makes a line of the report.
 
     Attributes:
-        examine: what looks.
-        needs: earlier checks; where one of them found something wrong, this one has nothing to say.
-        remedy: of an error that `examine` did not expect.
+        name: the name at the start of the line.
+        examine: the function that checks.
+        needs: names of earlier checks; if one of them found something wrong, this one is skipped.
+        remedy: the remedy of an error that `examine` did not expect.
     """
 
     name: str
@@ -30,7 +31,7 @@ class Check:
 
 
 def checks(model: str) -> list[Check]:
-    """What to look at before sampling from `model`: a shipped name, folder or Hub id, or the name of a preset."""
+    """The checks before sampling from `model`, a shipped name, folder or Hub id, or the name of a preset."""
     files = model_files.with_files(model)
     return [
         Check("python", environment.python),
@@ -49,7 +50,7 @@ def checks(model: str) -> list[Check]:
 
 
 def examine(model: str) -> Iterator[tuple[str, Finding]]:
-    """Every check's name with what it found, as soon as it has."""
+    """Run the checks, and yield the name and the finding of each as soon as it is done."""
     failed: set[str] = set()
     for check in checks(model):
         missing = [name for name in check.needs if name in failed]
@@ -60,7 +61,7 @@ def examine(model: str) -> Iterator[tuple[str, Finding]]:
 
 
 def shielded(check: Check) -> Finding:
-    """What the check found; an error of whatever kind is a finding too."""
+    """Run a check; an error of any kind becomes a finding too."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what they say is in the findings

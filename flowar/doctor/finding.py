@@ -1,4 +1,4 @@
-"""What a check found: a line of the report."""
+"""The findings of checks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Status = Literal["ok", "warning", "wrong", "skipped"]
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found, and what to do about it; nothing where all is well."""
+    """The finding of a check, and its remedy, which is empty if all is well."""
 
     status: Status
     found: str
@@ -25,12 +25,12 @@ def ok(found: str) -> Finding:
 
 
 def warning(found: str, remedy: str) -> Finding:
-    """Something that works, but not as well as it could."""
+    """A finding of something that works, but not as well as it could."""
     return Finding("warning", found, remedy)
 
 
 def wrong(found: str, remedy: str) -> Finding:
-    """Something that will fail."""
+    """A finding of something that will fail."""
     return Finding("wrong", found, remedy)
 
 

@@ -1,4 +1,4 @@
-"""Whether a model fits into the memory that is free."""
+"""The check that a model fits into the free memory."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ GROUP_FILES = (
 
 
 def memory(model: str) -> Finding:
-    """Whether one image of `model`, or of the preset of that name, can be drawn in the memory that is free."""
+    """Check that an image of `model`, or of the preset of that name, can be drawn in the free memory."""
     from flowar.system.precision import default_device
 
     device = default_device()
@@ -47,7 +47,7 @@ def memory(model: str) -> Finding:
 
 
 def needed_bytes(model: str, device: torch.device) -> float:
-    """An estimate of what a process takes at most that draws one image in the precision "auto"."""
+    """An estimate of the most memory of a process that draws one image in the precision "auto"."""
     import torch
 
     from flowar.system.precision import resolve_precision
@@ -59,7 +59,7 @@ def needed_bytes(model: str, device: torch.device) -> float:
 
 
 def weight_bytes(model: str, dtype: torch.dtype) -> int:
-    """Of the transformers in `dtype`, and of the tokenizer as it is stored, where the model has one."""
+    """The bytes of the transformers in `dtype`, and of the stored tokenizer if the model has one."""
     from flowar.config import FlowARConfig
     from flowar.storage.checkpoint import read_config
     from flowar.storage.hub import locate
@@ -73,7 +73,7 @@ def weight_bytes(model: str, dtype: torch.dtype) -> int:
 
 
 def transformer_bytes(config: FlowARConfig, dtype: torch.dtype) -> int:
-    """Of all parameters of a model."""
+    """The bytes of all parameters of a model in `dtype`."""
     from flowar.model import FlowAR
     from flowar.storage.checkpoint import skeleton
 
@@ -81,17 +81,17 @@ def transformer_bytes(config: FlowARConfig, dtype: torch.dtype) -> int:
 
 
 def free_bytes(device: torch.device) -> float | None:
-    """What a process could take on `device`; None where the system does not tell."""
+    """The free bytes on `device`; None if the system does not tell."""
     import torch
 
     return float(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else free_on_host(ROOT)
 
 
 def free_on_host(root: Path) -> float | None:
-    """The least of what Linux has available and what the control groups of this process allow.
+    """The free bytes of the host: what Linux has available, or less if the control groups of this process allow less.
 
     Args:
-        root: of the file system, with `proc` and `sys/fs/cgroup`.
+        root: the root of the file system, with `proc` and `sys/fs/cgroup`.
     """
     available = [line.split()[1] for line in lines(root / "proc/meminfo") if line.startswith("MemAvailable:")]
     if not available:
@@ -100,7 +100,7 @@ def free_on_host(root: Path) -> float | None:
 
 
 def group_free(group: Path) -> float:
-    """What one control group allows besides what it uses; infinity where it has no limit."""
+    """The bytes that a control group allows beyond those in use; infinity if it has no limit."""
     for limit, usage, cache in GROUP_FILES:
         words = lines(group / limit)
         if words and words[0] != "max":

@@ -1,4 +1,4 @@
-"""The files of a model."""
+"""The check of the files of a model."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ CHOOSE_MODEL = "name a shipped model, a folder, a Hub id, or a preset: S, B, L o
 
 
 def is_preset(model: str) -> bool:
-    """Whether the name is that of a size, which has no files."""
+    """Whether `model` is the name of a preset, which has no files."""
     return model.upper() in PRESETS and not Path(model).exists()
 
 
 def with_files(model: str) -> str:
-    """The model whose files are looked at: the shipped one for a preset."""
+    """The model whose files are checked: the shipped one for a preset."""
     return SHIPPED if is_preset(model) else model
 
 
 def checksums(model: str) -> Finding:
-    """Whether the files are those that their checksums were taken of (`sha256sum * > SHA256SUMS`)."""
+    """Check the files against their checksums (`sha256sum * > SHA256SUMS`)."""
     try:
         path = locate(model)
     except CheckpointError as error:
@@ -48,7 +48,7 @@ def checksums(model: str) -> Finding:
 
 
 def remedy(folder: Path) -> str:
-    """How to get the files of a folder back."""
+    """The advice on how to get the files of a folder back."""
     if ASSETS in folder.parents:
         return "restore it with `git checkout -- flowar/assets` in a checkout, or reinstall flowar"
     return "copy it again from where it came from"

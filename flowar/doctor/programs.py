@@ -1,4 +1,4 @@
-"""Running the programs of other packages."""
+"""Programs of other packages, and their output."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ TIMEOUT = 20  # seconds; a driver in trouble may never answer
 
 
 class ProgramError(Exception):
-    """A program that failed; the message is what it said first."""
+    """A program failed; the message is the first line of its output."""
 
 
 def output(command: Sequence[str], text: str = "") -> str:
-    """What `command` prints when it reads `text`.
+    """The output of `command` for `text` on its standard input.
 
     Raises:
         ProgramError: if it cannot be started, fails, or does not end.

@@ -1,4 +1,4 @@
-"""One picture, by `flowar sample` in a process of its own: whatever ends that one, the doctor can still tell."""
+"""The check that a picture can be drawn, in a process of its own, whose end the doctor survives."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TIMEOUT = 900  # seconds
 
 
 def sample(model: str) -> Finding:
-    """Draw one picture of `model`; the time is told, not judged."""
+    """Check that `flowar sample` draws a picture of `model`, and report its time."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder, "sample.png")
         options = ["--model", model, "--classes", "0", "--per_class", "1", "--output", str(output)]
@@ -43,7 +43,7 @@ def sample(model: str) -> Finding:
 
 
 def failure(done: subprocess.CompletedProcess[str]) -> tuple[str, str]:
-    """What ended the process, and what to do."""
+    """The reason why the process ended, and the remedy."""
     if done.returncode < 0:
         name = signal.Signals(-done.returncode).name
         remedies = {

@@ -1,4 +1,4 @@
-"""What serves attention, and the precisions that the device computes in."""
+"""Checks of the implementation of attention and of the precisions of the device."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ REINSTALL_FLASH = "pip install --force-reinstall --no-deps --no-build-isolation 
 
 
 def attention() -> Finding:
-    """Which implementation serves attention on the device that is used."""
-    from flowar.networks.attention_backends import describe_backends, flash_imports
+    """Check which implementation serves attention on the default device."""
+    from flowar.networks.attention_backends import backend_report, flash_imports
     from flowar.system.precision import default_device
 
     device = default_device()
-    backends = describe_backends(device)
+    backends = backend_report(device)
     flash, found = backends["attention flash"], backends["attention"]
     if "does not load" in flash_imports().problem and not flash_imports().installed:
         return warning(f"{found}; FlashAttention {flash}", REINSTALL_FLASH)
@@ -24,7 +24,7 @@ def attention() -> Finding:
 
 
 def precision() -> Finding:
-    """What "auto" means here, and what else there is."""
+    """Report the precision that "auto" means on the default device, and the others."""
     import torch
 
     from flowar.system.precision import default_device, resolve_precision, served_precisions

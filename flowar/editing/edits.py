@@ -1,26 +1,31 @@
-"""The edits. Each takes a pipeline, and pictures of its size; `sampling` is what `FlowAR.sample` takes besides."""
+"""The edits: each takes a pipeline and pictures of its size, and passes `options` on to the pipeline."""
 
 from __future__ import annotations
 
 import copy
 import math
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from flowar.data.class_names import class_names_of, resolve
+from flowar.data.opening import plain
 from flowar.editing.known import pins_of_known, pins_of_scales, pins_where, with_mean
-from flowar.editing.pictures import Size, known_latents, paste_known, picture_size, to_latents
+from flowar.editing.pictures import Size, known_latents, paste_known, picture_size, placed, to_latents
 from flowar.model import FlowAR
-from flowar.pipeline import FlowARPipeline
+from flowar.pipeline import FlowARPipeline, PictureOptions
 from flowar.sampling.noise import scale_noise
+from flowar.sampling.options import SamplingOptions
 from flowar.sampling.pins import Pins
 from flowar.system.transfer import to_device
 
-ROUNDS = 3  # of inpainting
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+ROUNDS = 3  # of inpainting, by default
 WATCHERS = ("preview", "preview_steps", "on_scale", "on_evaluation")  # arguments that change no picture
 
 
@@ -33,14 +38,25 @@ def inpaint(
     *,
     paste: bool = False,
     rounds: int = ROUNDS,
-    **sampling: Any,
+    **options: Unpack[PictureOptions],
 ) -> list[Image.Image]:
-    """The image with what is white in the mask drawn anew, `count` times.
+    """Draw the white part of a mask anew, `count` times.
 
-    The rest comes back through the tokenizer, up to its own error; with `paste` it is the original's, exactly.
-    Every round draws it from the same noise. A part of the image tells only a share of coarse tokens, as of the mean of
-    the whole: all rounds but the last leave these free, and each round holds the coarsest at the mean of what the round
-    before drew. So the parts come to agree.
+    The rest comes back through the tokenizer, up to its own error. The image is drawn in rounds, from the same noise.
+    The known part determines only a share of coarse tokens, such as the mean of the image: all rounds but the last
+    leave these free, and each holds the coarsest token at the mean of what the round before drew, so that the parts
+    agree.
+
+    Args:
+        pipeline: the pipeline that draws.
+        image: the picture to edit, of the pipeline's size.
+        mask: a picture of the same size, white where it is drawn anew: grey counts as white from its middle on, what is
+            transparent does not.
+        class_label: the label or the name of the class.
+        count: the number of pictures.
+        paste: whether the known pixels are the original's exactly.
+        rounds: the number of rounds.
+        options: options of the pipeline's call, such as `seed`.
 
     Raises:
         ValueError: for an image or a mask of another size than the pipeline's, a mask without white, or no round.
@@ -51,9 +67,9 @@ def inpaint(
     pins = pins_where(pipeline.model, latents, known)
     certain = pins_of_known(pins)
     for _ in range(rounds - 1):
-        drawn = draft(pipeline, certain, class_label, count, sampling)
+        drawn = draft(pipeline, certain, class_label, count, options)
         certain, pins = with_mean(certain, drawn), with_mean(pins, drawn)
-    edited = draw(pipeline, pins, class_label, count, sampling)
+    edited = draw(pipeline, pins, class_label, count, options)
     return paste_known(image, edited, mask) if paste else edited
 
 
@@ -63,21 +79,18 @@ def outpaint(
     box: tuple[int, int, int, int],
     class_label: int | str,
     count: int = 1,
-    **sampling: Any,
+    *,
+    paste: bool = False,
+    rounds: int = ROUNDS,
+    **options: Unpack[PictureOptions],
 ) -> list[Image.Image]:
-    """Pictures around the image, which is scaled into `box`: left, top, right, bottom in pixels. As `inpaint`.
+    """Draw around an image, which is scaled into `box` (left, top, right, bottom in pixels), by `inpaint`.
 
     Raises:
         ValueError: for a box that is not inside the picture, or is all of it.
     """
-    width, height = picture_size(pipeline)
-    left, top, right, bottom = box
-    if not (0 <= left < right <= width and 0 <= top < bottom <= height):
-        raise ValueError(f"box: expected left, top, right, bottom within {width}x{height} pixels, got {box}")
-    canvas, mask = Image.new(image.mode, (width, height)), Image.new("L", (width, height), 255)
-    canvas.paste(image.resize((right - left, bottom - top), Image.Resampling.LANCZOS), (left, top))
-    mask.paste(0, box)
-    return inpaint(pipeline, canvas, mask, class_label, count, **sampling)
+    canvas, mask = placed(pipeline, image, box)
+    return inpaint(pipeline, canvas, mask, class_label, count, paste=paste, rounds=rounds, **options)
 
 
 def vary(
@@ -86,26 +99,31 @@ def vary(
     class_label: int | str,
     keep_scales: int,
     count: int = 1,
-    **sampling: Any,
+    **options: Unpack[PictureOptions],
 ) -> list[Image.Image]:
-    """Other pictures with the same coarse scales: variations under the image's own label, a class swap under another.
+    """Draw other pictures with the same first `keep_scales`: variations or, under another label, a class swap.
 
     Raises:
         ValueError: for an image of another size, or `keep_scales` that leave nothing to draw.
     """
     pins = pins_of_scales(pipeline.model, to_latents(pipeline, image), keep_scales)
-    return draw(pipeline, pins, class_label, count, sampling)
+    return draw(pipeline, pins, class_label, count, options)
 
 
 def super_resolve(
-    pipeline: FlowARPipeline, image: Image.Image, class_label: int | str, count: int = 1, **sampling: Any
+    pipeline: FlowARPipeline,
+    image: Image.Image,
+    class_label: int | str,
+    count: int = 1,
+    **options: Unpack[PictureOptions],
 ) -> list[Image.Image]:
-    """Pictures that a small image may be a smaller version of: it pins the scales that it is fine enough to tell.
+    """Enlarge a small image to the pipeline's size: it pins the scales that it determines, the others are drawn.
 
     Raises:
         ValueError: for an image of another aspect than the pipeline's, or too large or too small to tell any scale.
     """
     width, height = picture_size(pipeline)
+    image = plain(image, pipeline.tokenizer.image_channels)
     if image.width * height != image.height * width:
         raise ValueError(
             f"image: expected the aspect of {width}x{height} pixels, got {image.width}x{image.height}; "
@@ -116,7 +134,7 @@ def super_resolve(
     if told in (0, len(pipeline.model.config.grids)):
         raise ValueError(f"image: expected {stride} to {width - 1} pixels across, got {image.width}")
     full = image.resize((width, height), Image.Resampling.BICUBIC)
-    return vary(pipeline, full, class_label, told, count, **sampling)
+    return vary(pipeline, full, class_label, told, count, **options)
 
 
 def largest_crop(aspect: Size, size: Size) -> str:
@@ -132,9 +150,11 @@ def interpolate(
     class_labels: tuple[int | str, int | str],
     seeds: tuple[int, int],
     count: int = 8,
-    **sampling: Any,
+    **options: Unpack[SamplingOptions],
 ) -> list[Image.Image]:
-    """`count` pictures from one class and seed to another: class embeddings along a line, noise along a circle.
+    """Draw `count` pictures from one class and seed to another.
+
+    Class embeddings go along a line, noise along a circle, so that it stays normal.
 
     Raises:
         ValueError: for labels that the model does not have, or fewer than two pictures.
@@ -146,19 +166,19 @@ def interpolate(
     shares = torch.linspace(0, 1, count)
     twin = with_classes(model, mixed_embeddings(model, ends, shares))
     labels = model.config.num_classes + torch.arange(count)
-    return pipeline.decode(twin.sample(labels, noise=mixed_noise(model, seeds, shares), **sampling))
+    return pipeline.decode(twin.sample(labels, noise=mixed_noise(model, seeds, shares), **options))
 
 
 def draw(
-    pipeline: FlowARPipeline, pins: Pins, class_label: int | str, count: int, sampling: dict[str, Any]
+    pipeline: FlowARPipeline, pins: Pins, class_label: int | str, count: int, options: PictureOptions
 ) -> list[Image.Image]:
-    """`count` pictures of one class under their pins, or under those of one picture."""
-    return pipeline([class_label] * count, pins=repeated(pins, count), **sampling).images
+    """Draw `count` pictures of a class under their pins, or under those of one picture."""
+    return pipeline([class_label] * count, pins=repeated(pins, count), **options).images
 
 
-def draft(pipeline: FlowARPipeline, pins: Pins, class_label: int | str, count: int, sampling: dict[str, Any]) -> Tensor:
-    """Latents [count, c, h, w] of what `draw` would draw; nobody is told of the way there."""
-    quiet = {name: value for name, value in sampling.items() if name not in WATCHERS}
+def draft(pipeline: FlowARPipeline, pins: Pins, class_label: int | str, count: int, options: PictureOptions) -> Tensor:
+    """The latents [count, c, h, w] of the pictures that `draw` would draw, without calling previews or callbacks."""
+    quiet: dict[str, Any] = {name: value for name, value in options.items() if name not in WATCHERS}
     return pipeline.sample([class_label] * count, pins=repeated(pins, count), **quiet)
 
 
@@ -181,7 +201,7 @@ def mixed_embeddings(model: FlowAR, ends: Tensor, shares: Tensor) -> Tensor:
 
 
 def mixed_noise(model: FlowAR, seeds: tuple[int, int], shares: Tensor) -> list[Tensor]:
-    """Noise [count, n_k, c] of every scale that turns from one seed's to the other's: normal all the way."""
+    """Noise [count, n_k, c] of every scale that turns from one seed's to the other's and stays normal."""
     config, device = model.config, model.ar_transformer.input_positions.device
     pairs = scale_noise(list(seeds), 2, config.scale_lengths, config.latent_channels, device)
     angles = to_device((shares * torch.pi / 2).view(-1, 1, 1), device)
@@ -189,7 +209,7 @@ def mixed_noise(model: FlowAR, seeds: tuple[int, int], shares: Tensor) -> list[T
 
 
 def with_classes(model: FlowAR, embeddings: Tensor) -> FlowAR:
-    """The model with more classes, of these embeddings [M, D], after its own; it shares all other parameters."""
+    """A model with M more classes, of these embeddings [M, D]; it shares all other parameters."""
     table = model.ar_transformer.class_embedding.weight.detach()
     twin = copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
     rows = torch.cat((table[:-1], embeddings.to(table), table[-1:]))  # the null class is the last one

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
+from flowar.data.opening import BACKGROUND, open_image, plain
+from flowar.data.transforms import to_tensor, to_unit_range
 from flowar.pipeline import FlowARPipeline
 
 Size = tuple[int, int]  # width, height, as PIL has it
+MIDDLE = 128  # of the grey levels of a mask, from where on they count as white
 
 
-def open_picture(name: str, path: Path | None) -> Image.Image:
-    """The picture in a file.
+def open_picture(name: str, path: Path | None, channels: int, background: str = BACKGROUND) -> Image.Image:
+    """Open the picture in a file: upright, opaque, in mode L (1 channel) or RGB (3).
 
     Raises:
         ValueError: without a file, or for one that is no picture.
@@ -24,15 +26,18 @@ def open_picture(name: str, path: Path | None) -> Image.Image:
     if path is None:
         raise ValueError(f"{name}: expected a file, got none")
     try:
-        with Image.open(path) as picture:
-            picture.load()
-            return picture.copy()
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{name}: expected a picture, got {path.name}") from error
+        return open_image(path, channels, background=background)
+    except ValueError as error:
+        raise ValueError(f"{name}: expected a picture, got {path.name} ({error})") from error
+
+
+def open_mask(path: Path | None) -> Image.Image:
+    """The mask in a file, in mode L, where what is transparent is black. Raises as `open_picture`."""
+    return open_picture("mask", path, 1, "black")
 
 
 def picture_size(pipeline: FlowARPipeline) -> Size:
-    """Width and height of the pictures that the pipeline draws."""
+    """The width and the height of the pictures that the pipeline draws."""
     height, width = (side * pipeline.tokenizer.stride for side in pipeline.model.config.grid)
     return width, height
 
@@ -50,27 +55,56 @@ def check_size(pipeline: FlowARPipeline, picture: Image.Image, name: str) -> Non
 
 def to_latents(pipeline: FlowARPipeline, picture: Image.Image) -> Tensor:
     """The latents [1, c, h, w] of a picture of the pipeline's size. Raises ValueError for another size."""
+    picture = plain(picture, pipeline.tokenizer.image_channels)
     check_size(pipeline, picture, "image")
-    mode = "L" if pipeline.tokenizer.image_channels == 1 else "RGB"
-    pixels = torch.from_numpy(np.array(picture.convert(mode))).float() / 127.5 - 1
-    images = pixels[None, None] if mode == "L" else pixels.permute(2, 0, 1)[None]
+    images = to_unit_range(to_tensor(picture))[None]
     return pipeline.tokenizer.encode(images.to(pipeline.model.ar_transformer.input_positions.device))
 
 
+def placed(
+    pipeline: FlowARPipeline, picture: Image.Image, box: tuple[int, int, int, int]
+) -> tuple[Image.Image, Image.Image]:
+    """A picture of the pipeline's size with this one scaled into `box`, and a mask that is white around it.
+
+    Raises:
+        ValueError: for a box that is not inside the picture.
+    """
+    width, height = picture_size(pipeline)
+    left, top, right, bottom = box
+    if not (0 <= left < right <= width and 0 <= top < bottom <= height):
+        raise ValueError(f"box: expected left, top, right, bottom within {width}x{height} pixels, got {box}")
+    picture = plain(picture, pipeline.tokenizer.image_channels)
+    canvas, mask = Image.new(picture.mode, (width, height)), Image.new("L", (width, height), 255)
+    canvas.paste(picture.resize((right - left, bottom - top), Image.Resampling.LANCZOS), (left, top))
+    mask.paste(0, box)
+    return canvas, mask
+
+
+def white_parts(mask: Image.Image) -> Image.Image:
+    """A mask in mode L: 255 where it was nearer to white than to black, 0 elsewhere, also where it was transparent."""
+    return plain(mask, 1, "black").point(lambda value: 255 if value >= MIDDLE else 0)
+
+
 def known_latents(pipeline: FlowARPipeline, mask: Image.Image) -> Tensor:
-    """Which latents [1, 1, h, w] a mask leaves alone: 1 where all of their pixels are black, else 0.
+    """The latents that a mask leaves alone, [1, 1, h, w]: 1 if none of their pixels is white, else 0.
 
     Raises:
         ValueError: for a mask of another size, or one that replaces nothing.
     """
-    check_size(pipeline, mask, "mask")
-    replaced = torch.from_numpy(np.array(mask.convert("L")) > 0).float()[None, None]
+    white = white_parts(mask)
+    check_size(pipeline, white, "mask")
+    replaced = (to_tensor(white) > 0).float()[None]
     if not replaced.any():
         raise ValueError("mask: expected white where the image is to be replaced, got none")
     return (torch.nn.functional.max_pool2d(replaced, pipeline.tokenizer.stride) == 0).float()
 
 
 def paste_known(picture: Image.Image, edited: list[Image.Image], mask: Image.Image) -> list[Image.Image]:
-    """The edited pictures with the pixels of the original where the mask is black."""
-    where = mask.convert("L").point(lambda value: 255 if value else 0)
-    return [Image.composite(each, picture.convert(each.mode), where) for each in edited]
+    """The edited pictures, in mode L or RGB, with the pixels of the original where the mask is not white."""
+    where = white_parts(mask)
+    return [Image.composite(each, plain(picture, len(each.getbands())), where) for each in edited]
+
+
+def kept_pixels(mask: Image.Image) -> int:
+    """How many pixels `paste_known` keeps."""
+    return white_parts(mask).histogram()[0]

@@ -1,4 +1,4 @@
-"""The inference plan: the numbers of `naive.py`, with less work.
+"""The inference plan: the numbers of the published algorithm, with less work.
 
 Its savings, each exact, and each a field of `flowar.engine.packed.Savings`:
 

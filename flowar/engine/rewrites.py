@@ -72,9 +72,9 @@ class FoldedNorm(nn.Module):
         self.register_buffer("zero", torch.zeros_like(norm.weight))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.of(ResidualStream(x))[1]
+        return self.after(ResidualStream(x))[1]
 
-    def of(self, stream: ResidualStream) -> tuple[ResidualStream, Tensor]:
+    def after(self, stream: ResidualStream) -> tuple[ResidualStream, Tensor]:
         return stream.modulated(self.zero, self.zero)
 
 

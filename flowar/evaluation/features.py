@@ -1,4 +1,4 @@
-"""Features of many images, computed in chunks that an interruption leaves behind and several processes share."""
+"""Extraction of features in chunks, which are kept in files, so that processes share them and a run goes on."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ SETTINGS = "settings.json"
 
 @dataclass(frozen=True)
 class FeatureChunks:
-    """Features in files, in the order of the images; to go through them takes the memory of one chunk.
+    """Features in files, in the order of the images; iteration keeps one chunk in memory.
 
     Attributes:
-        paths: of the files.
-        batch_size: features of each, but for the last.
+        paths: the files of the chunks.
+        batch_size: the number of features in each chunk but the last.
     """
 
     paths: list[Path]
@@ -39,7 +39,7 @@ class FeatureChunks:
             yield Features(**open_safetensors(path))
 
     def joined(self) -> Features:
-        """All of them."""
+        """The features of all chunks."""
         return Features(*map(torch.cat, zip(*self, strict=True)))
 
     def every(self, step: int) -> Tensor:
@@ -57,16 +57,20 @@ def extract(
     batch_size: int,
     description: str,
 ) -> FeatureChunks:
-    """Compute the features of all images; on every rank all of them can then be read.
+    """Compute the features of all images, which can then be read on every rank.
 
-    Image by image they depend on index and batch size alone: chunk number j, which rank j % world_size computes, is the
-    images from `j * batch_size` on. A chunk that is in `folder` already is not computed again. All ranks must see the
+    Chunk j holds the images from `j * batch_size` on, and rank j % world_size computes it, so that features do not
+    depend on the number of ranks. Chunks that are in `folder` already are not computed again. All ranks must see the
     same folder.
 
     Args:
-        folder: for the chunks; they stay there, so that the next evaluation of the same images is quick.
-        settings: all that features depend on, as JSON has it.
-        description: for the progress bar, which counts the chunks of this rank.
+        images: the images.
+        extractor: the network.
+        folder: the folder of the chunks, which stay there for the next evaluation of the same images.
+        settings: plain data that the features depend on.
+        ranks: this process among others.
+        batch_size: the number of images in a chunk.
+        description: the words beside the progress bar, which counts the chunks of this rank.
 
     Raises:
         FlowARError: if the folder holds features of other settings, naming the first difference.
@@ -87,7 +91,11 @@ def extract(
 
 
 def check_settings(folder: Path, settings: dict[str, Any]) -> None:
-    """Write the settings of a folder, or compare them with those that are there."""
+    """Write the settings of a folder, or compare them with those that are there.
+
+    Raises:
+        FlowARError: if they differ, naming the first difference.
+    """
     path = folder / SETTINGS
     if not path.exists():
         write_json(path, settings)

@@ -1,4 +1,4 @@
-"""Images to evaluate, by index: from files, from an npz, or drawn by a model."""
+"""Images to evaluate, from files, from an npz, or drawn by a model."""
 
 from __future__ import annotations
 
@@ -15,25 +15,26 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from flowar.config import as_grid
-from flowar.data.image_source import IMAGE_SUFFIXES, ImageSource
+from flowar.config import Grid, as_grid
+from flowar.data.folders import Ignored, look_into
+from flowar.data.image_source import ImageSource
 from flowar.data.sources import FolderImages, open_images
 from flowar.data.transforms import center_crop, to_tensor
 from flowar.errors import DataError, first_line
 from flowar.pipeline import FlowARPipeline
 from flowar.sampling.schedule import Schedule
-from flowar.system.files import write_aside
+from flowar.system.files import open_regular, write_aside
 
 ADM_IMAGES, ADM_LABELS = "arr_0", "arr_1"  # what numpy calls the arrays of ADM's sample batches
 
 
 class Images(Protocol):
-    """Images of one size that are read, or drawn, by index; the same index is the same image.
+    """Images of one size that are read, or drawn, by index; an index always gives the same image.
 
     Attributes:
         size: height and width.
-        labels: int64 [N], or None where nothing says them.
-        num_classes: that labels are from.
+        labels: the labels, int64 [N], or None if they are unknown.
+        num_classes: the number of classes that labels are from.
     """
 
     size: tuple[int, int]
@@ -43,18 +44,18 @@ class Images(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, begin: int, end: int) -> Tensor:
-        """Those from `begin` to `end`: uint8 [n, 1 or 3, height, width]."""
+        """The images from `begin` to `end`, uint8 [n, 1 or 3, height, width]."""
 
     def record(self) -> dict[str, Any]:
-        """Plain data that says what they are: images of equal records are equal."""
+        """Plain data that identifies the images: those with equal records are equal."""
 
 
 @dataclass
 class GeneratedImages:
-    """What a pipeline draws: image i has class `classes[i % len(classes)]` and seed `first_seed + i`.
+    """Images that a pipeline draws: image i has class `classes[i % len(classes)]` and seed `first_seed + i`.
 
     Attributes:
-        folder: to write every image to as a PNG, in a folder a class; none are written if left out.
+        folder: the folder that gets every image as a PNG, in a subfolder per class; None writes none.
     """
 
     pipeline: FlowARPipeline
@@ -98,11 +99,12 @@ def write_png(path: Path, image: Image.Image) -> None:
 
 @dataclass
 class StoredImages:
-    """Images of a source, scaled and cropped to its size if so asked; otherwise they must have it.
+    """Images of a source, all of its size.
 
     Attributes:
-        name: where they come from, as the user said.
-        crop: whether images of another size are scaled and cropped.
+        source: the images.
+        name: the name of the source, as the user gave it.
+        crop: whether images of another size are scaled and cropped; otherwise they are errors.
     """
 
     source: ImageSource
@@ -122,7 +124,7 @@ class StoredImages:
         return torch.stack([to_tensor(self._cut(index)) for index in range(begin, end)])
 
     def _cut(self, index: int) -> Image.Image:
-        image = self.source.read(index)
+        image = self.source.read(index, self.size if self.crop else None)
         if self.crop:
             return center_crop(image, self.size)
         height, width = self.size
@@ -132,7 +134,7 @@ class StoredImages:
         return image
 
     def fingerprint(self) -> str:
-        """16 hex digits that change with names, labels, size, and pixels, or for files of images their lengths."""
+        """16 hex digits that change with names, labels, size, and pixels, or the lengths of files of images."""
         digest = hashlib.sha256(f"{self.source.fingerprint()} {self.size} {self.crop}".encode())
         if isinstance(self.source, FolderImages):
             lengths = [(self.source.root / name).stat().st_size for name in self.source.names]
@@ -146,7 +148,7 @@ class StoredImages:
 
 @dataclass
 class ArrayImages(ImageSource):
-    """Images of an npz, all in memory: uint8 [N, height, width, channels]."""
+    """Images of an npz in memory, uint8 [N, height, width, channels]."""
 
     images: np.ndarray[Any, np.dtype[np.uint8]]
     flips: ClassVar[bool] = False
@@ -154,7 +156,7 @@ class ArrayImages(ImageSource):
     def name(self, index: int) -> str:
         return f"image {index}"
 
-    def _read(self, index: int) -> Image.Image:
+    def _read(self, index: int, cover: Grid | None) -> Image.Image:
         pixels = self.images[index]
         return Image.fromarray(pixels[..., 0] if self.channels == 1 else pixels)
 
@@ -163,19 +165,22 @@ class ArrayImages(ImageSource):
             yield torch.from_numpy(self.images[begin : begin + size]).movedim(3, 1)
 
     def fingerprint(self) -> str:
-        """As the base class has it, and of the pixels."""
+        """The fingerprint of the base class and a checksum of the pixels."""
         return f"{super().fingerprint()}-{zlib.crc32(np.ascontiguousarray(self.images).data):08x}"
 
 
 def open_stored(
     source: str, channels: int, image_size: int | Sequence[int] | None = None, split: str = "train"
 ) -> StoredImages:
-    """The images of an npz, of a folder (flat, or one subfolder a class), of tars, or of Fashion-MNIST's idx files.
+    """Open the images of an npz, of a folder (flat, or a subfolder per class), of tars, or of Fashion-MNIST's idx
+    files.
 
     Args:
-        channels: that files of images are read in, 1 or 3; an npz and idx files have their own.
-        image_size: to scale and crop to, a side or (height, width); if left out, all must have the size of the first.
-        split: of idx files.
+        source: the path of the images.
+        channels: the number of channels that files are read in, 1 or 3; an npz and idx files have their own.
+        image_size: the size to scale and crop to, a side or (height, width); if left out, all images must have the size
+            of the first.
+        split: the split of idx files.
 
     Raises:
         DataError: for a source that is missing, empty or damaged; nothing in an npz is ever unpickled.
@@ -188,18 +193,22 @@ def open_stored(
 
 
 def open_source(source: str, channels: int, split: str) -> ImageSource:
-    """The images of `open_stored`, whose `image_size` is still to be set."""
+    """Open the images of `open_stored`, whose `image_size` is still to be set."""
     if source.endswith(".npz"):
         return npz_images(Path(source))
-    folder = Path(source)
-    flat = sorted(path for path in folder.glob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    if not flat:
+    folder, ignored = Path(source), Ignored()
+    flat = look_into(folder, ignored) if folder.is_dir() else None
+    if flat is None or not flat.images:
         return open_images(source, split, channels=channels)
-    return FolderImages(folder, torch.full((len(flat),), -1), (), (0, 0), channels, [path.name for path in flat])
+    ignored.add("folders", len(flat.folders))
+    ignored.add_files(flat.others)
+    ignored.say(f"{folder}: {len(flat.images)} images")
+    names = [path.name for path in flat.images]
+    return FolderImages(folder, torch.full((len(names),), -1), (), (0, 0), channels, names)
 
 
 def npz_images(path: Path) -> ArrayImages:
-    """The images of an npz in the format of ADM: uint8 [N, height, width, 1 or 3], and labels if there are."""
+    """Read the images of an npz in the format of ADM, uint8 [N, height, width, 1 or 3], and labels if it has some."""
     arrays = read_npz(path, (ADM_IMAGES, ADM_LABELS))
     images = arrays.get(ADM_IMAGES)
     if (
@@ -221,13 +230,13 @@ def npz_images(path: Path) -> ArrayImages:
 
 
 def read_npz(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray[Any, Any]]:
-    """The arrays of an npz that have one of these names, and are there.
+    """Read those arrays of an npz that have one of these names.
 
     Raises:
-        DataError: if it is missing, damaged, or holds objects, which only a pickle can.
+        DataError: if the file is missing or damaged, or holds objects, which would have to be unpickled.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open_regular(path) as stored, np.load(stored, allow_pickle=False) as file:
             return {name: file[name] for name in names if name in file.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(

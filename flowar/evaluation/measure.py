@@ -1,4 +1,4 @@
-"""All metrics of a set of features, each with how far it would be off with other images."""
+"""All metrics of a set of features, each with its standard error."""
 
 from __future__ import annotations
 
@@ -17,16 +17,18 @@ from flowar.evaluation.metrics.precision_recall import precision_recall
 from flowar.evaluation.metrics.statistics import FeatureStatistics
 from flowar.evaluation.reference import Reference
 
-NORMAL_95 = 1.96  # standard errors on both sides of a value: 95 % of a normal distribution
+NORMAL_95 = 1.96  # standard errors on both sides of the mean that hold 95 % of a normal distribution
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """A metric's value, and its standard error.
+    """The value of a metric and its standard error.
 
     Attributes:
-        error: None if it was not asked for.
-        error_by: how the error was estimated.
+        value: the value.
+        better: the direction in which values are better.
+        error: the standard error; None if it was not asked for.
+        error_by: the way the error was estimated.
     """
 
     value: float
@@ -44,11 +46,15 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Measuring:
-    """What is measured, against what.
+    """The metrics of some features against a reference.
 
     Attributes:
-        replicates: of the bootstrap over the images; 0 leaves all errors out.
-        device: to compute on; the Fréchet distance takes its d x d eigenvalues once for every replicate.
+        features: the features of the images.
+        labels: the labels of the images, if they are the extractor's classes.
+        reference: the reference.
+        names: the names of the metrics.
+        replicates: the number of bootstrap replicates; 0 leaves all errors out.
+        device: the device to compute on; the Fréchet distance takes d x d eigenvalues for every replicate.
     """
 
     features: Features
@@ -59,7 +65,7 @@ class Measuring:
     device: torch.device
 
     def all(self) -> tuple[dict[str, Measurement], dict[str, str]]:
-        """Every metric by name, and why some could not be had."""
+        """Every metric by name, and the reason why others are unavailable."""
         found = {self.names.frechet: self.frechet(self.features.pooled, self.reference.pooled)}
         missing: dict[str, str] = {}
         if self.reference.spatial is None:
@@ -84,7 +90,7 @@ class Measuring:
         root = symmetric_root(reference.covariance)
 
         def distance(chosen: Tensor) -> float:
-            return frechet_distance(FeatureStatistics.of(values[chosen.to(self.device)]), reference, root)
+            return frechet_distance(FeatureStatistics.from_features(values[chosen.to(self.device)]), reference, root)
 
         value = distance(torch.arange(len(values)))
         error = bootstrap_error(distance, len(values), self.replicates) if self.replicates else None
@@ -102,7 +108,7 @@ class Measuring:
         return Measurement(value, "higher", error, "bootstrap over the images")
 
     def against_features(self, real: Tensor) -> dict[str, Measurement]:
-        """The metrics that take the features of the reference."""
+        """The metrics that need the features of the reference [M, d]."""
         fake = self.features.pooled.to(self.device)
         kernel = kernel_distance(fake, real)
         # Subsets of m out of n images are a jackknife that leaves n - m out.
@@ -115,19 +121,19 @@ class Measuring:
             "recall": self.share(found.recalled, "reference images"),
         }
 
-    def share(self, flags: Tensor, of: str) -> Measurement:
-        """The share of flags [N] that are set."""
+    def share(self, flags: Tensor, counted: str) -> Measurement:
+        """The share of the flags [N] that are set; `counted` names the images that they belong to."""
         values = flags.cpu().double()
 
         def mean(chosen: Tensor) -> float:
             return float(values[chosen].mean())
 
         error = bootstrap_error(mean, len(values), self.replicates) if self.replicates else None
-        return Measurement(float(values.mean()), "higher", error, f"bootstrap over the {of}")
+        return Measurement(float(values.mean()), "higher", error, f"bootstrap over the {counted}")
 
 
 def bias_warnings(features: Features, reference: Reference, names: MetricNames) -> list[str]:
-    """What to know about distances between too few images."""
+    """Warnings about distances that are biased, as there are fewer images than dimensions."""
     sets = {
         names.frechet: (features.pooled, reference.pooled),
         names.spatial_frechet: (features.spatial, reference.spatial),

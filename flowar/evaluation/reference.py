@@ -1,4 +1,4 @@
-"""What images are compared with: statistics of the features of others, and some of these features themselves."""
+"""References that images are compared with: statistics of features, and some of the features themselves."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class Reference:
     """Statistics of the features of a reference.
 
     Attributes:
-        extractor: record of what computed the features.
-        source: where the images come from.
-        fingerprint: hash of the images, or of the statistics where there is nothing else.
-        size: height and width of the images; None where a statistics file does not say.
-        count: of the images; None likewise.
-        pooled, spatial: statistics of the features; no spatial ones where a file has none.
-        features: [M, d] float32, of up to `KEPT` images, evenly chosen; None where a file has statistics alone.
+        extractor: the record of the extractor.
+        source: the place that the images come from.
+        fingerprint: the hash of the images, or of the statistics if there are no images.
+        size: height and width of the images; None if a file of statistics does not tell.
+        count: the number of images; None if a file of statistics does not tell.
+        pooled, spatial: statistics of the features; None for spatial ones that a file does not have.
+        features: features of up to `KEPT` images, evenly chosen, float32 [M, d]; None if a file has statistics alone.
     """
 
     extractor: dict[str, Any]
@@ -52,21 +52,21 @@ class Reference:
     features: Tensor | None
 
     @staticmethod
-    def of(chunks: FeatureChunks, images: StoredImages, extractor: Extractor) -> Reference:
-        """From the features of all images, of which only those kept are ever in memory together."""
+    def from_chunks(chunks: FeatureChunks, images: StoredImages, extractor: Extractor) -> Reference:
+        """The reference of the features of all images; only those that are kept are in memory together."""
         return Reference(
             extractor.record(),
             images.name,
             images.fingerprint(),
             images.size,
             len(images),
-            reduce(FeatureStatistics.merge, (FeatureStatistics.of(chunk.pooled) for chunk in chunks)),
-            reduce(FeatureStatistics.merge, (FeatureStatistics.of(chunk.spatial) for chunk in chunks)),
+            reduce(FeatureStatistics.merge, (FeatureStatistics.from_features(chunk.pooled) for chunk in chunks)),
+            reduce(FeatureStatistics.merge, (FeatureStatistics.from_features(chunk.spatial) for chunk in chunks)),
             chunks.every(-(-len(images) // KEPT)),
         )
 
     def record(self) -> dict[str, Any]:
-        """Plain data that identifies it."""
+        """Plain data that identifies the reference."""
         kept = 0 if self.features is None else len(self.features)
         identity = {"source": self.source, "fingerprint": self.fingerprint}
         return identity | {"count": self.count, "size": self.size, "features_kept": kept}
@@ -96,12 +96,16 @@ def open_reference(
     image_size: int | Sequence[int] | None,
     split: str,
 ) -> Reference:
-    """The reference that `source` names.
+    """Open the reference that `source` names, or compute it.
 
     Args:
         source: a file that `flowar reference` wrote; an npz with statistics of Inception (mu, sigma; mu_s, sigma_s),
             with images (arr_0), or with both, as ADM's; or images as `open_stored` takes them.
-        folder: where chunks of features are kept while they are computed.
+        extractor: the network that computes features.
+        folder: the folder of the chunks of features.
+        ranks: this process among others.
+        batch_size: the number of images in a chunk.
+        image_size, split: those of `open_stored`.
 
     Raises:
         FlowARError: for a file of another extractor, or one that is missing, damaged, or something else.
@@ -117,16 +121,16 @@ def open_reference(
 
 
 def from_images(images: StoredImages, extractor: Extractor, folder: Path, ranks: Ranks, batch_size: int) -> Reference:
-    """Extract the features of the images, and take their statistics."""
+    """Compute a reference from images."""
     settings = {"images": images.record(), "extractor": extractor.record()}
     chunks = extract(images, extractor, folder, settings, ranks, batch_size, "reference")
-    return Reference.of(chunks, images, extractor)
+    return Reference.from_chunks(chunks, images, extractor)
 
 
 def from_moments(
     source: str, moments: dict[str, Any], extractor: Extractor, folder: Path, ranks: Ranks, batch_size: int
 ) -> Reference:
-    """From the moments in an npz, and the features of its images if it has some, which are fewer than the moments'."""
+    """Read a reference from the moments in an npz, and compute the features of its images if it has some."""
     digest = hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in moments.values()))
     size, features = None, None
     if ADM_IMAGES in npz_names(Path(source)):
@@ -139,7 +143,7 @@ def from_moments(
 
 
 def statistics_from(source: str, moments: dict[str, Any], mean: str, covariance: str) -> FeatureStatistics | None:
-    """Statistics from the two arrays of these names; None if they are not there."""
+    """Statistics from the arrays called `mean` and `covariance`; None if they are not there."""
     if mean not in moments or covariance not in moments:
         return None
     try:
@@ -155,7 +159,7 @@ def npz_names(path: Path) -> list[str]:
 
 
 def read_reference(path: Path, extractor: Extractor) -> Reference:
-    """What `Reference.save` wrote.
+    """Read the file that `Reference.save` wrote.
 
     Raises:
         FlowARError: for features of another extractor, and for a file that is missing, damaged, or something else.
@@ -165,7 +169,7 @@ def read_reference(path: Path, extractor: Extractor) -> Reference:
         raise DataError(f"{path}: expected a file that flowar reference wrote, got format {metadata.get('format')}")
     own, other = extractor.record(), json.loads(metadata["extractor"])
     if other != own:
-        raise FlowARError(f"{path}: expected features of {describe(own)}, got those of {describe(other)}")
+        raise FlowARError(f"{path}: expected features of {extractor_label(own)}, got those of {extractor_label(other)}")
     about, tensors = json.loads(metadata["reference"]), open_safetensors(path)
     count = about["count"] or UNKNOWN_COUNT
     pooled = FeatureStatistics(count, tensors["mean"], tensors["scatter"])
@@ -177,6 +181,6 @@ def read_reference(path: Path, extractor: Extractor) -> Reference:
     return Reference(other, about["source"], about["fingerprint"], size, about["count"], pooled, spatial, kept)
 
 
-def describe(extractor: dict[str, Any]) -> str:
+def extractor_label(record: dict[str, Any]) -> str:
     """An extractor's record in a few words."""
-    return f"{extractor['name']} (weights {extractor['weights']})"
+    return f"{record['name']} (weights {record['weights']})"

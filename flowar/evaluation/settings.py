@@ -1,4 +1,4 @@
-"""Settings as nested plain data: flattened, and compared."""
+"""Settings as nested plain data: flattening and comparison."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MISSING = "nothing"
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"a": {"b": 1}}` as `{"a.b": 1}`, values as JSON has them: tuples are lists."""
+    """Flatten `{"a": {"b": 1}}` to `{"a.b": 1}`, with values as JSON has them: tuples become lists."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
         if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Quality against time per picture, over settings of sampling."""
+"""A sweep over settings of sampling: quality against time per picture."""
 
 from __future__ import annotations
 
@@ -24,9 +24,8 @@ from flowar.evaluation.images import GeneratedImages
 from flowar.evaluation.measure import Measuring, bias_warnings
 from flowar.evaluation.reference import Reference
 from flowar.pipeline import FlowARPipeline
-from flowar.system.files import write_aside
+from flowar.system.files import read_rows, write_aside
 from flowar.system.progress import step_progress
-from flowar.training.metrics import read_metrics
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +38,7 @@ Row = dict[str, Any]  # numbers, and names of solvers
 
 
 class Point(NamedTuple):
-    """Settings to try; the lower end of the guidance interval is the model's own."""
+    """A combination of settings to try; the lower end of the guidance interval is the model's own."""
 
     guidance_scale: float
     interval_high: float
@@ -53,7 +52,7 @@ def grid(
     steps: Sequence[int],
     solvers: Sequence[str] = ("euler",),
 ) -> list[Point]:
-    """All combinations, each once.
+    """All combinations of settings, each once.
 
     Raises:
         ValueError: for a list that is empty, naming it.
@@ -68,7 +67,13 @@ def grid(
 
 @dataclass(frozen=True)
 class ExtractorQuality:
-    """Every metric that an extractor and a reference give; `num_classes` is how many the labels are from."""
+    """The quality of images: every metric of an extractor against a reference.
+
+    Attributes:
+        extractor: the network that computes features.
+        reference: the reference.
+        num_classes: the number of classes that the labels are from.
+    """
 
     extractor: Extractor
     reference: Reference
@@ -88,19 +93,23 @@ class ExtractorQuality:
 
 @functools.cache
 def warn_once(message: str) -> None:
-    """All points have as many images, and the same warnings."""
+    """Log a warning once, as all points have as many images and the same warnings."""
     log.warning("%s", message)
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """What to try, and how to judge it.
+    """A sweep: points to try, and the way to judge them.
 
     Attributes:
-        num_images: drawn for the quality of a point; image i has the i-th class in turn, and seed + i as its seed.
-        batch_size: images drawn at once, for quality and times alike.
-        dtype: of the networks, as of `FlowAR.sample`.
-        turns: times are medians over so many of them; in each, every point has its turn.
+        pipeline: the pipeline that draws.
+        points: the points to try.
+        quality: the function that judges images.
+        num_images: the number of images for the quality of a point; image i has the i-th class in turn and seed + i.
+        batch_size: the number of images drawn at once, for quality and times alike.
+        seed: the seed of image 0.
+        dtype: the dtype of the networks, see `FlowAR.sample`.
+        turns: the number of turns that times are medians over; every point is timed once in each.
 
     Raises:
         ValueError: for numbers that are not positive, and for points that the model cannot sample at.
@@ -123,13 +132,14 @@ class Sweep:
             self.images(point)
 
     def run(self, folder: Path, settings: Mapping[str, Any]) -> list[Row]:
-        """A row per point: its settings, its metrics, and `seconds_per_image`, what the caller waits for.
+        """Run the sweep, and return a row per point: its settings, its metrics and `seconds_per_image`.
 
         Metrics go to `points.jsonl` in `folder` one by one, and those that are there are not computed again. Times are
         always taken anew, as only those of one run can be compared.
 
         Args:
-            settings: what the metrics depend on besides points, seed and number of images; plain data.
+            folder: the folder of the sweep.
+            settings: plain data that the metrics depend on besides points, seed and number of images.
 
         Raises:
             FlowARError: if the folder has points of other settings, naming the first difference.
@@ -142,7 +152,7 @@ class Sweep:
 
     def metrics(self, path: Path) -> dict[Point, Row]:
         """The metrics of all points, kept in the file at `path`."""
-        rows = read_metrics(path) if path.exists() else []
+        rows = read_rows(path) if path.exists() else []
         known = {Point(*(row.pop(name) for name in Point._fields)): row for row in rows}
         missing = [point for point in self.points if point not in known]
         batches = -(-self.num_images // self.batch_size)
@@ -155,7 +165,7 @@ class Sweep:
         return known
 
     def times(self) -> dict[Point, float]:
-        """Seconds an image, for all points in turns."""
+        """The seconds per image at every point, measured in turns."""
         count = min(self.batch_size, self.num_images)
         drawn = {point: self.images(point) for point in self.points}
         seconds: dict[Point, list[float]] = {point: [] for point in self.points}
@@ -170,7 +180,7 @@ class Sweep:
         return {point: statistics.median(each) for point, each in seconds.items()}
 
     def batches(self, point: Point, advance: Callable[[], None]) -> Batches:
-        """The images of a point with their labels."""
+        """Yield the images of a point with their labels."""
         images = self.images(point)
         assert images.labels is not None
         for start in range(0, self.num_images, self.batch_size):
@@ -179,7 +189,7 @@ class Sweep:
             advance()
 
     def images(self, point: Point) -> GeneratedImages:
-        """What is drawn at a point, image by image."""
+        """The images that are drawn at a point."""
         model = self.pipeline.model
         low, _ = model.config.guidance_interval
         schedule = model.schedule(point.steps, point.guidance_scale, (low, point.interval_high))
@@ -189,7 +199,7 @@ class Sweep:
 
 
 def write_tables(folder: Path, rows: Sequence[Row]) -> None:
-    """The rows as `sweep.csv`, with all digits, and `sweep.md`, to read."""
+    """Write the rows as `sweep.csv`, with all digits, and as `sweep.md`, with four."""
     text = io.StringIO()
     writer = csv.DictWriter(text, [*rows[0]], lineterminator="\n")
     writer.writeheader()
@@ -199,7 +209,7 @@ def write_tables(folder: Path, rows: Sequence[Row]) -> None:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """A table of four digits."""
+    """The rows as a Markdown table with four digits."""
     names = [name.replace("_", " ") for name in rows[0]]
     lines = [
         names,

@@ -1,4 +1,4 @@
-"""Quality against time per picture, drawn: a panel per metric."""
+"""A plot of quality against time per picture, with a panel per metric."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NUMBERED = (1.0, 2.0, 5.0)  # of every power of ten on the axis of times
 
 
 def sweep_plot(rows: Sequence[Row]) -> Figure:
-    """Every metric over the time of a picture: colours for guidance scales, markers for solvers, lines over steps."""
+    """Plot every metric over the time per picture, with colours for guidance scales and markers for solvers."""
     metrics = [name for name in rows[0] if name not in (*Point._fields, SECONDS)]
     down = -(-len(metrics) // PANELS_ACROSS)
     across = min(len(metrics), PANELS_ACROSS)
@@ -36,7 +36,7 @@ def sweep_plot(rows: Sequence[Row]) -> Figure:
 
 
 def draw_metric(axes: Axes, rows: Sequence[Row], metric: str) -> None:
-    """One panel: a line per guidance scale, interval and solver."""
+    """Draw a panel, with a line per guidance scale, interval and solver."""
     names = ("guidance_scale", "interval_high", "solver")
     scales, highs, solvers = (sorted({row[name] for row in rows}) for name in names)
     colours = mpl.color_sequences["tab10"]

@@ -1,5 +1,4 @@
-"""Steps per scale for a time to spend: what evaluations cost on this machine, and what leaving some out costs in
-accuracy.
+"""Tuning of a schedule: the evaluations of every scale that lose least accuracy in a given time.
 
 The more a scale's path bends, the more evaluations it needs; the finer a scale, the more each of them costs. Both are
 measured, and the best division of the time is found by trying all.
@@ -31,13 +30,13 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True)
 class Measurements:
-    """Of one model and batch size on this machine.
+    """The errors and times of evaluations, for one model and batch size on this machine.
 
     Attributes:
-        errors: [K, len(COUNTS)], root mean square distance that a scale of so many evaluations moves the final latents
-            by, in their standard deviations.
-        seconds: [K], of one evaluation at each scale.
-        rest: seconds of everything else in one call.
+        errors: the root mean square distance, in standard deviations, that the final latents move by if a scale has so
+            many evaluations, [K, len(COUNTS)].
+        seconds: the duration of one evaluation at each scale, [K].
+        rest: the duration of everything else in a call, in seconds.
     """
 
     errors: npt.NDArray[np.float64]
@@ -47,7 +46,7 @@ class Measurements:
 
 @dataclass(frozen=True)
 class Plan:
-    """Evaluations of every scale, the seconds a call takes with them, and the error expected."""
+    """The evaluations of every scale, the seconds that a call then takes, and the error to expect."""
 
     counts: tuple[int, ...]
     seconds: float
@@ -55,7 +54,7 @@ class Plan:
 
 
 def plan_schedule(model: FlowAR, counts: Sequence[int]) -> Schedule:
-    """The schedule of so many evaluations at every scale, under the model's own guidance."""
+    """The schedule with these numbers of evaluations, under the model's own guidance."""
     config = model.config
     times = [times_denser_near_data(count) for count in counts]
     return Schedule(times, config.guidance_scale, config.guidance_interval, solver=SOLVER)
@@ -69,7 +68,15 @@ def measure(
     advance: Callable[[], None] = lambda: None,
     clock: Clock = time.perf_counter,
 ) -> Measurements:
-    """Draw `batch_size` images again and again; `advance` is called `measuring_steps` times. `dtype` as of `sample`."""
+    """Measure errors and times by drawing `batch_size` images again and again.
+
+    Args:
+        model: the model.
+        batch_size: the number of images of a call.
+        dtype: the dtype of the networks, see `FlowAR.sample`.
+        advance: a function that is called `measuring_steps` times.
+        clock: the clock, in seconds.
+    """
     scales = len(model.config.grids)
     labels = torch.arange(batch_size) % model.config.num_classes
     device = model.ar_transformer.input_positions.device
@@ -79,7 +86,7 @@ def measure(
         return model.sample(labels, schedule=plan_schedule(model, counts), dtype=dtype, progress=False)
 
     def lasting(count: int) -> list[float]:
-        """Seconds of every scale, and of the whole call."""
+        """The seconds of every scale, then of the whole call."""
         ends = []
 
         def mark(*_: object) -> None:
@@ -113,7 +120,7 @@ def measure(
 
 
 def measuring_steps(scales: int) -> int:
-    """How often `measure` advances."""
+    """The number of times that `measure` calls `advance`."""
     return scales * (1 + len(COUNTS)) + 2 * (TURNS + 1)
 
 
@@ -149,7 +156,7 @@ def choose(plans: Sequence[Plan], target_seconds: float) -> Plan:
 
 
 def table(plans: Sequence[Plan], chosen: Plan, rows: int = 12) -> str:
-    """The frontier, thinned out to about so many rows, with the chosen plan marked."""
+    """The frontier as a table, thinned out to about `rows`, with the chosen plan marked."""
     some = {round(index) for index in np.linspace(0, len(plans) - 1, min(rows, len(plans)))} | {plans.index(chosen)}
     lines = [f"{'ms':>8}  {'error':>7}  evaluations of the scales"]
     for index in sorted(some):

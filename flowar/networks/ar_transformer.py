@@ -15,7 +15,11 @@ from flowar.networks.layers import GEGLU, Constants, ResidualStream, RMSNorm, ru
 
 
 class ARBlock(nn.Module):
-    """Attention and GEGLU, modulated by the class: one set of six vectors per image."""
+    """Attention and GEGLU, modulated by the class: one set of six vectors per image.
+
+    x += gate1 * Attention(RMSNorm(x) * (1 + scale1) + shift1)
+    x += gate2 * GEGLU(RMSNorm(x) * (1 + scale2) + shift2)
+    """
 
     def __init__(self, width: int, heads: int, dropout: float, qk_norm: bool) -> None:
         super().__init__()
@@ -28,16 +32,18 @@ class ARBlock(nn.Module):
         return [self.modulation]
 
     def forward(self, stream: ResidualStream, modulation: Tensor, attend: Callable[[Tensor], Tensor]) -> ResidualStream:
-        """A stream of [B, N, D] under modulation [B, 1, 6D]; `attend` is one of `self.attn`'s two modes."""
-        gate1, gate2, scale1, scale2, shift1, shift2 = modulation.chunk(6, -1)
-        stream, h = stream.modulated(scale1, shift1)
-        stream = stream.add(gate1, attend(h))
-        stream, h = stream.modulated(scale2, shift2)
-        return stream.add(gate2, self.mlp(h))
+        """The block on a stream of [B, N, D], modulated by [B, 1, 6D]; `attend` is one of the modes of `self.attn`."""
+        gate1, gate2, scale1, scale2, shift1, shift2 = modulation.chunk(6, -1)  # [B, 1, D] each
+        stream, h = stream.modulated(scale1, shift1)  # [B, N, D]
+        stream = stream.add(gate1, attend(h))  # [B, N, D]
+        stream, h = stream.modulated(scale2, shift2)  # [B, N, D]
+        return stream.add(gate2, self.mlp(h))  # [B, N, D]
 
 
 class ARTransformer(nn.Module):
-    """Token 0 is the class; scale k >= 1 enters as the upsampled latents of scale k - 1 (paper, section 3.3).
+    """From the class and the coarser latents to the condition of every position (paper, section 3.3).
+
+    Token 0 is the class; scale k >= 1 enters as the upsampled latents of scale k - 1.
 
     Attributes:
         checkpoint_blocks: compute the activations of blocks again in backward, in training mode.
@@ -64,7 +70,7 @@ class ARTransformer(nn.Module):
         self.constants = Constants(rotation=rotation_table(config.grids, self.head_dim))
 
     def modulations(self, class_labels: Tensor) -> list[Tensor]:
-        """class_labels [B] to the modulation [B, 1, 6D] of every block."""
+        """The modulation [B, 1, 6D] of every block from class_labels [B]."""
         activated = F.silu(self.class_embedding(class_labels))[:, None]
         return [block.modulation(activated) for block in self.blocks]
 
@@ -96,6 +102,7 @@ class ARTransformer(nn.Module):
         return z
 
     def new_cache(self, batch: int, dtype: torch.dtype) -> KVCache:
+        """An empty cache for `batch` images."""
         device, tokens = self.input_positions.device, sum(self.lengths)
         return KVCache(len(self.blocks), batch, tokens, self.heads, self.head_dim, device, dtype)
 
@@ -105,9 +112,9 @@ class ARTransformer(nn.Module):
         stream = ResidualStream(self.input_norm(tokens + self.input_positions[:, span]))
         for index, (block, modulation) in enumerate(zip(self.blocks, modulations, strict=True)):
             if index == len(self.blocks) // 2:
-                _, h = self.middle_norm.of(stream)
+                _, h = self.middle_norm.after(stream)
                 stream = ResidualStream(self.middle_proj(h) + self.middle_positions[:, span])
             checkpoint = self.checkpoint_blocks and self.training
             stream = run_block(block, stream, modulation, partial(attend, index), checkpoint=checkpoint)
-        _, h = self.output_norm.of(stream)
+        _, h = self.output_norm.after(stream)
         return h + self.output_positions[:, span]

@@ -21,7 +21,7 @@ from flowar.networks.layers import RMSNorm
 
 
 def rotation_table(grids: Sequence[Grid], head_dim: int) -> Tensor:
-    """(cos, sin) of the 2-D rotary embedding for the tokens of all `grids`, float32 [S, head_dim / 2, 2].
+    """The table (cos, sin) of the 2-D rotary embedding for the tokens of all `grids`, float32 [S, head_dim / 2, 2].
 
     The first half of a head turns with the row, the second with the column. Position i of s along an axis is
     `i * finest / s`, so that every scale spans the coordinates of the finest one.
@@ -42,7 +42,9 @@ def rotation_table(grids: Sequence[Grid], head_dim: int) -> Tensor:
 
 
 class Parts(torch.autograd.Function):
-    """qkv [3, B, N, H, d] to q, k or v of some tokens: `qkv[which, :, start:stop]` for every (which, start, stop).
+    """Cut q, k or v of some tokens out of qkv [3, B, N, H, d]: `qkv[which, :, start:stop]` for each part.
+
+    A part is (which, start, stop).
 
     Slices would do; but each has a gradient of the size of all, and the sum of these costs more than the attention of
     the coarse scales. Here every gradient is written, or added where parts overlap, into its place. Parts of one
@@ -112,7 +114,8 @@ class KVCache:
 class HeadNorm(nn.Module):
     """RMS norm of every head of the first `normed` of the `parts` of a packed projection, with one weight [d] a part.
 
-    Of queries and keys, before their rotation: attention scores then stay bounded whatever the activations are.
+    It normalises queries and keys before their rotation: attention scores then stay bounded, whatever the
+    activations are.
     """
 
     def __init__(self, heads: int, head_dim: int, parts: int, normed: int) -> None:
@@ -121,7 +124,7 @@ class HeadNorm(nn.Module):
         self.norms = nn.ModuleList(RMSNorm(head_dim) for _ in range(normed))
 
     def forward(self, packed: Tensor) -> Tensor:
-        """packed [B, N, parts * H * d] to the same shape and dtype."""
+        """Normalise packed [B, N, parts * H * d]; shape and dtype stay."""
         parts = packed.unflatten(-1, (self.parts, self.heads, -1)).unbind(2)  # [B, N, H, d] each
         normed = [norm(part).to(packed.dtype) for norm, part in zip(self.norms, parts, strict=False)]
         return torch.cat([part.flatten(2) for part in (*normed, *parts[len(normed) :])], -1)
@@ -139,11 +142,11 @@ class SelfAttention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor, rotation: Tensor, lengths: Sequence[int], causal: bool = False) -> Tensor:
-        """x [B, N, W] holds the scales of `lengths`; `causal`: a scale also sees the coarser ones."""
-        qkv, dropout = ops.rotary_qkv(self.qk_norm(self.qkv(x)), rotation, self.heads), self.dropout
-        if not self.training:
-            dropout = 0.0
-        return drop(self.proj(scale_attention(qkv, lengths, causal, dropout)), dropout)
+        """Attention within every scale of x [B, N, W], or, `causal`, also to the coarser ones."""
+        dropout = self.dropout if self.training else 0.0
+        qkv = ops.rotary_qkv(self.qk_norm(self.qkv(x)), rotation, self.heads)  # [3, B, N, H, d]
+        out = self.proj(scale_attention(qkv, lengths, causal, dropout))  # [B, N, W]
+        return drop(out, dropout) if dropout else out
 
     def cached(self, x: Tensor, rotation: Tensor, cache: KVCache, block: int) -> Tensor:
         """The causal attention of one scale's tokens x [B, n, W], given the cache of all coarser scales."""
@@ -165,11 +168,12 @@ class CrossAttention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def keys_values(self, z: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor]:
-        """z [B, N, D] to k, v [B, N, H, d]: they do not depend on the time, so one call serves all steps."""
+        """Keys and values [B, N, H, d] of z [B, N, D]. They do not depend on the time: one call serves all steps."""
         k, v = ops.rotary_qkv(self.k_norm(self.kv(z)), rotation, self.heads, parts=2).unbind()
         return k, v
 
     def forward(self, x: Tensor, keys_values: tuple[Tensor, ...], rotation: Tensor, lengths: Sequence[int]) -> Tensor:
+        """Attention from x [B, N, W] to these keys and values, each scale of `lengths` to itself: [B, N, W]."""
         (q,) = ops.rotary_qkv(self.q_norm(self.q(x)), rotation, self.heads, parts=1).unbind()
         k, v = keys_values
         return self.proj(cross_attention(q, k, v, lengths))

@@ -291,7 +291,7 @@ def checked(name: str) -> str:
     return name
 
 
-def describe_backends(device: torch.device) -> dict[str, str]:
+def backend_report(device: torch.device) -> dict[str, str]:
     """The chosen backend, and what each has to offer for bfloat16 heads of 64 on `device`."""
     flash = choose_flash(*torch.empty(3, 1, 1, 1, 64, device=device, dtype=torch.bfloat16))
     backend, automatic = attention_backend(), "sdpa"

@@ -13,7 +13,7 @@ BACKWARD = 2  # times the operations of forward: gradients of both factors of ev
 
 
 def published_flops(config: FlowARConfig, schedule: Schedule, batch: int) -> int:
-    """Of `flowar/naive.py` for `batch` images: everything for both halves, at every step of every scale."""
+    """Operations of the published algorithm for `batch` images: all for both halves, at every step of every scale."""
     rows, total = 2 * batch, 0
     for k, n in enumerate(config.scale_lengths):
         total += rows * (ar_modulation(config) + ar_scale(config, k))
@@ -23,7 +23,7 @@ def published_flops(config: FlowARConfig, schedule: Schedule, batch: int) -> int
 
 
 def engine_flops(config: FlowARConfig, schedule: Schedule, batch: int) -> int:
-    """Of `flowar/engine/plan.py` for `batch` images: with all exact savings."""
+    """Operations of the engine for `batch` images, with all exact savings."""
     lengths = config.scale_lengths
     weights = [schedule.guidance_weights(k, len(lengths)) for k in range(len(lengths))]
     rows = batch * (2 if any(weight != 1 for scale in weights for weight in scale) else 1)
@@ -36,7 +36,9 @@ def engine_flops(config: FlowARConfig, schedule: Schedule, batch: int) -> int:
 
 
 def training_flops(config: FlowARConfig, batch: int) -> int:
-    """Of one training step of `batch` images, forward and backward: every scale once, each image at one time a scale.
+    """Operations of one training step of `batch` images, forward and backward.
+
+    Every scale counts once, each image at one time a scale.
 
     What activation checkpointing computes again does not count, nor do clipping, optimizer and averages.
     """
@@ -47,12 +49,12 @@ def training_flops(config: FlowARConfig, batch: int) -> int:
 
 
 def ar_modulation(config: FlowARConfig) -> int:
-    """Six vectors for every AR block: of one image, at one scale."""
+    """Operations of the six vectors for every AR block, for one image at one scale."""
     return config.ar_depth * linear(config.ar_width, 6 * config.ar_width)
 
 
 def ar_scale(config: FlowARConfig, k: int) -> int:
-    """The AR transformer over the tokens of scale k, which attend to all scales up to theirs."""
+    """Operations of the AR transformer on the tokens of scale k, which attend to all scales up to theirs."""
     n, prefix, width = config.scale_lengths[k], sum(config.scale_lengths[: k + 1]), config.ar_width
     block = self_attention(width, n, prefix) + n * geglu(width)
     input_proj = 0 if k == 0 else n * linear(config.latent_channels, width)
@@ -60,20 +62,20 @@ def ar_scale(config: FlowARConfig, k: int) -> int:
 
 
 def time_tables(config: FlowARConfig) -> int:
-    """What depends on the time alone: τ, and the modulations that only the time steers."""
+    """Operations that depend on the time alone: τ, and the modulations that only the time steers."""
     width = config.flow_width
     by_time = config.flow_depth * linear(width, 3 * width) if config.flow_block == "attn_cross_mlp" else 0
     return linear(256, width) + linear(width, width) + by_time
 
 
 def flow_conditions(config: FlowARConfig, n: int) -> int:
-    """What depends on the conditions alone: their embedding, and the keys and values of cross-attention."""
+    """Operations that depend on the conditions alone: their embedding, keys and values of cross-attention."""
     keys_values = linear(config.ar_width, 2 * config.flow_width) if config.flow_block == "attn_cross_mlp" else 0
     return n * (linear(config.ar_width, config.flow_width) + config.flow_depth * keys_values)
 
 
 def flow_step(config: FlowARConfig, n: int) -> int:
-    """The rest of one velocity of n tokens."""
+    """All other operations of one velocity of n tokens."""
     width, channels = config.flow_width, config.latent_channels
     if config.flow_block == "attn_mlp":
         block = n * linear(width, 6 * width) + self_attention(width, n, n) + n * geglu(width)
@@ -85,21 +87,21 @@ def flow_step(config: FlowARConfig, n: int) -> int:
 
 
 def self_attention(width: int, n: int, prefix: int) -> int:
-    """Packed projection, attention of n queries to `prefix` keys, output projection."""
+    """Operations of packed projection, attention of n queries to `prefix` keys, and output projection."""
     return n * linear(width, 3 * width) + attention(width, n, prefix) + n * linear(width, width)
 
 
 def attention(width: int, queries: int, keys: int) -> int:
-    """Scores and weighted sum, all heads together."""
+    """Operations of scores and weighted sum, all heads together."""
     return 4 * queries * keys * width
 
 
 def geglu(width: int) -> int:
-    """Of one token."""
+    """Operations of GEGLU for one token."""
     hidden = int(width * 8 / 3)
     return linear(width, 2 * hidden) + linear(hidden, width)
 
 
 def linear(inputs: int, outputs: int) -> int:
-    """Of one token."""
+    """Operations of a linear layer for one token."""
     return 2 * inputs * outputs

@@ -21,7 +21,7 @@ from flowar.networks.layers import GEGLU, Constants, ResidualStream, RMSNorm, Ti
 
 
 class BlockContext(NamedTuple):
-    """All that steers one block at one time step."""
+    """What steers one block at one time step."""
 
     by_position: Tensor  # [B, N, 6W] (attn_mlp) or [B, N, 3W] (attn_cross_mlp), from SiLU(c + τ)
     by_time: Tensor | None = None  # [B, N or 1, 3W], from SiLU(τ); attn_cross_mlp only
@@ -29,7 +29,11 @@ class BlockContext(NamedTuple):
 
 
 class AttnMLPBlock(nn.Module):
-    """Spatial-adaLN on attention and GEGLU: six modulation vectors per position (paper, section 3.4)."""
+    """Spatial-adaLN on attention and GEGLU: six modulation vectors per position (paper, section 3.4).
+
+    x += gate1 * Attention(RMSNorm(x) * (1 + scale1) + shift1)
+    x += gate2 * GEGLU(RMSNorm(x) * (1 + scale2) + shift2)
+    """
 
     def __init__(self, width: int, heads: int, condition_width: int, qk_norm: bool) -> None:
         super().__init__()
@@ -45,20 +49,26 @@ class AttnMLPBlock(nn.Module):
         """No modulation of this block depends on the time alone."""
 
     def keys_values(self, z: Tensor, rotation: Tensor) -> None:
-        """No cross-attention in this block."""
+        """There is no cross-attention in this block."""
 
     def forward(
         self, stream: ResidualStream, context: BlockContext, rotation: Tensor, lengths: Sequence[int]
     ) -> ResidualStream:
-        gate1, gate2, scale1, scale2, shift1, shift2 = context.by_position.chunk(6, -1)
-        stream, h = stream.modulated(scale1, shift1)
-        stream = stream.add(gate1, self.attn(h, rotation, lengths))
-        stream, h = stream.modulated(scale2, shift2)
-        return stream.add(gate2, self.mlp(h))
+        """The block on a stream of [B, N, W] in its context; the N tokens are those of the scales of `lengths`."""
+        gate1, gate2, scale1, scale2, shift1, shift2 = context.by_position.chunk(6, -1)  # [B, N, W] each
+        stream, h = stream.modulated(scale1, shift1)  # [B, N, W]
+        stream = stream.add(gate1, self.attn(h, rotation, lengths))  # [B, N, W]
+        stream, h = stream.modulated(scale2, shift2)  # [B, N, W]
+        return stream.add(gate2, self.mlp(h))  # [B, N, W]
 
 
 class AttnCrossMLPBlock(nn.Module):
-    """Attention modulated by the time, cross-attention to the conditions, GEGLU modulated per position."""
+    """Attention modulated by the time, cross-attention to the conditions z, GEGLU modulated per position.
+
+    x += gate1 * Attention(RMSNorm(x) * (1 + scale1) + shift1)
+    x += CrossAttention(q = weighted RMSNorm(x), kv = weighted RMSNorm(z))
+    x += gate2 * GEGLU(RMSNorm(x) * (1 + scale2) + shift2)
+    """
 
     def __init__(self, width: int, heads: int, condition_width: int, qk_norm: bool) -> None:
         super().__init__()
@@ -76,29 +86,32 @@ class AttnCrossMLPBlock(nn.Module):
         return [self.time_modulation, self.position_modulation, self.condition_norm, self.cross.kv, self.cross.k_norm]
 
     def by_time(self, activated_tau: Tensor) -> Tensor:
+        """The modulation [..., 3W] of attention from SiLU(τ) [..., W]."""
         return self.time_modulation(activated_tau)
 
     def keys_values(self, z: Tensor, rotation: Tensor) -> tuple[Tensor, ...]:
+        """Keys and values [B, N, H, d] of the conditions z [B, N, D]."""
         return self.cross.keys_values(self.condition_norm(z), rotation)
 
     def forward(
         self, stream: ResidualStream, context: BlockContext, rotation: Tensor, lengths: Sequence[int]
     ) -> ResidualStream:
+        """The block on a stream of [B, N, W] in its context; the N tokens are those of the scales of `lengths`."""
         assert context.by_time is not None
         assert context.keys_values is not None
-        gate1, scale1, shift1 = context.by_time.chunk(3, -1)
-        gate2, scale2, shift2 = context.by_position.chunk(3, -1)
-        stream, h = stream.modulated(scale1, shift1)
-        stream = stream.add(gate1, self.attn(h, rotation, lengths))
-        stream, h = self.cross_norm.of(stream)
-        one = self.constants.one.to(h.dtype)
-        stream = stream.add(one, self.cross(h, context.keys_values, rotation, lengths))
-        stream, h = stream.modulated(scale2, shift2)
-        return stream.add(gate2, self.mlp(h))
+        gate1, scale1, shift1 = context.by_time.chunk(3, -1)  # [B, N or 1, W] each
+        gate2, scale2, shift2 = context.by_position.chunk(3, -1)  # [B, N, W] each
+        stream, h = stream.modulated(scale1, shift1)  # [B, N, W]
+        stream = stream.add(gate1, self.attn(h, rotation, lengths))  # [B, N, W]
+        stream, h = self.cross_norm.after(stream)  # [B, N, W]
+        one = self.constants.one.to(h.dtype)  # [W]
+        stream = stream.add(one, self.cross(h, context.keys_values, rotation, lengths))  # [B, N, W]
+        stream, h = stream.modulated(scale2, shift2)  # [B, N, W]
+        return stream.add(gate2, self.mlp(h))  # [B, N, W]
 
 
 def over_tokens(scales: Tensor, lengths: Sequence[int]) -> Tensor:
-    """What every scale has one of, [B, K, C], for each of its tokens, [B, N, C]; one scale broadcasts as it is."""
+    """Repeat one vector a scale, [B, K, C], for the tokens of the scale: [B, N, C]; a single one broadcasts."""
     if len(lengths) == 1:
         return scales
     parts = zip(scales.unbind(1), lengths, strict=True)
@@ -109,7 +122,7 @@ BLOCKS = {"attn_mlp": AttnMLPBlock, "attn_cross_mlp": AttnCrossMLPBlock}
 
 
 class FlowTransformer(nn.Module):
-    """Velocity of the latents of one scale, or of several scales side by side that do not see each other.
+    """The velocity of the latents of one scale, or of several scales side by side that do not see each other.
 
     Attributes:
         checkpoint_blocks: compute the activations and modulations of blocks again in backward, in training mode.
@@ -134,7 +147,7 @@ class FlowTransformer(nn.Module):
 
     @property
     def widest(self) -> int:
-        """Channels of the widest activation: what enters GEGLU."""
+        """The channels of the widest activation, which enters GEGLU."""
         return self.blocks[0].mlp.fc1.out_features
 
     def rotation(self, scales: Sequence[int]) -> Tensor:
@@ -142,7 +155,7 @@ class FlowTransformer(nn.Module):
         return self.constants.rotation[sum(self.lengths[: scales[0]]) : sum(self.lengths[: scales[-1] + 1])]
 
     def forward(self, x_t: Tensor, t: Tensor, z: Tensor, scales: Sequence[int]) -> Tensor:
-        """x_t [B, N, c], t [B, len(scales)], z [B, N, D] to the velocity [B, N, c]; N tokens of consecutive scales."""
+        """The velocity [B, N, c] at x_t [B, N, c], times t [B, K], conditions z [B, N, D] of K consecutive scales."""
         lengths, rotation = [self.lengths[k] for k in scales], self.rotation(scales)
         tau = self.time_embed(t)  # [B, K, W]
         steer, activated_tau = ops.silu_add(self.condition_embed(z), over_tokens(tau, lengths)), F.silu(tau)
@@ -167,7 +180,7 @@ class FlowTransformer(nn.Module):
         rotation: Tensor,
         lengths: Sequence[int],
     ) -> Tensor:
-        """The blocks under given contexts, then the modulated output layer: [B, N, c]."""
+        """The velocity [B, N, c] from the blocks in given contexts and the modulated output layer."""
         stream = self._embed(x_t)
         for block, context in zip(self.blocks, contexts, strict=True):
             stream = block(stream, context, rotation, lengths)

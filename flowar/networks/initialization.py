@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from flowar.networks.ar_transformer import ARBlock, ARTransformer
+from flowar.networks.flow_transformer import AttnCrossMLPBlock, AttnMLPBlock, FlowTransformer
+
 EMBEDDING_STD = 0.02
 
 
@@ -18,10 +21,23 @@ def initialize(model: nn.Module) -> None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=EMBEDDING_STD)
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Linear) and name.endswith(("modulation", "output_proj")):
-            nn.init.zeros_(module.weight)
-            nn.init.zeros_(module.bias)
-    for name, parameter in model.named_parameters():
-        if name.endswith("_positions"):
-            nn.init.normal_(parameter, std=EMBEDDING_STD)
+    for module in model.modules():
+        for layer in zero_layers(module):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        if isinstance(module, ARTransformer):
+            for positions in (module.input_positions, module.middle_positions, module.output_positions):
+                nn.init.normal_(positions, std=EMBEDDING_STD)
+
+
+def zero_layers(module: nn.Module) -> list[nn.Linear]:
+    """The layers of a block or of the flow transformer itself that start at zero."""
+    if isinstance(module, ARBlock):
+        return [module.modulation]
+    if isinstance(module, AttnMLPBlock):
+        return [module.position_modulation]
+    if isinstance(module, AttnCrossMLPBlock):
+        return [module.time_modulation, module.position_modulation]
+    if isinstance(module, FlowTransformer):
+        return [module.output_modulation, module.output_proj]
+    return []

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from flowar import ops
 from flowar.config import FlowARConfig, UpsampleKind
+from flowar.networks.arguments import check_shape
 from flowar.networks.layers import Constants
 
 
@@ -33,7 +34,7 @@ class LatentPyramid(nn.Module):
 
     def __init__(self, config: FlowARConfig) -> None:
         super().__init__()
-        self.grids, self.lengths = config.grids, config.scale_lengths
+        self.grids, self.lengths, self.channels = config.grids, config.scale_lengths, config.latent_channels
         matrices: dict[str, Tensor] = {}
         for axis, name in enumerate(("rows", "columns")):
             finest = config.grid[axis]
@@ -47,7 +48,12 @@ class LatentPyramid(nn.Module):
         self.constants = Constants(**matrices)
 
     def forward(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """latents [B, c, h, w] to the targets [B, S, c] of all scales and the AR inputs [B, S - 1, c]."""
+        """Latents [B, c, h, w] to the targets [B, S, c] of all scales and the AR inputs [B, S - 1, c].
+
+        Raises:
+            ValueError: for other c, h or w than this model's.
+        """
+        check_shape("latents", latents, (*latents.shape[:1], self.channels, *self.grids[-1]))
         names = [f"target_{{}}_{k}" for k in range(len(self.grids))]
         names += [f"input_{{}}_{k}" for k in range(1, len(self.grids))]
         rows, columns = ([getattr(self.constants, name.format(axis)) for name in names] for axis in ("rows", "columns"))

@@ -17,7 +17,7 @@ RMS_EPS = 1e-6
 
 
 class ResidualStream(NamedTuple):
-    """What the blocks of a transformer hand on: x, and the last branch, still to be added to it as `gate * branch`.
+    """The state that blocks of a transformer hand on: x, and the last branch, to be added to it as `gate * branch`.
 
     Adding a branch and taking the modulated norm that follows are one op; so a block leaves its last branch to the
     next one's first norm. Nothing is changed in place.
@@ -32,6 +32,7 @@ class ResidualStream(NamedTuple):
         return self.x if self.gate is None or self.branch is None else self.x + self.gate * self.branch
 
     def add(self, gate: Tensor, branch: Tensor) -> ResidualStream:
+        """The stream with its branch added, and `gate * branch` as what is to be added next."""
         return ResidualStream(self.sum(), gate, branch)
 
     def modulated(self, scale: Tensor, shift: Tensor) -> tuple[ResidualStream, Tensor]:
@@ -43,7 +44,7 @@ class ResidualStream(NamedTuple):
 
 
 def run_block(function: Callable[..., ResidualStream], *arguments: Any, checkpoint: bool) -> ResidualStream:
-    """`function(*arguments)`; with `checkpoint` backward computes its activations again, and keeps the arguments alone.
+    """Call a function; with `checkpoint` backward computes its activations again, and keeps the arguments alone.
 
     Dropout draws the same numbers again. Without gradients there is nothing to keep, and `checkpoint` does nothing.
     """
@@ -67,9 +68,9 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.of(ResidualStream(x))[1]
+        return self.after(ResidualStream(x))[1]
 
-    def of(self, stream: ResidualStream) -> tuple[ResidualStream, Tensor]:
+    def after(self, stream: ResidualStream) -> tuple[ResidualStream, Tensor]:
         """The stream with its branch added, and its norm, of the promoted dtype of x and the weight."""
         if ops.reference_active():  # the definition has no scale and shift
             x = stream.sum()
@@ -108,7 +109,7 @@ def is_plain(module: nn.Module, kind: type[Kind]) -> TypeGuard[Kind]:
 def replace_leaves(module: nn.Module, replacement: Callable[[nn.Module], nn.Module]) -> None:
     """Put `replacement(leaf)` in the place of every module inside `module` that has none itself.
 
-    One by one, and holding on to none: what is replaced is let go of before the next one is.
+    They are replaced one by one, and each is let go of before the next one is replaced.
     """
     for parent in [each for each in module.modules() if [*each.children()]]:
         for name, child in parent.named_children():
@@ -117,7 +118,7 @@ def replace_leaves(module: nn.Module, replacement: Callable[[nn.Module], nn.Modu
 
 
 class TimeEmbedding(nn.Module):
-    """τ: sinusoids of floor(1000 t), 128 cosines then 128 sines, through a two-layer MLP."""
+    """The embedding τ of the time: sinusoids of floor(1000 t), 128 cosines then 128 sines, through a two-layer MLP."""
 
     FREQUENCIES = 128
 
@@ -126,7 +127,7 @@ class TimeEmbedding(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(2 * self.FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, t: Tensor) -> Tensor:
-        """t [...] in [0, 1] to τ [..., W]."""
+        """Times t [...] in [0, 1] to τ [..., W]."""
         exponents = torch.arange(self.FREQUENCIES, device=t.device, dtype=torch.float32) / self.FREQUENCIES
         angles = (1000 * t.float()).floor()[..., None] * torch.exp(-math.log(10000) * exponents)
         waves = torch.cat((angles.cos(), angles.sin()), -1)

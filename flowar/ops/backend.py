@@ -1,17 +1,20 @@
-"""Which implementation serves the ops: the compiled libraries, or `reference` in plain PyTorch."""
+"""The choice of what serves the ops: the compiled libraries, or `reference` in plain PyTorch."""
 
 from __future__ import annotations
 
+import functools
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 
 from flowar.system.installation import INSTALL_TORCH, REBUILD, too_old, without_libraries
+
+Op = TypeVar("Op", bound=Callable[..., Any])
 
 
 def _load(name: str) -> None:
@@ -26,7 +29,11 @@ def _load(name: str) -> None:
 
 
 def _load_libraries() -> bool:
-    """Load the libraries of ops. False where the user asked for none; an ImportError where they cannot be loaded."""
+    """Load the libraries of ops, and return whether there are some; the user may have asked for none.
+
+    Raises:
+        ImportError: if they cannot be loaded.
+    """
     if without_libraries():
         warnings.warn("flowar runs without its compiled ops: plain PyTorch serves them, slowly", stacklevel=2)
         return False
@@ -42,7 +49,7 @@ compiled: bool = _load_libraries()
 
 
 class _Choice(threading.local):
-    """Per thread, so that `use_reference` in one thread never changes the numbers of another."""
+    """The choice of a thread, so that `use_reference` in one thread never changes the numbers of another."""
 
     reference = not compiled
 
@@ -51,7 +58,7 @@ _choice = _Choice()
 
 
 def reference_active() -> bool:
-    """True where ops called now, on this thread, are served by `flowar.ops.reference`."""
+    """Whether ops called now, on this thread, are served by `flowar.ops.reference`."""
     return _choice.reference
 
 
@@ -64,6 +71,24 @@ def reference_serves(name: str, tensor: torch.Tensor) -> bool:
     That is: where it was asked for, and on devices that the loaded libraries have no kernel of this op for.
     """
     return _choice.reference or (name, tensor.device.type) not in _kernels
+
+
+def defined_by(definition: Op) -> Callable[[Op], Op]:
+    """Let a function of `flowar.ops.reference` serve the decorated op of its name, wherever `reference_serves` says so.
+
+    The first argument of an op is a tensor, passed by position: its device matters.
+    """
+    name = definition.__name__
+
+    def decorate(compiled: Op) -> Op:
+        @functools.wraps(compiled)
+        def serve(tensor: torch.Tensor, *arguments: Any, **options: Any) -> Any:
+            serving = definition if reference_serves(name, tensor) else compiled
+            return serving(tensor, *arguments, **options)
+
+        return cast(Op, serve)
+
+    return decorate
 
 
 def cuda_kernels() -> list[str]:
@@ -91,7 +116,7 @@ def use_reference() -> Iterator[None]:
 
 
 def implementation() -> str:
-    """What serves an op called now: "reference", or the compiled library and the instruction set of its CPU kernels."""
+    """The name of what serves an op called now: "reference", or "compiled" with the instruction set of CPU kernels."""
     return "reference" if reference_active() else f"compiled ({cpu_isa()})"
 
 
@@ -149,7 +174,7 @@ def reduced(grad: torch.Tensor, shape: torch.Size, dtype: torch.dtype) -> torch.
 
 
 def fake_modulation_gradient(argument: torch.Tensor, x: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
-    """What backward kernels return for `scale` and `gate`: a row per token, or float sums over the tokens."""
+    """The fake of the gradient of `scale` or `gate`: a row per token, or float sums over the tokens."""
     batch, tokens, channels = (1,) * (3 - x.dim()) + x.shape
     if argument.dim() < 2 or argument.shape[-2] == 1:
         return grad.new_empty((batch, 1, channels), dtype=torch.promote_types(grad.dtype, torch.float32))
@@ -157,7 +182,11 @@ def fake_modulation_gradient(argument: torch.Tensor, x: torch.Tensor, grad: torc
 
 
 def is_layer_norm(norm: str) -> bool:
-    """Which norm the name means."""
+    """Whether `norm` is "layer" rather than "rms".
+
+    Raises:
+        ValueError: for another name.
+    """
     if norm not in ("rms", "layer"):
         raise ValueError(f'norm: expected "rms" or "layer", got {norm!r}')
     return norm == "layer"

@@ -9,6 +9,7 @@ from flowar.ops import backend, reference
 _forward = backend.op("latent_pyramid")
 
 
+@backend.defined_by(reference.latent_pyramid)
 def latent_pyramid(latents: Tensor, rows: Sequence[Tensor], columns: Sequence[Tensor]) -> Tensor:
     """`latent_resample` of one grid by many operators at once. Equivalent to `reference.latent_pyramid`.
 
@@ -24,8 +25,6 @@ def latent_pyramid(latents: Tensor, rows: Sequence[Tensor], columns: Sequence[Te
     Raises:
         RuntimeError: the matrices do not fit the grid or each other, or a dtype is not floating.
     """
-    if backend.reference_serves("latent_pyramid", latents):
-        return reference.latent_pyramid(latents, rows, columns)
     result: Tensor = _forward(latents, rows, columns)
     return result
 

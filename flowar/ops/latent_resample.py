@@ -9,6 +9,7 @@ from flowar.ops import backend, reference
 _forward = backend.op("latent_resample")
 
 
+@backend.defined_by(reference.latent_resample)
 def latent_resample(tokens: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Apply a separable linear operator to a grid of tokens. Equivalent to `reference.latent_resample`.
 
@@ -24,8 +25,6 @@ def latent_resample(tokens: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     Raises:
         RuntimeError: `tokens` has not h * w tokens, a matrix is no matrix, or a dtype is not floating.
     """
-    if backend.reference_serves("latent_resample", tokens):
-        return reference.latent_resample(tokens, rows, columns)
     result: Tensor = _forward(tokens, rows, columns)
     return result
 

@@ -58,7 +58,7 @@ def rotary_qkv(packed: Tensor, rotation: Tensor, heads: int, parts: int = 3) -> 
 def rotary_qkv_cache(
     packed: Tensor, rotation: Tensor, heads: int, k_cache: Tensor, v_cache: Tensor, offset: int
 ) -> Tensor:
-    """As `rotary_qkv` of q, k, v; k and v go into the caches [B, S, H, d] at token `offset`, q is returned."""
+    """Rotate a packed q, k, v, write k and v into the caches [B, S, H, d] at token `offset`, and return q."""
     q, k, v = rotary_qkv(packed, rotation, heads).unbind()
     k_cache[:, offset : offset + k.shape[1]] = k
     v_cache[:, offset : offset + v.shape[1]] = v

@@ -11,6 +11,7 @@ _backward = backend.op("rotary_qkv_backward")
 _cache = backend.op("rotary_qkv_cache")
 
 
+@backend.defined_by(reference.rotary_qkv)
 def rotary_qkv(packed: Tensor, rotation: Tensor, heads: int, parts: int = 3) -> Tensor:
     """Split a packed qkv into heads and rotate all but the value. Equivalent to `reference.rotary_qkv`.
 
@@ -28,19 +29,18 @@ def rotary_qkv(packed: Tensor, rotation: Tensor, heads: int, parts: int = 3) -> 
     Raises:
         RuntimeError: shapes that do not fit together, `parts` out of range, or a dtype that is not floating.
     """
-    if backend.reference_serves("rotary_qkv", packed):
-        return reference.rotary_qkv(packed, rotation, heads, parts)
     result: Tensor = _forward(packed, rotation, heads, parts)
     return result
 
 
+@backend.defined_by(reference.rotary_qkv_cache)
 def rotary_qkv_cache(
     packed: Tensor, rotation: Tensor, heads: int, k_cache: Tensor, v_cache: Tensor, offset: int
 ) -> Tensor:
-    """As `rotary_qkv` of q, k, v, with k and v written into a cache. Equivalent to `reference.rotary_qkv_cache`.
+    """Rotate a packed q, k, v and write k and v into a cache. Equivalent to `reference.rotary_qkv_cache`.
 
     Args:
-        packed, rotation, heads: as for `rotary_qkv` with `parts=3`.
+        packed, rotation, heads: those of `rotary_qkv` with `parts=3`.
         k_cache, v_cache: [B, S, heads, d], any floating dtype and strides (last one 1), S >= offset + N; written at
             tokens offset .. offset + N - 1. No gradient flows through them.
         offset: the first token to write.
@@ -51,8 +51,6 @@ def rotary_qkv_cache(
     Raises:
         RuntimeError: shapes that do not fit together, `offset` out of range, or a dtype that is not floating.
     """
-    if backend.reference_serves("rotary_qkv_cache", packed):
-        return reference.rotary_qkv_cache(packed, rotation, heads, k_cache, v_cache, offset)
     result: Tensor = _cache(packed, rotation, heads, k_cache, v_cache, offset)
     return result
 

@@ -10,6 +10,7 @@ _forward = backend.op("spatial_adaln")
 _backward = backend.op("spatial_adaln_backward")
 
 
+@backend.defined_by(reference.spatial_adaln)
 def spatial_adaln(x: Tensor, scale: Tensor, shift: Tensor, norm: str = "rms", eps: float = 1e-6) -> Tensor:
     """`norm(x) * (1 + scale) + shift`. Equivalent to `reference.spatial_adaln`.
 
@@ -28,8 +29,6 @@ def spatial_adaln(x: Tensor, scale: Tensor, shift: Tensor, norm: str = "rms", ep
         ValueError: unknown `norm`.
         RuntimeError: an argument does not broadcast to x, or is not floating.
     """
-    if backend.reference_serves("spatial_adaln", x):
-        return reference.spatial_adaln(x, scale, shift, norm, eps)
     result: Tensor = _forward(x, scale, shift, backend.is_layer_norm(norm), eps)
     return result
 

@@ -10,6 +10,7 @@ _forward = backend.op("spatial_adaln_residual")
 _backward = backend.op("spatial_adaln_residual_backward")
 
 
+@backend.defined_by(reference.spatial_adaln_residual)
 def spatial_adaln_residual(
     x: Tensor, gate: Tensor, branch: Tensor, scale: Tensor, shift: Tensor, norm: str = "rms", eps: float = 1e-6
 ) -> tuple[Tensor, Tensor]:
@@ -30,8 +31,6 @@ def spatial_adaln_residual(
         ValueError: unknown `norm`.
         RuntimeError: an argument does not broadcast to x, or is not floating.
     """
-    if backend.reference_serves("spatial_adaln_residual", x):
-        return reference.spatial_adaln_residual(x, gate, branch, scale, shift, norm, eps)
     total, out = _forward(x, gate, branch, scale, shift, backend.is_layer_norm(norm), eps)
     return total, out
 

@@ -7,6 +7,7 @@ from flowar.ops import backend, reference
 _forward = backend.op("velocity_step")
 
 
+@backend.defined_by(reference.velocity_step)
 def velocity_step(
     state: Tensor, velocity: Tensor, dt: float, guidance_weight: float, next_input: Tensor | None = None
 ) -> None:
@@ -23,10 +24,7 @@ def velocity_step(
     Raises:
         RuntimeError: shapes that do not fit together, or a dtype that is not allowed.
     """
-    if backend.reference_serves("velocity_step", state):
-        return reference.velocity_step(state, velocity, dt, guidance_weight, next_input)
     _forward(state, velocity, dt, guidance_weight, next_input)
-    return None
 
 
 def _fake(state: Tensor, velocity: Tensor, dt: float, guidance_weight: float, next_input: Tensor | None) -> None:

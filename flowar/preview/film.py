@@ -17,7 +17,7 @@ FILM_MS = 8000  # that many frames share, each then shorter than `FRAME_MS`
 
 
 def film_format(path: Path) -> str:
-    """What Pillow calls the format of `path`.
+    """The name that Pillow has for the format of `path`.
 
     Raises:
         ValueError: for an ending other than .gif and .webp.

@@ -49,7 +49,7 @@ def half_blocks(image: Image, cells: Cells) -> str:
 
 
 def half_block(upper: Sequence[int], lower: Sequence[int] | None) -> str:
-    """One cell; without a lower pixel its background is the terminal's own."""
+    """The characters of one cell; without a lower pixel its background is the terminal's own."""
     background = "49" if lower is None else "48;2;{};{};{}".format(*lower)
     return "\x1b[38;2;{};{};{};{}m{}".format(*upper, background, UPPER_HALF)
 

@@ -19,7 +19,7 @@ SAVE_CURSOR, RESTORE_CURSOR = "\x1b7", "\x1b8"
 
 
 def obstacle(output: TextIO, environment: Mapping[str, str]) -> str | None:
-    """Why `output` shows no pictures, or None if it does."""
+    """The reason why `output` shows no pictures, or None if it does."""
     if not output.isatty():
         return "stdout is no terminal"
     if environment.get("TERM", "dumb") == "dumb":
@@ -60,9 +60,8 @@ class TerminalPicture:
         cells = fit(image.size, (terminal.columns, max(1, terminal.lines - ROWS_BESIDE)))
         if not self.rows:
             self.rows = cells[1]
-            self.output.write(
-                "\n" * self.rows + f"\x1b[{self.rows}A"
-            )  # at the bottom, what is above scrolls away first
+            # At the bottom of the terminal, the lines above scroll away first.
+            self.output.write("\n" * self.rows + f"\x1b[{self.rows}A")
         self.output.write(SAVE_CURSOR + self.protocol(image, cells) + RESTORE_CURSOR)
         self.output.flush()
 

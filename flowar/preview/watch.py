@@ -1,4 +1,4 @@
-"""What `flowar sample` makes of the scales: a picture that forms in the terminal, and a film."""
+"""The scales as `flowar sample` shows them: a picture that forms in the terminal, and a film."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 from flowar.images import image_grid
 from flowar.preview.film import film_format, write_film
-from flowar.preview.scales import Preview
 from flowar.preview.terminal import TerminalPicture
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from flowar.pipeline import Preview
 
 
 class Watch:
@@ -28,7 +29,7 @@ class Watch:
         self.frames: list[Image] = []
 
     def preview(self, columns: int) -> Preview | None:
-        """What to call after every scale, with pictures to lay out in so many columns; None if nobody watches."""
+        """A function to call after every scale, with pictures to lay out in so many columns; None if nobody watches."""
 
         def show(_: int, images: list[Image]) -> None:
             grid = image_grid(images, columns)
@@ -40,7 +41,7 @@ class Watch:
         return None if self.terminal is None and self.film is None else show
 
     def write_film(self) -> None:
-        """Write the film of the scales, where one is wanted."""
+        """Write the film of the scales, if one is wanted."""
         if self.film is not None:
             write_film(self.film, self.frames)
 

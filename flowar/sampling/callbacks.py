@@ -1,4 +1,4 @@
-"""What a caller of `sample` wants to be told on the way."""
+"""Functions that a caller of `sample` gives, to be called on the way."""
 
 from __future__ import annotations
 

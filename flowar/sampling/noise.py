@@ -1,4 +1,4 @@
-"""Noise that depends on the seed alone: that of image i of seed s is the same in any batch, on any device."""
+"""Noise that depends on the seed alone: image i of seed s has the same in any batch, on any device."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flowar.system.transfer import to_device
 
 
 def image_seeds(seed: int | Sequence[int], batch: int) -> Tensor:
-    """One 64-bit seed per image, int64 [batch]: of image i of one `seed`, or of the first image of each seed.
+    """One 64-bit seed per image, int64 [batch]: for image i of one `seed`, or for the first image of each seed.
 
     Raises:
         ValueError: unless `seed` is an integer or `batch` integers.
@@ -46,3 +46,15 @@ def scale_noise(
     """Standard normal noise [batch, n_k, c] float32 for every scale k."""
     seeds = to_device(image_seeds(seed, batch), device)
     return [ops.counter_normal(seeds, k, n * channels).view(batch, n, channels) for k, n in enumerate(lengths)]
+
+
+def check_noise(noise: Sequence[Tensor], batch: int, lengths: Sequence[int], channels: int) -> Sequence[Tensor]:
+    """`noise`, if it is one tensor [batch, n_k, channels] for every scale.
+
+    Raises:
+        ValueError: for other shapes.
+    """
+    shapes, expected = [list(part.shape) for part in noise], [[batch, n, channels] for n in lengths]
+    if shapes != expected:
+        raise ValueError(f"noise: expected tensors of shapes {expected}, got {shapes}")
+    return noise

@@ -1,4 +1,4 @@
-"""Latents that sampling is to arrive at, in some places: what editing is made of."""
+"""Pins: latents that sampling is to arrive at in some places. Editing is made of them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Pins:
         return sum(1 for _ in takewhile(lambda mask: bool((mask == 1).all()), self.masks))
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Pins:
-        """The same there; masks of one image stand for all."""
+        """These pins on `device` in `dtype`, with the masks of one image repeated for all."""
         tokens = [to_device(each, device, dtype) for each in self.tokens]
         masks = [to_device(each, device, dtype) for each in self.masks]
         moved = Pins(tokens, [each.expand(len(own), -1, -1) for each, own in zip(masks, tokens, strict=True)])

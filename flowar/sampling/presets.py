@@ -22,7 +22,7 @@ class Preset(NamedTuple):
 
 
 def same(times: Sequence[float]) -> Callable[[int], Grids]:
-    """One grid for all scales."""
+    """The same times for all scales."""
     return lambda scales: times
 
 

@@ -81,7 +81,7 @@ class Schedule:
 
     @staticmethod
     def load(path: str | Path) -> Schedule:
-        """What `save` wrote.
+        """Read the schedule that `save` wrote.
 
         Raises:
             OSError: if the file cannot be read.
@@ -94,7 +94,7 @@ class Schedule:
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> Schedule:
-        """The schedule of `to_dict`.
+        """The schedule that `to_dict` gave as plain data.
 
         Raises:
             ValueError: for fields that a schedule does not have, or values that it does not take.
@@ -136,7 +136,7 @@ class Schedule:
         return self
 
     def evaluations(self, scale: int, num_scales: int) -> tuple[Evaluation, ...]:
-        """Of the ODE at one scale. A solver that looks back starts anew where guidance changes."""
+        """The evaluations of the ODE at one scale. A solver that looks back starts anew where guidance changes."""
         return _evaluations(self, scale, num_scales)
 
     def guidance_weights(self, scale: int, num_scales: int) -> list[float]:
@@ -145,11 +145,11 @@ class Schedule:
         return [weight(each.time) for each in self.evaluations(scale, num_scales)]
 
     def num_evaluations(self, num_scales: int) -> int:
-        """Velocities asked for in all, those of both halves of guidance counted once."""
+        """The number of velocities asked for at all scales; both halves of guidance count as one."""
         return sum(len(self.evaluations(scale, num_scales)) for scale in range(num_scales))
 
     def describe(self, num_scales: int) -> str:
-        """A table: solver, steps, evaluations and guidance of every scale."""
+        """A table in text: solver, steps, evaluations and guidance of every scale."""
         rows = ["scale  solver    steps  evaluations  guidance"]
         for k in range(num_scales):
             weights = self.guidance_weights(k, num_scales)
@@ -171,7 +171,7 @@ class Schedule:
 
 @lru_cache(maxsize=256)
 def _evaluations(schedule: Schedule, scale: int, num_scales: int) -> tuple[Evaluation, ...]:
-    """Kept, since every call of `sample` asks for them, and a replayed graph should wait for nothing else."""
+    """`Schedule.evaluations`, kept: every call of `sample` asks for them, and a replayed graph should not wait."""
     times, weight = schedule.grid(scale), schedule._weight(scale, num_scales)
     restarts = {following for t, following in pairwise(times) if weight(t) != weight(following)}
     return tuple(SOLVERS[schedule.solver_of(scale)](times, restarts))

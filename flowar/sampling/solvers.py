@@ -30,12 +30,12 @@ class Evaluation(NamedTuple):
 
 
 def euler(times: Times, restarts: Collection[float] = ()) -> list[Evaluation]:
-    """First order, one evaluation a step: the published models'."""
+    """Euler's method, of first order, with one evaluation a step. The published models use it."""
     return [Evaluation(t, ((i, following - t),)) for i, (t, following) in enumerate(pairwise(times))]
 
 
 def midpoint(times: Times, restarts: Collection[float] = ()) -> list[Evaluation]:
-    """Second order, two evaluations a step: the velocity half way leads all the way."""
+    """The midpoint method, of second order, with two evaluations a step: the velocity half way leads all the way."""
     evaluations = []
     for i, (t, following) in enumerate(pairwise(times)):
         start, step = 2 * i, following - t
@@ -45,7 +45,7 @@ def midpoint(times: Times, restarts: Collection[float] = ()) -> list[Evaluation]
 
 
 def heun(times: Times, restarts: Collection[float] = ()) -> list[Evaluation]:
-    """Second order, two evaluations a step: the mean of the velocities at both ends."""
+    """Heun's method, of second order, with two evaluations a step: the mean of the velocities at both ends leads."""
     evaluations = []
     for i, (t, following) in enumerate(pairwise(times)):
         start, step = 2 * i, following - t
@@ -55,7 +55,9 @@ def heun(times: Times, restarts: Collection[float] = ()) -> list[Evaluation]:
 
 
 def adams_bashforth_2(times: Times, restarts: Collection[float] = ()) -> list[Evaluation]:
-    """Second order, one evaluation a step: the velocity's line through this time and the one before goes on.
+    """The Adams-Bashforth method of second order, with one evaluation a step.
+
+    The velocity goes on along the line through this time and the one before.
 
     Where there is none before, or a velocity of other guidance, the step is Euler's.
     """
@@ -69,12 +71,11 @@ def adams_bashforth_2(times: Times, restarts: Collection[float] = ()) -> list[Ev
 
 
 def dpm_solver_2m(times: Times, restarts: Collection[float] = ()) -> list[Evaluation]:
-    """DPM-Solver++(2M) (Lu et al., arXiv 2211.01095) for the straight paths of flow matching: second order, one
-    evaluation a step.
+    """DPM-Solver++(2M) (Lu et al., arXiv 2211.01095) for the straight paths of flow matching.
 
-    Exact in the linear part of the ODE, it lets the data D = x - t v that each velocity points at go on along a line
-    over log((1 - t) / t). That is infinite at both ends: the first two steps and the last one are Euler's, as are those
-    of `restarts`.
+    It is of second order, with one evaluation a step. Exact in the linear part of the ODE, it lets the data
+    D = x - t v that each velocity points at go on along a line over log((1 - t) / t). That is infinite at both ends:
+    the first two steps and the last one are Euler's, as are those of `restarts`.
     """
     evaluations = euler(times)
     unit = np.eye(len(evaluations))
@@ -92,7 +93,7 @@ def dpm_solver_2m(times: Times, restarts: Collection[float] = ()) -> list[Evalua
 
 
 def log_ratio(t: float, following: float) -> float:
-    """By how much log((1 - t) / t) grows from t to `following`."""
+    """The growth of log((1 - t) / t) from t to `following`."""
     return math.log((1 - following) / following) - math.log((1 - t) / t)
 
 

@@ -1,1 +1,1 @@
-"""Models for others: the card that goes with one."""
+"""Models for others: the card that goes with one, and the way to the Hub."""

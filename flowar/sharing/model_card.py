@@ -1,22 +1,28 @@
-"""The page of a model on the Hub: README.md with a picture, what the model is, and how to load it."""
+"""The page of a model on the Hub: a README.md that says what the model is and how to load it, from plain facts."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from flowar.errors import FlowARError
-from flowar.storage.weights import fingerprint
-from flowar.system.files import write_aside
-
-if TYPE_CHECKING:
-    from flowar.pipeline import FlowARPipeline
 
 CARD_FILE, PICTURE_FILE = "README.md", "samples.png"
 TAGS = ["flowar", "image-generation", "class-conditional", "flow-matching", "autoregressive"]
-PICTURED_CLASSES, NAMED_CLASSES = 10, 20  # a model may have a thousand
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a card says that the model itself knows.
+
+    Attributes:
+        parts: what the model is made of, the lines of a table by their names.
+        schedule: a table of the schedule that it samples with.
+        preset: the name of that schedule, if it has one.
+    """
+
+    parts: Mapping[str, str]
+    schedule: str
+    preset: str | None
 
 
 @dataclass(frozen=True)
@@ -45,24 +51,8 @@ class CardDetails:
             raise ValueError(f"samples: expected an integer from 0 on, got {self.samples}")
 
 
-def write_model_card(folder: Path, pipeline: FlowARPipeline, repo: str, details: CardDetails) -> None:
-    """Write README.md into `folder`, with what it shows and links to beside it.
-
-    Raises:
-        FlowARError: for an evaluation of other weights, or a file that is no evaluation card.
-        OSError: if reading or writing fails.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    metrics = copy_evaluation(folder, pipeline, details.evaluation) if details.evaluation else []
-    if details.samples:
-        draw_samples(folder / PICTURE_FILE, pipeline, details.samples)
-    text = model_card(pipeline, repo, details, metrics)
-    write_aside(folder / CARD_FILE, lambda aside: aside.write_text(text, encoding="utf-8"))
-
-
-def model_card(pipeline: FlowARPipeline, repo: str, details: CardDetails, metrics: Sequence[str]) -> str:
-    """The text; `metrics` are the lines of a table."""
-    config = pipeline.model.config
+def model_card(repo: str, facts: ModelFacts, details: CardDetails, metrics: Sequence[str]) -> str:
+    """The text of the card; `metrics` are the lines of a table, none without an evaluation."""
     parts = [
         front_matter(details),
         f"# {repo.split('/')[-1]}",
@@ -72,19 +62,19 @@ def model_card(pipeline: FlowARPipeline, repo: str, details: CardDetails, metric
         "```python\nfrom flowar import FlowARPipeline\n\n"
         f'pipe = FlowARPipeline.from_pretrained("{repo}")\nimages = pipe([0], seed=0).images\n```',
         "## Model",
-        "\n".join(["| part | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts(pipeline).items())]),
+        "\n".join(["| part | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts.parts.items())]),
         "## Training data",
         details.training_data or "Not stated.",
         "## Schedule",
-        f"{f'`{config.schedule}`, u' if config.schedule else 'U'}nless a call says otherwise:",
-        f"```text\n{pipeline.model.schedule().describe(len(config.grids))}\n```",
+        f"{f'`{facts.preset}`, u' if facts.preset else 'U'}nless a call says otherwise:",
+        f"```text\n{facts.schedule}\n```",
         *(["## Evaluation", "\n".join(metrics), "All settings: [card.md](card.md)."] if metrics else []),
     ]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def front_matter(details: CardDetails) -> str:
-    """What the Hub reads."""
+    """The lines in YAML on top of the card, which the Hub reads."""
     from huggingface_hub import ModelCardData
 
     data = ModelCardData(
@@ -95,49 +85,3 @@ def front_matter(details: CardDetails) -> str:
         datasets=[*details.datasets] or None,
     )
     return f"---\n{data.to_yaml()}\n---"
-
-
-def facts(pipeline: FlowARPipeline) -> dict[str, Any]:
-    """What the model is made of."""
-    config, tokenizer = pipeline.model.config, pipeline.tokenizer
-    height, width = (side * tokenizer.stride for side in config.grid)
-    grids = ", ".join(f"{rows}x{columns}" for rows, columns in config.grids)
-    names = ", ".join(config.class_names[:NAMED_CLASSES]) + (", ..." if config.num_classes > NAMED_CLASSES else "")
-    parameters = [sum(each.numel() for each in part.state_dict().values()) for part in (pipeline.model, tokenizer)]
-    return {
-        "images": f"{height}x{width}, {'grey' if tokenizer.image_channels == 1 else 'RGB'}",
-        "classes": f"{config.num_classes}: {names}" if config.class_names else config.num_classes,
-        "tokenizer": f"{tokenizer.kind}, {config.latent_channels} channels at stride {tokenizer.stride}",
-        "scales": grids,
-        "AR transformer": f"width {config.ar_width}, {config.ar_depth} blocks, {config.ar_heads} heads",
-        "flow transformer": f"width {config.flow_width}, {config.flow_depth} blocks (`{config.flow_block}`), "
-        f"{config.flow_heads} heads",
-        "parameters": f"{parameters[0]:,}, and {parameters[1]:,} of the tokenizer",
-        "hash of the weights": f"`{fingerprint(pipeline.model.state_dict())}`",
-    }
-
-
-def draw_samples(path: Path, pipeline: FlowARPipeline, per_class: int) -> None:
-    """A column for each of the first classes, seed 0."""
-    from flowar.images import image_grid
-
-    labels = [*range(min(PICTURED_CLASSES, pipeline.model.config.num_classes))]
-    picture = image_grid(pipeline(labels * per_class, seed=0).images, len(labels))
-    write_aside(path, lambda aside: picture.save(aside, "PNG"))
-
-
-def copy_evaluation(folder: Path, pipeline: FlowARPipeline, source: Path) -> list[str]:
-    """Copy an evaluation card into `folder`, and give its metrics as the lines of a table.
-
-    Raises:
-        FlowARError: unless it is a card of images that a model of these weights drew.
-    """
-    from flowar.evaluation.card import metrics_table, read_card, write_card
-
-    card = read_card(source)
-    expected = fingerprint(pipeline.model.state_dict())
-    found = card["settings"].get("model", {}).get("weights", "none")
-    if found != expected:
-        raise FlowARError(f"evaluation: expected a card of this model (weights {expected}), got weights {found}")
-    write_card(folder, card)
-    return metrics_table(card)

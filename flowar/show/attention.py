@@ -30,7 +30,7 @@ class ScaleAttention(NamedTuple):
 
 @torch.inference_mode()
 def scale_attention(model: FlowAR, labels: Tensor, tokens: Sequence[Tensor], query: int) -> ScaleAttention:
-    """Of a teacher-forced pass over `tokens` [B, n_k, c] of all scales; `query` is one of the S positions."""
+    """The attention of a teacher-forced pass over `tokens` [B, n_k, c] of all scales; `query` is one of S positions."""
     ar = model.unpack().ar_transformer  # whose layers the hooks are on
     packed: list[Tensor] = []
     hooks = [block.attn.qk_norm.register_forward_hook(lambda *call: packed.append(call[2])) for block in ar.blocks]
@@ -64,6 +64,6 @@ def scale_of_position(ar: ARTransformer) -> Tensor:
 
 
 def even_attention(lengths: Sequence[int]) -> Tensor:
-    """What `between_scales` would be if every position saw all that it may see alike, [K, K]."""
+    """The `between_scales` [K, K] of a model whose positions give the same weight to all that they may see."""
     seen = torch.tensor(lengths, dtype=torch.float32).repeat(len(lengths), 1).tril()
     return seen / seen.sum(1, keepdim=True)

@@ -17,7 +17,7 @@ from torch import Tensor
 from flowar.config import Grid
 from flowar.pipeline import FlowARPipeline
 from flowar.show.attention import ScaleAttention, even_attention, scale_attention
-from flowar.show.states import check_scale, class_name, decode_tokens, sample_scales, scale_name
+from flowar.show.states import check_scale, class_name, sample_scales, scale_name
 
 MAP_BLOCKS = 6  # of which the map of one position is drawn, at most
 WIDTH = 13  # inches
@@ -28,9 +28,9 @@ MARK = "#ff4040"
 def attention_picture(
     pipeline: FlowARPipeline, labels: Tensor, seed: int, scale: int | None = None, query: Sequence[int] | None = None
 ) -> PIL.Image.Image:
-    """Means over samples of labels [B]; below them the maps of one position, the (row, column) `query` of `scale`.
+    """A picture of the means over samples of labels [B], and below them of the maps of one position.
 
-    If left out: the centre of the last scale.
+    That is the (row, column) `query` of `scale`; the centre of the last scale if left out.
 
     Raises:
         ValueError: for a scale or a position that the model does not have.
@@ -51,13 +51,13 @@ def attention_picture(
     between.suptitle(f"Attention of the AR transformer from scale to scale: share of the weight, {samples}")
     draw_between(between, attention.between_scales, names, model.config.scale_lengths)
     maps.suptitle(f"The map of one position (red) of scale {names[scale]}, {samples} and over heads")
-    image, name = decode_tokens(pipeline, tokens[scale], scale)[0], class_name(model, int(labels[0]))
+    image, name = pipeline.decode_tokens(tokens[scale], scale)[0], class_name(model, int(labels[0]))
     draw_maps(maps, attention, model.config.grids, names, chosen, (scale, row, column), image, name)
     return rendered(figure)
 
 
 def check_query(query: Sequence[int] | None, grid: Grid) -> Grid:
-    """(row, column) on `grid`; its centre if left out."""
+    """The (row, column) `query` on `grid`; its centre if left out."""
     if query is None:
         return grid[0] // 2, grid[1] // 2
     if len(query) != 2 or not all(0 <= at < side for at, side in zip(query, grid, strict=True)):
@@ -66,7 +66,7 @@ def check_query(query: Sequence[int] | None, grid: Grid) -> Grid:
 
 
 def draw_between(figure: SubFigure, weights: Tensor, names: Sequence[str], lengths: Sequence[int]) -> None:
-    """Left: the mean over blocks and heads above what even attention would give; right: every block and head."""
+    """Draw the mean over blocks and heads above what even attention would give; on the right, each block and head."""
     blocks, heads, scales, _ = weights.shape
     left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(1, 2.6)).flat
     mean, even = left.subplots(2, 1)
@@ -90,7 +90,7 @@ def draw_between(figure: SubFigure, weights: Tensor, names: Sequence[str], lengt
 
 
 def draw_numbers(axes: Axes, weights: Tensor, names: Sequence[str], title: str) -> None:
-    """One matrix [K, K] with its numbers, in per cent."""
+    """Draw one matrix [K, K] with its numbers, in per cent."""
     axes.imshow(above_diagonal_blank(weights).numpy(), cmap=COLOURS, vmin=0, vmax=1, aspect="auto")
     for i in range(len(names)):
         for j in range(i + 1):
@@ -120,7 +120,7 @@ def draw_maps(
     image: PIL.Image.Image,
     name: str,
 ) -> None:
-    """A row per block, a column per scale that `query` (scale, row, column) sees; a row shares its colours."""
+    """Draw a row per block and a column per scale that `query` (scale, row, column) sees; a row shares its colours."""
     scale, row, column = query
     parts = attention.of_query.mean(1).split([height * width for height, width in grids], 1)[: scale + 1]
     left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(1, 2.6)).flat
@@ -146,6 +146,7 @@ def draw_maps(
 
 
 def rendered(figure: Figure) -> PIL.Image.Image:
+    """The figure as an RGB image."""
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=100)
     return PIL.Image.open(buffer).convert("RGB")

@@ -41,7 +41,7 @@ def neighbours_picture(
     spaces: dict[str, Features],
     count: int,
 ) -> Image:
-    """A row per label [B]: the sample, then in each of the named `spaces` the `count` images of `source` nearest to it.
+    """A picture with a row per label [B]: the sample, then the `count` images of `source` nearest to it in each space.
 
     Raises:
         ValueError: for a `count` that is not positive.
@@ -82,7 +82,7 @@ def open_training_images(data: str | None, pipeline: FlowARPipeline) -> ImageSou
 
 
 def feature_spaces(extractor: str | None, classifier: Path | None, device: torch.device) -> dict[str, Features]:
-    """Spaces by name: pixels, and the features of an extractor if one is asked for.
+    """The spaces to compare in, by name: pixels, and the features of an extractor if one is asked for.
 
     Raises:
         FlowARError: as `open_extractor`.
@@ -94,12 +94,12 @@ def feature_spaces(extractor: str | None, classifier: Path | None, device: torch
 
 
 def pixels(images: Tensor) -> Tensor:
-    """Grey levels: between them the distance is the root mean square difference."""
+    """Images as vectors, between which the distance is the root mean square difference of their grey levels."""
     return images.flatten(1).float() / images[0].numel() ** 0.5
 
 
 def nearest(queries: Tensor, source: ImageSource, spaces: Sequence[Features], count: int) -> list[Neighbours]:
-    """Of uint8 `queries` [Q, C, H, W] in every space, in one pass over all of `source`."""
+    """The neighbours of uint8 `queries` [Q, C, H, W] in every space, found in one pass over all of `source`."""
     wanted = [features(queries) for features in spaces]
     nothing = Neighbours(torch.empty(len(queries), 0), queries.new_empty(len(queries), 0, *queries.shape[1:]))
     found = [nothing] * len(spaces)

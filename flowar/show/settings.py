@@ -14,7 +14,7 @@ from flowar.show.table import Table, draw_table
 
 
 def guidance_picture(pipeline: FlowARPipeline, labels: Tensor, seed: int, guidance_scales: Sequence[float]) -> Image:
-    """Samples of labels [B] under each of `guidance_scales`.
+    """A picture of samples of labels [B] under each of `guidance_scales`.
 
     Raises:
         ValueError: without any, or for one that no schedule takes.
@@ -24,7 +24,7 @@ def guidance_picture(pipeline: FlowARPipeline, labels: Tensor, seed: int, guidan
 
 
 def steps_picture(pipeline: FlowARPipeline, labels: Tensor, seed: int, steps: Sequence[int]) -> Image:
-    """Samples of labels [B] with each number of `steps` at every scale.
+    """A picture of samples of labels [B] with each number of `steps` at every scale.
 
     Raises:
         ValueError: without any, or for one that is not positive.
@@ -36,7 +36,7 @@ def steps_picture(pipeline: FlowARPipeline, labels: Tensor, seed: int, steps: Se
 def settings_picture(
     pipeline: FlowARPipeline, labels: Tensor, seed: int, option: str, title: str, schedules: Mapping[str, Schedule]
 ) -> Image:
-    """Samples of labels [B] under each of the named `schedules`; `option` is what they came from."""
+    """A picture of samples of labels [B] under each of the named `schedules`, which came from `option`."""
     if not schedules:
         raise ValueError(f"{option}: expected one or more numbers, got none")
     columns = [pipeline(labels, schedule=schedule, seed=seed).images for schedule in schedules.values()]

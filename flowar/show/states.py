@@ -1,4 +1,4 @@
-"""What sampling passes through: latents of every scale, states of one scale's ODE. The engine keeps none of it."""
+"""The states that sampling passes through: latents of every scale, states of one scale's ODE. No engine keeps them."""
 
 from __future__ import annotations
 
@@ -6,18 +6,16 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
-from PIL.Image import Image
 from torch import Tensor
 
 from flowar.data.class_names import class_names_of
 from flowar.model import FlowAR
-from flowar.pipeline import FlowARPipeline
 from flowar.sampling.noise import scale_noise
+from flowar.sampling.solvers import integrate
 
 
 class State(NamedTuple):
-    """Of one scale's ODE at time t: the state, and where its velocity would lead in a straight line, [B, n, c]."""
+    """A state of one scale's ODE at time t, and the end where its velocity leads in a straight line, [B, n, c]."""
 
     t: float
     state: Tensor
@@ -46,37 +44,24 @@ def ode_states(model: FlowAR, labels: Tensor, seed: int, scale: int, steps: Coll
     inputs = ar_inputs(model, sample_scales(model, labels, seed))
     lengths, schedule = model.config.scale_lengths, model.schedule()
     both = torch.cat((labels, torch.full_like(labels, model.config.null_class)))
-    z = model.ar_transformer(inputs.repeat(2, 1, 1), both).split(lengths, 1)[scale]
-    x = scale_noise(seed, len(labels), lengths, model.config.latent_channels, labels.device)[scale]
-    states, known = [], []
-    weights = schedule.guidance_weights(scale, len(lengths))
-    for i, (evaluation, weight) in enumerate(zip(schedule.evaluations(scale, len(lengths)), weights, strict=True)):
-        known.append(guided_velocity(model, x, evaluation.time, z, weight))
+    z = model.ar_transformer(inputs.repeat(2, 1, 1), both).split(lengths, 1)[scale]  # [2B, n, D]
+    x = scale_noise(seed, len(labels), lengths, model.config.latent_channels, labels.device)[scale]  # [B, n, c]
+    evaluations = schedule.evaluations(scale, len(lengths))
+    states: list[State] = []
+
+    def velocity(i: int) -> Tensor:
+        return model.velocity(x.repeat(2, 1, 1), x.new_full((len(z),), evaluations[i].time), z)  # [2B, n, c]
+
+    def keep(i: int, end: Tensor) -> None:
         if i in steps:
-            states.append(State(evaluation.time, x, x - evaluation.time * known[i]))
-        x = x + sum(coefficient * known[j] for j, coefficient in evaluation.updates)
-    if len(known) in steps:
-        states.append(State(0.0, x, x))
-    return states
+            states.append(State(evaluations[i].time, x.clone(), end))
 
-
-def guided_velocity(model: FlowAR, x: Tensor, t: float, z: Tensor, weight: float) -> Tensor:
-    """Velocity [B, n, c] at x [B, n, c] under conditions z [2B, n, D], the unconditional half second."""
-    conditional, unconditional = model.velocity(x.repeat(2, 1, 1), x.new_full((len(z),), t), z).chunk(2)
-    return unconditional + weight * (conditional - unconditional)
-
-
-def decode_tokens(pipeline: FlowARPipeline, tokens: Tensor, scale: int) -> list[Image]:
-    """Pictures of tokens [B, n_k, c], their grid first brought to the size of the finest one (bicubic)."""
-    config = pipeline.model.config
-    grid = pipeline.model.pyramid.to_grid(tokens.float(), scale)
-    if config.grids[scale] != config.grid:
-        grid = F.interpolate(grid, size=config.grid, mode="bicubic")
-    return pipeline.decode(grid.contiguous())
+    integrate(velocity, x, evaluations, schedule.guidance_weights(scale, len(lengths)), on_evaluation=keep)
+    return [*states, State(0.0, x, x)] if len(evaluations) in steps else states
 
 
 def class_name(model: FlowAR, label: int) -> str:
-    """What the model calls a class."""
+    """The name that the model has for a class."""
     names = class_names_of(model.config)
     return names[label] if names else f"class {label}"
 
@@ -94,6 +79,6 @@ def check_scale(model: FlowAR, scale: int | None) -> int:
 
 
 def scale_name(model: FlowAR, scale: int) -> str:
-    """Its grid, height x width."""
+    """The name of a scale: its grid, as in 4x4, height first."""
     height, width = model.config.grids[scale]
     return f"{height}x{width}"

@@ -20,7 +20,7 @@ INK, PAPER = 40, 255
 
 @dataclass(frozen=True)
 class Table:
-    """What `draw_table` draws.
+    """Images in rows and columns with their names, for `draw_table`.
 
     Attributes:
         title: one or more lines; the first one is the largest.
@@ -89,14 +89,16 @@ class Writer:
 
 
 def width_of(text: str, size: int = TEXT) -> int:
+    """The pixels that a line of text takes across."""
     return round(font(size).getlength(text)) + 1
 
 
 def height_of(size: int) -> int:
+    """The pixels from one line of text to the next."""
     return round(LINE * size)
 
 
 @functools.cache
 def font(size: int) -> ImageFont.FreeTypeFont:
-    """Matplotlib's own, which knows more letters than Pillow's."""
+    """Matplotlib's own font, which has more letters than Pillow's."""
     return ImageFont.truetype(str(Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)

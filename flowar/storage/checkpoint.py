@@ -124,7 +124,7 @@ def skeleton(cls: type[Model], config: FlowARConfig, dtype: torch.dtype) -> Mode
 
 
 class WithoutDraws(TorchFunctionMode):
-    """Leaves out what draws the first values of parameters.
+    """A mode in which nothing draws the first values of parameters.
 
     A tensor on the meta device has none, and to draw them all the same PyTorch imports its compiler, for seconds.
     """

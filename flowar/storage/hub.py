@@ -1,13 +1,11 @@
-"""Where pretrained models are: a folder, this package's own assets, or the Hugging Face Hub, which takes them too."""
+"""Where pretrained models are: a folder, this package's own assets, or the Hugging Face Hub."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from flowar.errors import CheckpointError, FlowARError, first_line
+from flowar.errors import CheckpointError, first_line
 
 ASSETS = Path(__file__).parents[1] / "assets"
 # What this package saves, and the autoencoders of diffusers, alone or as a part of a pipeline. Nothing pickled.
@@ -40,57 +38,8 @@ def locate(source: str | Path, revision: str | None = None, cache_dir: str | Pat
         raise CheckpointError(f"{source}: no such folder, and {refusal(error, revision)}") from error
 
 
-@dataclass(frozen=True)
-class Repository:
-    """Where to upload a model on the Hub.
-
-    Attributes:
-        name: "user/name"; made if there is none.
-        revision: branch to commit to, made if there is none; the main one if left out.
-        private: whether a repository that is made is; if left out, as the user's or organisation's default says.
-        token: with the right to write; that of HF_TOKEN or `hf auth login` if left out.
-
-    Raises:
-        FlowARError: for a name that no repository can have, or without a token.
-    """
-
-    name: str
-    revision: str | None = None
-    private: bool | None = None
-    token: str | None = field(default=None, repr=False)
-
-    def __post_init__(self) -> None:
-        if not HUB_ID.fullmatch(self.name):
-            raise FlowARError(f"repo: expected user/name, got {self.name!r}")
-        from huggingface_hub import get_token
-
-        if not (self.token or get_token()):
-            raise FlowARError(
-                f"{self.name}: expected a token to write with, found none; set HF_TOKEN, or hf auth login"
-            )
-
-    def upload(self, files: Mapping[str, Path], commit_message: str = "Upload model") -> str:
-        """Upload `files`, by their names there, in one commit, and give its address. What else is there stays.
-
-        Raises:
-            FlowARError: if the Hub refuses or cannot be reached.
-        """
-        from huggingface_hub import CommitOperationAdd, HfApi
-
-        api = HfApi(token=self.token)
-        additions = [CommitOperationAdd(name, path) for name, path in files.items()]
-        try:
-            api.create_repo(self.name, private=self.private, exist_ok=True)
-            if self.revision is not None:
-                api.create_branch(self.name, branch=self.revision, exist_ok=True)
-            done = api.create_commit(self.name, additions, commit_message=commit_message, revision=self.revision)
-        except Exception as error:  # as above
-            raise FlowARError(f"{self.name}: not uploaded, as {refusal(error, self.revision)}") from error
-        return done.commit_url
-
-
 def refusal(error: BaseException, revision: str | None) -> str:
-    """What the Hub, or the way to it, has against a request, in one line."""
+    """The reason why the Hub did not serve a request, or was not reached, in one line."""
     from huggingface_hub import errors
 
     if isinstance(error, errors.LocalEntryNotFoundError):

@@ -12,7 +12,16 @@ from torch import nn
 from flowar.config import PRESETS, FlowARConfig
 from flowar.errors import CheckpointError
 from flowar.storage.weights import Shape
-from flowar.tokenizers.kl16 import KL16_RECORD
+
+KL16_SCALE = 0.2325  # raw latents times this have unit variance
+# What a published model records of its tokenizer.
+KL16_RECORD: dict[str, Any] = {
+    "image_channels": 3,
+    "channels": 16,
+    "stride": 16,
+    "mean": [0.0] * 16,
+    "std": [round(1 / KL16_SCALE, 6)] * 16,
+}
 
 # Ours to theirs, in order of application; `published_names` does what needs the configuration.
 RENAMES = (
@@ -115,7 +124,7 @@ def infer_config(shapes: Mapping[str, Shape]) -> FlowARConfig:
 
 
 def heads(shapes: Mapping[str, Shape], preset: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, int]:
-    """Attention heads: the rotary tables tell (a quarter of a head's channels each); else the preset, else D / 64."""
+    """The attention heads, from the rotary tables (a quarter of a head's channels), else the preset, else D / 64."""
     found = {}
     for network, pattern in (("ar", r"(en|de)coder_blocks\..*\.rope\.freqs"), ("flow", r"flownet\..*\.rope\.freqs")):
         width = sizes[f"{network}_width"]
@@ -133,7 +142,7 @@ def vote(shapes: Mapping[str, Shape], pattern: str, dimension: int) -> int:
 
 
 def depth(shapes: Mapping[str, Shape], pattern: str) -> int:
-    """How many blocks there are: the most frequent number of indices that one tensor of a block comes with."""
+    """The number of blocks: the most frequent number of indices that one tensor of a block comes with."""
     counts = Counter(name[match.end() :] for name in shapes if (match := re.match(pattern, name)))
     return most_common(counts.values(), pattern)
 

@@ -115,7 +115,7 @@ def unreadable(path: Path, expected: str, error: Exception) -> CheckpointError:
 def check_shapes(
     found: Mapping[str, Shape], expected: Mapping[str, Shape], optional: Mapping[str, Shape] | None = None
 ) -> None:
-    """Strict comparison of the tensors of a file with what a model needs; `optional` ones may be missing.
+    """Compare the tensors of a file with those that a model needs, strictly; `optional` ones may be missing.
 
     Raises:
         CheckpointError: naming the first missing, unexpected or misshapen tensor, and how many more there are.

@@ -1,4 +1,4 @@
-"""The fastest of several functions that compute the same: chosen by measurement, once for every shape.
+"""The choice of the fastest of several functions that compute the same, by measurement and once for every shape.
 
 The first candidate is the default. Another wins only if it computes the same up to rounding and is clearly faster, so
 that noise does not decide. Choices hold for the process; they may differ between machines, and between two runs where
@@ -28,7 +28,7 @@ HEAD_START = 1_000_000  # cycles that a GPU waits, in which the host launches al
 
 
 class Choice(NamedTuple):
-    """The name of a candidate, the seconds of all that were measured, and why others were not."""
+    """The chosen candidate, the seconds of all that were measured, and the reasons why others were left out."""
 
     name: str
     seconds: dict[str, float]
@@ -40,10 +40,10 @@ class Choice(NamedTuple):
 
 
 def choose(candidates: Candidates, clock: Clock) -> Choice:
-    """The fastest of `candidates`, or the first that works where none is clearly faster.
+    """Choose the fastest of `candidates`, or the first that works if none is clearly faster.
 
     Raises:
-        RuntimeError: if all of them raise something.
+        RuntimeError: if none of them works.
     """
     working, left_out = compare(candidates)
     if not working:
@@ -61,7 +61,7 @@ def choose(candidates: Candidates, clock: Clock) -> Choice:
 
 
 def compare(candidates: Candidates) -> tuple[dict[str, Callable[[], Tensor]], dict[str, str]]:
-    """The candidates that compute what the first one does that works, and what is wrong with the others."""
+    """The candidates that compute the same as the first one that works, and what is wrong with the others."""
     working: dict[str, Callable[[], Tensor]] = {}
     left_out: dict[str, str] = {}
     expected: Tensor | None = None
@@ -81,7 +81,7 @@ def compare(candidates: Candidates) -> tuple[dict[str, Callable[[], Tensor]], di
 
 
 def close(got: Tensor, expected: Tensor) -> bool:
-    """Whether two results of one dtype are the same but for its rounding, in the root mean square."""
+    """Whether two results of one dtype differ, in the root mean square, by no more than its rounding."""
     if got.shape != expected.shape or got.dtype != expected.dtype:
         return False
     tolerance = max(4 * torch.finfo(got.dtype).eps, 1e-5)  # 1e-5: float32 sums of thousands of terms in another order
@@ -95,7 +95,7 @@ _one_at_a_time = threading.Lock()  # of two that measure at once each would meas
 
 
 class Tuner:
-    """Chooses for one device, and remembers in `choices` what its users needed."""
+    """Chooses candidates on one device, and keeps in `choices` those that its users asked for."""
 
     def __init__(self, clock: Clock, device: str) -> None:
         self.clock, self.device = clock, device
@@ -121,7 +121,7 @@ _enabled = True
 
 
 def active_tuner() -> Tuner | None:
-    """The tuner of calls made now, on this thread; None where defaults serve."""
+    """The tuner of calls made now, on this thread; None if defaults serve."""
     return _active.tuner
 
 
@@ -136,18 +136,18 @@ def use_tuner(tuner: Tuner | None) -> Iterator[None]:
 
 
 def set_autotune(enabled: bool) -> None:
-    """Whether plans made for a GPU measure; without, the defaults serve, which are the same in every run."""
+    """Choose whether a GPU measures which kernels are fastest; otherwise the defaults serve, the same in every run."""
     global _enabled
     _enabled = enabled
 
 
 def autotune_enabled() -> bool:
-    """What `set_autotune` said last; at start-up True."""
+    """Whether a GPU measures which kernels are fastest, see `set_autotune`; True at start-up."""
     return _enabled
 
 
 def gpu_tuner(device: torch.device) -> Tuner | None:
-    """A tuner for a GPU that is there, None elsewhere: nothing is measured on a CPU."""
+    """A tuner for a GPU of this machine; None for other devices, on which nothing is measured."""
     if device.type != "cuda" or not torch.cuda.is_available():
         return None
     return Tuner(lambda call: gpu_seconds(call, device), torch.cuda.get_device_name(device))

@@ -1,4 +1,4 @@
-"""What a device can do at most, and how much memory a process has taken."""
+"""The peak speed of devices, and the peak memory of the process."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ PEAK_TFLOPS = {
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
-    """Operations per second of dense matrix products at most, as published; None where nothing is known.
+    """The published peak of dense matrix products, in operations per second; None if it is not known.
 
-    Products of float32 are TF32 where torch is set to that now.
+    Products of float32 are TF32 if torch is set to that now.
     """
     if device.type != "cuda" or "MIG" in (name := torch.cuda.get_device_name(device)):
         return None
@@ -49,19 +49,22 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
 
 
 def widest_float(device: torch.device) -> torch.dtype:
-    """float64, or float32 on accelerators other than CUDA's: Apple's have no float64, and Intel's not always."""
+    """The widest floating dtype of a device: float64, but float32 on accelerators other than CUDA's.
+
+    Apple's have no float64, and Intel's not always.
+    """
     return torch.float64 if device.type in ("cpu", "cuda", "meta") else torch.float32
 
 
 def peak_memory_mib(device: torch.device) -> float:
-    """The most memory so far: of a GPU what PyTorch has had in use, of a CPU what the process has had resident."""
+    """The peak memory so far in MiB: what PyTorch has had in use on a GPU, or what the process has had resident."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / MIB
     return peak_resident_mib()
 
 
 def peak_resident_mib() -> float:
-    """The most MiB of memory that this process has had resident so far.
+    """The most memory, in MiB, that this process has had resident so far.
 
     Linux's own record starts with the program; `ru_maxrss` would start with what the parent had.
     """
@@ -71,6 +74,6 @@ def peak_resident_mib() -> float:
 
 
 def resident_mib(field: str) -> float:
-    """MiB of memory that this process has now ("VmRSS") or has had at most ("VmHWM"), by Linux's account."""
+    """The resident memory of this process in MiB, now ("VmRSS") or at most so far ("VmHWM"), by Linux's account."""
     lines = STATUS.read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) / 2**10

@@ -1,4 +1,4 @@
-"""What an installation of this package is made of; importable where torch or the compiled ops are not."""
+"""Facts about the installation; this module can be imported where torch or the compiled ops cannot."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ INSTALL_TORCH = f"pip install 'torch>={'.'.join(map(str, MINIMUM_TORCH))}'"
 
 
 def too_old(torch_version: str) -> bool:
-    """Whether a torch of this version lacks what the ops need."""
+    """Whether a torch of this version is too old for the ops."""
     return tuple(int(part) for part in torch_version.split(".")[:2]) < MINIMUM_TORCH
 
 
 def without_libraries() -> bool:
-    """True where the user asked for no compiled ops, now or when flowar was installed, by FLOWAR_NO_EXT=1."""
+    """Whether the user asked for no compiled ops by FLOWAR_NO_EXT=1, now or at installation."""
     return os.environ.get("FLOWAR_NO_EXT") == "1" or _installed_without_libraries()
 
 
 def _installed_without_libraries() -> bool:
-    """An installation under FLOWAR_NO_EXT=1 has a wheel that says that it holds Python alone."""
+    """Whether the installed wheel says that it holds Python alone, as one built under FLOWAR_NO_EXT=1 does."""
     try:
         wheel = metadata.distribution("flowar").read_text("WHEEL")
     except metadata.PackageNotFoundError:

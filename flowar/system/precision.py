@@ -1,4 +1,4 @@
-"""Which precision the networks run in while sampling, and which the hardware is good at."""
+"""The precisions that the networks run in, and those that the hardware is good at."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from flowar.errors import first_line
 
 @dataclass(frozen=True)
 class Precision:
-    """What the networks compute in: the dtype of weights and activations, and how matrices are multiplied.
+    """A precision of the networks: the dtype of weights and activations, and how matrices are multiplied.
 
     "exact" products are of the dtype itself. "tf32" rounds the factors of float32 products to 10 bits; "fp8" rounds
     them to float8_e4m3fn, with a scale per row (see `flowar.engine.fp8`). Sums are float32 at least in all of them.
@@ -64,7 +64,11 @@ def resolve_precision(request: torch.dtype | str | None, device: torch.device, p
 
 
 def check_device(precision: Precision, device: torch.device) -> None:
-    """Raise ValueError if `device` does not compute in this precision."""
+    """Check that `device` computes in this precision.
+
+    Raises:
+        ValueError: if it does not, saying what the precision needs.
+    """
     if precision.name == "float64" and device.type != "cpu":
         raise ValueError(f"dtype: float64 expects the CPU, got {device}")
     if precision.name == "tf32" and (device.type != "cuda" or torch.version.hip):
@@ -82,7 +86,11 @@ def check_device(precision: Precision, device: torch.device) -> None:
 
 @functools.cache
 def check_fp8_products(device_type: str) -> None:
-    """Raise ValueError if this torch does not multiply float8 matrices with a scale per row on such a device."""
+    """Check that this torch multiplies float8 matrices with a scale per row on such a device.
+
+    Raises:
+        ValueError: if it does not.
+    """
     try:
         matrix = torch.ones(16, 16, device=device_type).to(torch.float8_e4m3fn)
         scale = torch.ones(16, 1, device=device_type)
@@ -105,7 +113,7 @@ def served_precisions(device: torch.device) -> list[str]:
 
 
 class _Float32Setting:
-    """torch's setting for float32 work of a kind on GPUs. The process has one: threads that want the same share it."""
+    """torch's setting for float32 work of a kind on GPUs, which the threads of the process share."""
 
     def __init__(self, backend: Any) -> None:
         self.backend = backend
@@ -153,7 +161,7 @@ def matmul_precision(precision: Precision) -> Iterator[None]:
 
 @contextmanager
 def exact_convolutions() -> Iterator[None]:
-    """Float32 convolutions on GPUs are exact in this context; torch's default is TF32, factors of 10 bits."""
+    """Make float32 convolutions on GPUs exact in this context; torch's default is TF32, factors of 10 bits."""
     _convolution_setting.acquire("ieee")
     try:
         yield
@@ -164,7 +172,7 @@ def exact_convolutions() -> Iterator[None]:
 def native_bfloat16(device: torch.device) -> bool:
     """Whether `device` multiplies bfloat16 faster than float32: Ampere GPUs and later, CPUs with AVX512-BF16 or AMX.
 
-    False where that is not known, on all other accelerators.
+    It is False on all other accelerators, where that is not known.
     """
     if device.type == "cuda" and not torch.version.hip:
         return torch.cuda.get_device_capability(device) >= (8, 0)
@@ -190,7 +198,7 @@ def default_device(name: str = "auto") -> torch.device:
 
 
 def parse_dtype(name: str | None) -> torch.dtype | None:
-    """float32, bfloat16 or float16 by name; None stays None.
+    """The torch dtype called float32, bfloat16 or float16; None stays None.
 
     Raises:
         ValueError: for any other name.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import sys
+import warnings
 
 from flowar.system.threads import limit_threads
 
@@ -13,14 +14,18 @@ LARGEST_INT, LARGEST_BLOCK = 2**31 - 1, 2**30
 
 
 def take_over_process() -> None:
-    """No more threads than CPUs, freed memory kept, and what imports left behind out of the garbage collector's way."""
+    """Use no more threads than CPUs, keep freed memory, and spare the garbage collector what imports left behind.
+
+    A warning of torch is silenced that every save and load of a run of one process would give.
+    """
     limit_threads()
     keep_freed_memory()
+    warnings.filterwarnings("ignore", "torch.distributed is disabled", module="torch.distributed.checkpoint")
     gc.freeze()  # PyTorch's hundred thousands of objects, which each full collection would walk, also those at exit
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep freed memory for the next op; large blocks go back to the system, and fault in page by page."""
+    """Have glibc keep freed memory for the next op, but give blocks of 1 GiB back, which fault in page by page."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt and mallopt(M_MMAP_THRESHOLD, LARGEST_BLOCK):  # versions before 2.35 refuse more than 32 MiB
         mallopt(M_TRIM_THRESHOLD, LARGEST_INT)

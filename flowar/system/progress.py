@@ -11,9 +11,9 @@ from contextlib import contextmanager
 def step_progress(
     total: int, show: bool | None, description: str = "sampling", initial: int = 0
 ) -> Iterator[Callable[[], None]]:
-    """A bar of `total` steps, `initial` of them done; yields the function that advances it.
+    """Show a progress bar of `total` steps, `initial` of them done, and yield the function that advances it.
 
-    `show=None` means: if stderr is a terminal.
+    `show=None` shows it if stderr is a terminal.
     """
     if not (sys.stderr.isatty() if show is None else show):
         yield lambda: None
@@ -21,11 +21,15 @@ def step_progress(
     from tqdm import tqdm
 
     with tqdm(total=total, desc=description, initial=initial, leave=False) as bar:
-        yield lambda: (bar.update(), None)[1]
+
+        def advance() -> None:
+            bar.update()
+
+        yield advance
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them: 45 s, 12 min, 1 h 05 min."""
+    """A duration in words: 45 s, 12 min, 1 h 05 min."""
     minutes = round(seconds / 60)
     if seconds < 60:
         return f"{seconds:.0f} s"

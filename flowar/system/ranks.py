@@ -1,4 +1,4 @@
-"""The processes of a run. `torchrun` starts them; without it there is one."""
+"""The processes of a run, which `torchrun` starts; without it there is one."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Ranks:
     """This process among those of the run.
 
     Attributes:
-        device: that this process computes on.
-        rank: its number; 0 is the main one, which alone writes logs and pictures.
-        world_size: how many there are.
-        local_size: how many there are on this machine.
+        device: the device that this process computes on.
+        rank: the number of this process; 0 is the main one, which alone writes logs and pictures.
+        world_size: the number of processes.
+        local_size: the number of processes on this machine.
     """
 
     device: torch.device
@@ -49,7 +49,7 @@ class Ranks:
         return values.tensor_split(self.world_size)[self.rank]
 
     def gather(self, values: Tensor) -> Tensor:
-        """Undo `share`: the parts of all ranks, [N, ...], on every rank."""
+        """Gather the parts of all ranks, [N, ...], on every rank: the inverse of `share`."""
         if self.world_size == 1:
             return values
         parts: list[Tensor | None] = [None] * self.world_size
@@ -58,7 +58,7 @@ class Ranks:
 
     @contextmanager
     def main_first(self) -> Iterator[None]:
-        """The main rank does what is inside before all others: to fill a cache that they then find.
+        """Let the main rank run this context before all others, to fill a cache that they then find.
 
         Raises:
             TrainingError: on the others, if the main rank failed.
@@ -75,7 +75,7 @@ class Ranks:
             self._outcome(None)
 
     def _outcome(self, failure: str | None) -> None:
-        """Tell all ranks (on the main one), or be told."""
+        """Tell all ranks on the main one whether it failed; on the others, wait to be told."""
         if self.world_size == 1:
             return
         outcome = [failure]
@@ -86,7 +86,7 @@ class Ranks:
 
 @contextmanager
 def join_ranks(device: str) -> Iterator[Ranks]:
-    """Join the processes that torchrun started; `device` is "auto", or as torch names devices.
+    """Join the processes that torchrun started; `device` is "auto" or a device of torch.
 
     Raises:
         ValueError: for a device that is not there, and for one that processes of a run cannot share out.

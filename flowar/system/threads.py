@@ -1,4 +1,7 @@
-"""How many CPUs this process may really use. PyTorch knows of affinity, but not of the quota that a container has."""
+"""The number of CPUs that this process may use.
+
+PyTorch knows the affinity of a process, but not the quota of a container.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ def limit_threads() -> None:
 
 
 def describe_limit() -> str:
-    """What sets the number of threads, in a few words."""
+    """The reason for the number of threads, in a few words."""
     variable = thread_variable()
     if variable:
         return f"{variable}={os.environ[variable]}"
@@ -32,26 +35,26 @@ def thread_variable() -> str | None:
 
 
 def usable_cpus() -> int:
-    """CPUs that this process may use at once: by affinity and by quota, rounded up, at least 1."""
+    """The number of CPUs that this process may use at once, by affinity and by quota; at least 1."""
     return max(1, math.ceil(min(cpus_by_quota(), cpus_by_affinity())))
 
 
 def cpus_by_affinity() -> int:
-    """CPUs that this process may be scheduled on."""
+    """The number of CPUs that this process may be scheduled on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cpus_by_quota(root: Path = Path("/")) -> float:
-    """CPUs' worth of time that the control groups of this process allow; infinity where there is no limit.
+    """The CPUs' worth of time that the control groups of this process allow; infinity if there is no limit.
 
     Args:
-        root: of the file system, with `proc/self/cgroup` and `sys/fs/cgroup`.
+        root: the root of the file system, with `proc/self/cgroup` and `sys/fs/cgroup`.
     """
     return min(map(group_quota, control_groups(root, "cpu")), default=math.inf)
 
 
 def control_groups(root: Path, controller: str) -> list[Path]:
-    """Folders of the groups that limit this process, with those that contain them; some may not exist.
+    """The folders of the groups that limit this process, and of those around them; some may not exist.
 
     In a container, the paths are those of the host, or start at the container's own group: its mount is the last.
 
@@ -70,7 +73,7 @@ def control_groups(root: Path, controller: str) -> list[Path]:
 
 
 def group_quota(group: Path) -> float:
-    """CPUs' worth of time that one control group allows."""
+    """The CPUs' worth of time that one control group allows."""
     words = " ".join(lines(group / "cpu.max")).split()  # version 2: "150000 100000", or "max 100000"
     if not words:
         words = [*lines(group / "cpu.cfs_quota_us"), *lines(group / "cpu.cfs_period_us")]  # version 1: -1 is no limit
@@ -80,7 +83,7 @@ def group_quota(group: Path) -> float:
 
 
 def lines(path: Path) -> list[str]:
-    """The lines of a file; none where there is no such file, as outside Linux."""
+    """The lines of a file; none if there is no such file, as outside Linux."""
     try:
         return path.read_text().splitlines()
     except OSError:

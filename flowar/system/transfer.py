@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 def to_device(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
-    """`tensor` on `device`, in `dtype` if given. From the host to a GPU, nobody waits until the GPU has come so far.
+    """Copy a tensor to `device`, in `dtype` if given; the host does not wait for a copy to a GPU.
 
-    Pinned memory is waited for, as the GPU would read it later, when its owner may have changed it; so is what comes
-    from a GPU to the host, which would read it too early.
+    It waits for copies of pinned memory, which the GPU would read later, when the owner may have changed it, and for
+    copies from a GPU, which it would read too early.
     """
     at_once = tensor.device.type == "cpu" and (torch.compiler.is_compiling() or not tensor.is_pinned())
     return tensor.to(device, dtype, non_blocking=at_once)

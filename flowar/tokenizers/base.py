@@ -143,7 +143,7 @@ class Tokenizer(nn.Module):
         return images.clamp(-1, 1).contiguous()
 
     def images_at_once(self, latents: Tensor) -> int:
-        """How many of the images of latents [B, c, h, w] to decode together: `decode_pixels` of them, at least one."""
+        """The number of images of latents [B, c, h, w] to decode together, of `decode_pixels` in all; at least one."""
         return max(1, self.decode_pixels // (latents.shape[2:].numel() * self.stride**2))
 
     def denormalize(self, latents: Tensor) -> Tensor:
@@ -167,7 +167,7 @@ class Tokenizer(nn.Module):
         return None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Tokenizer:
-        """What `to` and its like call."""
+        """Apply `fn` to every tensor, as `to` and its like do, then lay the decoder out anew."""
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._arrange_decoder()
         return self
@@ -193,7 +193,7 @@ class Tokenizer(nn.Module):
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
-    """The context in which a decoder computes in `dtype`, whatever the autocast around it.
+    """A context in which a decoder computes in `dtype`, whatever the autocast around it.
 
     Raises:
         ValueError: if it is not one of `DECODE_DTYPES`.

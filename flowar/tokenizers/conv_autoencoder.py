@@ -33,7 +33,7 @@ class ResidualBlock(nn.Module):
 
 
 class ConvAutoencoder(nn.Module):
-    """Encoder to the moments of a Gaussian posterior, and decoder; one width per resolution, finest first.
+    """An encoder to the moments of a Gaussian posterior, and a decoder; one width per resolution, finest first.
 
     Images [B, image_channels, H, W] in [-1, 1]; latents [B, latent_channels, H/s, W/s], s = 2 ** (len(widths) - 1).
     """

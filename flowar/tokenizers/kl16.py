@@ -15,21 +15,9 @@ from typing import Any
 from torch import Tensor
 
 from flowar.errors import CheckpointError
+from flowar.storage.published import KL16_SCALE
 from flowar.storage.weights import check_shapes, find_weights, open_torch_file, shapes_of
 from flowar.tokenizers.autoencoder import AutoencoderTokenizer, autoencoder_class
-
-LATENT_SCALE = 0.2325  # published: raw latents times this have unit variance
-CHANNELS = 16
-STRIDE = 16
-
-# What a published model knows of its tokenizer.
-KL16_RECORD: dict[str, Any] = {
-    "image_channels": 3,
-    "channels": CHANNELS,
-    "stride": STRIDE,
-    "mean": [0.0] * CHANNELS,
-    "std": [round(1 / LATENT_SCALE, 6)] * CHANNELS,
-}
 
 RENAMES = (
     (r"\.block\.(\d+)\.", r".resnets.\1."),
@@ -67,13 +55,14 @@ def load_kl16(source: str | Path | Mapping[str, Tensor]) -> AutoencoderTokenizer
 
 
 def diffusers_name(name: str, levels: int) -> str:
-    """Their name for the checkpoint's tensor; `levels` resolutions."""
+    """The name in diffusers of the checkpoint's tensor `name`, in a network of `levels` resolutions."""
     for pattern, replacement in RENAMES:
         name = re.sub(pattern, replacement, name)
     return re.sub(r"^decoder\.up\.(\d+)\.", lambda m: f"decoder.up_blocks.{levels - 1 - int(m[1])}.", name)
 
 
 def is_projection(name: str) -> bool:
+    """Whether a tensor is the weight of an attention projection, a convolution there and a linear layer here."""
     return re.search(r"\.attentions\.\d+\.to_\w+(\.0)?\.weight$", name) is not None
 
 
@@ -92,5 +81,5 @@ def diffusers_config(tensors: Mapping[str, Tensor], levels: int) -> dict[str, An
         "layers_per_block": 2,
         "down_block_types": ["DownEncoderBlock2D"] * (levels - 1) + ["AttnDownEncoderBlock2D"],
         "up_block_types": ["UpDecoderBlock2D"] * levels,
-        "scaling_factor": LATENT_SCALE,
+        "scaling_factor": KL16_SCALE,
     }

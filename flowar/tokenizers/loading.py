@@ -77,12 +77,12 @@ def check_tokenizer(record: Mapping[str, Any], tokenizer: Tokenizer) -> None:
     for key in COMPARED:
         if key in record and not same(record[key], own.get(key)):
             raise FlowARError(
-                f"tokenizer: expected {key} {record[key]} ({describe(record)}), got {own.get(key)} ({describe(own)})"
+                f"tokenizer: expected {key} {record[key]} ({summary(record)}), got {own.get(key)} ({summary(own)})"
             )
 
 
 def same(expected: Any, got: Any) -> bool:
-    """Equal, numbers up to the rounding of float32."""
+    """Whether two records are equal, numbers up to the rounding of float32."""
     if isinstance(expected, (int, float)) and isinstance(got, (int, float)):
         return math.isclose(expected, got, rel_tol=1e-5, abs_tol=2e-6)
     if isinstance(expected, (list, tuple)) and isinstance(got, (list, tuple)):
@@ -90,7 +90,7 @@ def same(expected: Any, got: Any) -> bool:
     return bool(expected == got)
 
 
-def describe(record: Mapping[str, Any]) -> str:
+def summary(record: Mapping[str, Any]) -> str:
     """A tokenizer in a few words."""
     kind, channels, stride = (record.get(key, "?") for key in ("kind", "channels", "stride"))
     return f"{kind} tokenizer, {channels} channels, stride {stride}"

@@ -12,7 +12,7 @@ from flowar.tokenizers.base import Tokenizer
 
 
 class PixelTokenizer(Tokenizer):
-    """Space to depth: a latent is a patch of pixels. No weights, nothing lost."""
+    """Space to depth: a latent is a patch of pixels. There are no weights, and nothing is lost."""
 
     kind = "pixel"
 

@@ -1,4 +1,4 @@
-"""Which images a step takes, and fetching them while the step before is at work."""
+"""The batches of a run: which images a step takes, and a thread that fetches them during the step before."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ AHEAD = 2  # batches that are fetched before they are asked for
 
 
 def batches(pool: Pool, size: int, seed: int, first: int, last: int, ranks: Ranks) -> Iterator[Batch]:
-    """This rank's part of batches number `first` to `last`, read ahead by a thread.
+    """Yield this rank's part of batches number `first` to `last`, which a thread reads ahead.
 
     Raises:
         DataError: for latents that cannot be trained on.
@@ -27,7 +27,7 @@ def batches(pool: Pool, size: int, seed: int, first: int, last: int, ranks: Rank
 
     def fetch(epoch: int, numbers: Tensor) -> Batch:
         own = ranks.share(numbers)
-        draws = Draws.of(seed, epoch, own)
+        draws = Draws.for_images(seed, epoch, own)
         return Batch(*pool.batch(own, draws), draws)
 
     with ThreadPoolExecutor(1, "batches") as thread:
@@ -39,7 +39,10 @@ def batches(pool: Pool, size: int, seed: int, first: int, last: int, ranks: Rank
 
 
 def image_order(pool: Pool, size: int, seed: int, first: int, last: int) -> Iterator[tuple[int, Tensor]]:
-    """Epoch and numbers [size] of batches `first` to `last`; the images that do not fill a batch are left out."""
+    """The epoch and the image numbers [size] of batches `first` to `last`.
+
+    Images that do not fill the last batch of an epoch are left out.
+    """
     per_epoch = len(pool) // size
     for epoch in range(first // per_epoch, -(-last // per_epoch)):
         order = pool.order(seed, epoch)

@@ -19,9 +19,13 @@ USUAL_STDS = (0.5, 2.0)
 
 @torch.no_grad()
 def calibrate(tokenizer: Tokenizer, batches: Iterable[Tensor]) -> None:
-    """Set the normalisation from the raw latents of uint8 image batches [B, C, H, W]: per channel, over all positions.
+    """Set the normalisation of a tokenizer from images: mean and standard deviation of each latent channel.
 
     The variance is that of latents drawn from the posterior, as training sees them.
+
+    Args:
+        tokenizer: the tokenizer, whose `mean` and `std` are set.
+        batches: uint8 images [B, C, H, W], which are seen once.
 
     Raises:
         ValueError: if a channel is constant, so that it cannot be normalised.
@@ -41,10 +45,10 @@ def calibrate(tokenizer: Tokenizer, batches: Iterable[Tensor]) -> None:
 
 
 def warn_unless_normalised(mean: Tensor, std: Tensor) -> None:
-    """Say so in the log if latents are far from mean 0 and variance 1, which is what models expect.
+    """Log a warning if latents are far from mean 0 and variance 1, which models expect.
 
     Args:
-        mean, std: [B, c, h, w], the posteriors of some images; std may be 0.
+        mean, std: the posteriors of some images, each [B, c, h, w]; std may be 0.
     """
     mean, std = mean.cpu().double(), std.cpu().double()
     means = mean.mean((0, 2, 3))

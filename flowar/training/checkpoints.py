@@ -16,7 +16,6 @@ import logging
 import os
 import re
 import shutil
-import warnings
 import zlib
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -35,35 +34,32 @@ from flowar.system.ranks import Ranks
 
 log = logging.getLogger(__name__)
 
-# Said at every save and load of a run of one process, which is what most runs are.
-warnings.filterwarnings("ignore", "torch.distributed is disabled", module="torch.distributed.checkpoint")
-
 RECORD_FILE = "checkpoint.json"
 CHUNK = 2**24  # bytes read at once
 
 
 class State(Protocol):
-    """What checkpoints are of: the moving parts of a run."""
+    """The state of a run that a checkpoint keeps."""
 
     @property
     def step(self) -> int:
-        """Steps taken."""
+        """The number of steps taken."""
 
     def identity(self) -> dict[str, Any]:
-        """Plain data that must be equal for a checkpoint to be one of this run."""
+        """Plain data that identifies the run: a checkpoint with other data belongs to another run."""
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything that is a tensor, under one name each; loading writes to these very tensors."""
+        """All tensors of the state by name; loading writes to these very tensors."""
 
     def progress(self) -> dict[str, int]:
-        """Everything else, `step` among it."""
+        """All counters of the state, `step` among them."""
 
     def set_progress(self, progress: dict[str, Any]) -> None:
-        """Take over what `progress` returned."""
+        """Set the counters that `progress` returned."""
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Finished checkpoints in `folder`, oldest first."""
+    """The finished checkpoints in `folder`, oldest first."""
     found = {int(m[1]): path for path in folder.glob("step_*") if (m := re.fullmatch(r"step_(\d+)", path.name))}
     return [found[step] for step in sorted(found)]
 
@@ -80,7 +76,7 @@ def refuse_second_run(output: Path, folder: Path) -> None:
 
 
 class CheckpointWriter:
-    """Saves a run's state while the run goes on. One save at a time: the next one waits for it."""
+    """Saves the state of a run in the background, one checkpoint at a time."""
 
     def __init__(self, folder: Path, keep: int, ranks: Ranks) -> None:
         self.folder, self.keep, self.ranks = folder, keep, ranks
@@ -111,7 +107,7 @@ class CheckpointWriter:
         self.finishing = self.thread.submit(self._finish, written, aside, path, record)
 
     def wait(self) -> None:
-        """Until what `save` began is on disk.
+        """Wait until the checkpoint that `save` began is on disk.
 
         Raises:
             OSError: if writing failed; older checkpoints are as they were, and nothing is left of this one.
@@ -121,18 +117,18 @@ class CheckpointWriter:
             finishing.result()
 
     def close(self) -> None:
-        """As `wait`, for the last time."""
+        """Wait for the last checkpoint and end the thread."""
         try:
             self.wait()
         finally:
             self.thread.shutdown()
 
     def _finish(self, written: Any, aside: Path, path: Path, record: dict[str, Any]) -> None:
-        """Once all ranks have written: complete the folder, give it its name, and remove the oldest ones."""
+        """Wait for all ranks, complete the folder, give it its name, and remove the oldest checkpoints."""
         try:
             written.result()
             if self.ranks.main:
-                record["files"] = {file.name: describe(file) for file in sorted(aside.glob("*.safetensors"))}
+                record["files"] = {file.name: file_record(file) for file in sorted(aside.glob("*.safetensors"))}
                 write_json(aside / RECORD_FILE, record)
                 shutil.rmtree(path, ignore_errors=True)  # of an earlier run of the same steps
                 os.replace(aside, path)
@@ -171,7 +167,7 @@ def load_checkpoint(state: State, folder: Path) -> Path:
 
 
 def load(state: State, path: Path) -> None:
-    """Fill the tensors of `state`."""
+    """Read the checkpoint at `path` into the tensors of `state`."""
     reader = HuggingFaceStorageReader(str(path))
     try:
         load_distributed(state.tensors(), storage_reader=reader, no_dist=not dist.is_initialized())
@@ -180,10 +176,10 @@ def load(state: State, path: Path) -> None:
 
 
 def check(path: Path, progress: dict[str, int]) -> dict[str, Any]:
-    """The record of a checkpoint whose files are as they were written; it has what `progress` has.
+    """Read the record of a checkpoint and check that its files are as they were written.
 
     Raises:
-        DataError: naming the first file that is not.
+        DataError: for a record without one of the keys of `progress`, or naming the first file that has changed.
     """
     try:
         record = read_json(path / RECORD_FILE)
@@ -194,7 +190,7 @@ def check(path: Path, progress: dict[str, int]) -> dict[str, Any]:
         raise DataError(f"{path / RECORD_FILE}: expected the record of a checkpoint, got one without {missing}")
     for name, written in record["files"].items():
         try:
-            found: object = describe(path / name)
+            found: object = file_record(path / name)
         except OSError as error:
             found = first_line(error)
         if found != written:
@@ -202,8 +198,8 @@ def check(path: Path, progress: dict[str, int]) -> dict[str, Any]:
     return record
 
 
-def describe(file: Path) -> dict[str, Any]:
-    """Size and CRC-32 of a file that is on disk."""
+def file_record(file: Path) -> dict[str, Any]:
+    """Flush a file to disk and return its size and CRC-32."""
     crc = 0
     with file.open("rb") as content:
         while chunk := content.read(CHUNK):

@@ -1,4 +1,4 @@
-"""Everything a training run depends on, as one dataclass: the run folder keeps it as `config.json`."""
+"""The configuration of a training run, which the run folder keeps as `config.json`."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from flowar.training.data_config import DataConfig
 
 OptimizerName = Literal["adamw", "muon"]
 Parallel = Literal["auto", "ddp", "fsdp", "hybrid"]
-Schedule = Literal["cosine", "constant"]
+LearningRateSchedule = Literal["cosine", "constant"]
 Times = Literal["uniform", "logit_normal"]
 TrainPrecision = Literal["auto", "bf16", "tf32", "float32"]
 
 
 @dataclass
 class LossConfig:
-    """What the loss is taken at, and how much each scale counts. The defaults are the paper's.
+    """The loss: its times, the noise on its context, and the weights of the scales. The defaults are the paper's.
 
     Raises:
         ValueError: for a value that no loss can have, naming the field, what was expected and what came.
 
     Attributes:
-        times: distribution of the times in [0, 1], one an image and scale: "uniform", or "logit_normal", the sigmoid of
-            a standard normal (Stable Diffusion 3), which has more of the middle and less of both ends.
+        times: distribution of the times in [0, 1], one per image and scale: "uniform", or "logit_normal", the sigmoid
+            of a standard normal (Stable Diffusion 3), which has more of the middle and less of both ends.
         context_noise: greatest strength of the noise on the coarser latents that the AR transformer sees, in standard
             deviations of the finest ones; drawn uniformly from 0 to this for every image and scale (Noisy Context
             Learning, arXiv 2502.20388). A model that has seen it forgives its own errors in coarser scales.
@@ -55,21 +55,21 @@ class OptimConfig:
     Attributes:
         optimizer: "adamw" (paper), or "muon" for the matrices between input and output, with updates as large as
             AdamW's so that `lr` and `weight_decay` need no change, and AdamW for all else.
-        batch_size: images of an optimizer step, on all devices together.
+        batch_size: images per optimizer step, on all devices together.
         steps: optimizer steps in all.
-        epochs: passes over the data, where `steps` is left out.
+        epochs: passes over the data, if `steps` is left out.
         lr: the highest learning rate.
-        lr_schedule: after the warm-up "cosine" decay to `final_lr`, or "constant".
+        lr_schedule: learning rate after the warm-up: "cosine" decay to `final_lr`, or "constant".
         final_lr: the learning rate of the last step.
-        warmup_steps: of linear growth.
-        warmup_epochs: of linear growth, instead of `warmup_steps`.
-        betas: AdamW's.
-        weight_decay: biases and norms are not decayed.
-        max_grad_norm: gradients are clipped to this norm.
-        skip_grad_norm: a step whose gradient norm is larger than this, before clipping, is skipped and counted. One
-            whose norm is not finite always is.
-        max_skipped: the run ends with an error after so many skipped steps in a row.
-        ema_decays: of exponential moving averages of the weights. The first one is sampled from and published as
+        warmup_steps: steps in which the learning rate grows linearly.
+        warmup_epochs: epochs in which it does, instead of `warmup_steps`.
+        betas: decay rates of AdamW's moments.
+        weight_decay: weight decay of matrices; biases and norms have none.
+        max_grad_norm: norm that gradients are clipped to.
+        skip_grad_norm: largest gradient norm, before clipping, of a step that is not skipped; a step whose norm is not
+            finite is always skipped.
+        max_skipped: skipped steps in a row after which the run ends with an error.
+        ema_decays: decays of the moving averages of the weights. The first average is sampled from and exported as
             `model`, the others beside it.
     """
 
@@ -78,7 +78,7 @@ class OptimConfig:
     steps: int | None = None
     epochs: float | None = 400
     lr: float = 2e-4
-    lr_schedule: Schedule = "cosine"
+    lr_schedule: LearningRateSchedule = "cosine"
     final_lr: float = 1e-5
     warmup_steps: int = 1000
     warmup_epochs: float | None = None
@@ -97,7 +97,7 @@ class OptimConfig:
         for name in ("epochs", "warmup_epochs", "lr", "max_grad_norm", "skip_grad_norm"):
             value = getattr(self, name)
             require(name, "a positive number", value, value is None or (is_number(value) and value > 0))
-        optimizers, schedules = get_args(OptimizerName), get_args(Schedule)
+        optimizers, schedules = get_args(OptimizerName), get_args(LearningRateSchedule)
         require("optimizer", " or ".join(optimizers), self.optimizer, self.optimizer in optimizers)
         require("lr_schedule", " or ".join(schedules), self.lr_schedule, self.lr_schedule in schedules)
         decays = tuple(self.ema_decays)
@@ -107,16 +107,16 @@ class OptimConfig:
 
 @dataclass
 class ValidationConfig:
-    """Images that are held out: the run does not train on them, and says how well it does on them.
+    """The configuration of held-out images, which the run measures its loss on and does not train on.
 
     Raises:
         ValueError: for a value that no validation can have, naming the field, what was expected and what came.
 
     Attributes:
-        share: of the images of every class to hold out, the same ones in every run; at least one of each class.
-        folder: of images that are held out already, laid out as those to train on; of idx files the split "t10k".
+        share: share of the images of every class to hold out, at least one; the same ones in every run.
+        folder: folder of images to hold out, laid out as those to train on; of idx files the split "t10k".
         every: steps from one evaluation to the next.
-        images: to evaluate on at most.
+        images: largest number of images to evaluate on.
     """
 
     share: float = 0.0
@@ -133,16 +133,16 @@ class ValidationConfig:
 
 @dataclass
 class FinetuneConfig:
-    """A model to start from.
+    """The model that fine-tuning starts from.
 
     Attributes:
         checkpoint: folder or safetensors file of this package, Hub id, or one of the authors' `.pth` files.
-        classes: for every class of the new model the class of the old one whose embedding it begins with; -1 for the
-            old null class, which is what to begin a class with that the old model does not know. If left out: the
-            classes are the same where there are equally many, else all are new.
-        interpolate_positions: when the latents have another grid, or the model other scales, than the checkpoint, begin
-            with its learned positions brought to the new grids (bicubic, scale by scale, each from the old scale that
-            is nearest in size) instead of ending with an error.
+        classes: for every class of the new model, the class of the old one whose embedding it begins with, or -1 for
+            the null class, if the old model does not know it. If left out, the classes are the same if there are
+            equally many, otherwise all are new.
+        interpolate_positions: whether latents of another grid, or other scales, than the checkpoint's are allowed: its
+            learned positions are then interpolated (bicubic, scale by scale, each from the old scale that is nearest in
+            size).
     """
 
     checkpoint: str
@@ -152,38 +152,38 @@ class FinetuneConfig:
 
 @dataclass
 class TrainConfig:
-    """One training run.
+    """The configuration of a training run.
 
     Attributes:
-        data: what to train on.
-        output: the run folder: checkpoints, metrics.jsonl, TensorBoard events, sample grids, the exported model.
-        model: the model; channels and grid of its latents are those of the data. If all of it is left out: that of
-            `finetune`, or else preset S, with the classes of the data.
-        loss: what the loss is taken at.
+        data: images to train on.
+        output: run folder, which gets checkpoints, metrics.jsonl, TensorBoard events, sample grids, the exported model.
+        model: architecture; channels and grid of its latents are those of the data. If all of it is left out, it is
+            that of `finetune`, or else preset S, with the classes of the data.
+        loss: times and weights of the loss.
         optim: optimizer, learning rate, averages.
-        validation: images to hold out, and how often to look at the loss on them.
-        balance_classes: an epoch has equally many images of every class, and as many in all as there are; those of
-            small classes come repeatedly.
-        finetune: the model to start from, if not from fresh weights.
-        precision: "bf16" autocast over float32 weights, "tf32" or "float32" without it, or "auto": bf16 where the
-            hardware multiplies it natively, else float32; the run folder's config.json says which.
-        parallel: over the processes of torchrun: "ddp" (a replica each), "fsdp" (parameters, gradients and optimizer
-            split over all), "hybrid" (split inside a machine, replicas across); "auto" is ddp.
-        micro_batch: images that one device takes at once; gradients of several add up to a batch. If left out, its
-            whole share.
-        checkpointing: whose activations are computed again in the backward pass instead of kept, to save memory: of no
-            block, of those of the flow transformer, or of all.
+        validation: images to hold out.
+        balance_classes: whether an epoch has equally many images of every class; those of small classes then come
+            repeatedly.
+        finetune: trained model to start from, instead of fresh weights.
+        precision: "bf16" autocast over float32 weights, "tf32" or "float32" without it, or "auto": bf16 if the hardware
+            multiplies it natively, else float32; the run folder's config.json says which.
+        parallel: division among the processes of torchrun: "ddp" (a replica each), "fsdp" (parameters, gradients and
+            optimizer split over all), "hybrid" (split inside a machine, replicas across); "auto" is ddp.
+        micro_batch: images that a device takes at once, whose gradients add up to its share of a batch; the whole share
+            if left out.
+        checkpointing: blocks whose activations are computed again in the backward pass instead of kept, which saves
+            memory: "none", those of the "flow" transformer, or "all".
         compile: whether the step runs under torch.compile.
-        seed: of weights, data order and noise.
+        seed: seed of weights, data order and noise.
         log_every: steps from one row of metrics.jsonl to the next.
         sample_every: steps from one sample grid to the next; 0 for none.
         save_every: steps from one checkpoint to the next.
-        keep_checkpoints: how many of the newest stay.
-        nan_trace: when a step's gradients are not finite, run it again, looking at every op, and end with the name of
-            the module and op that went wrong first.
-        export_dtype: of the exported model's stored weights; loading gives float32 again.
-        resume: go on from the newest checkpoint in `output`, exactly as if the run had not been interrupted.
-        device: "auto" is the GPU if there is one.
+        keep_checkpoints: number of the newest checkpoints that stay.
+        nan_trace: whether a step whose gradients are not finite runs again, op by op, to end with the name of the
+            module and op that went wrong first.
+        export_dtype: dtype of the exported model's stored weights; loading gives float32 again.
+        resume: whether to go on from the newest checkpoint in `output`, exactly as if the run had not been interrupted.
+        device: device to train on; "auto" is the GPU if there is one.
     """
 
     data: DataConfig

@@ -28,9 +28,9 @@ RED = "#d62728"
 
 
 def training_curves(runs: Mapping[str, Rows]) -> Figure:
-    """Loss, errors by scale and time, gradient norm, learning rate and speed of runs by name.
+    """Draw loss, errors by scale and time, gradient norm, learning rate and speed of runs by name.
 
-    What none of the rows has, as those of older versions, is left blank with a word.
+    A panel whose numbers no row has, as in runs of older versions, is left empty with a note.
     """
     figure = Figure(figsize=(15, 8), layout="constrained")
     loss, scales, times, norm, rate, speed = figure.subplots(2, 3).flat
@@ -60,12 +60,12 @@ def training_curves(runs: Mapping[str, Rows]) -> Figure:
 
 
 def column(rows: Rows, name: str) -> Values:
-    """One number a row, NaN where it has none."""
+    """One number per row, NaN where a row has none."""
     return np.array([row.get(name, math.nan) for row in rows], dtype=np.float64)
 
 
 def columns(rows: Rows, name: str) -> Values:
-    """A list of numbers a row, [rows, length]; of no length where no row has it."""
+    """One list of numbers per row, [rows, length]; the length is 0 if no row has the list."""
     length = max((len(row[name]) for row in rows if name in row), default=0)
     return np.array([row.get(name, [math.nan] * length) for row in rows], dtype=np.float64)
 
@@ -78,7 +78,7 @@ def smoothed(values: Values) -> Values:
 
 
 def decaying_sum(values: Values) -> Values:
-    """Of each value and those on both sides of it, times SMOOTHING for every row in between."""
+    """The sum over all rows for each row, where a row counts SMOOTHING for every row of distance."""
 
     def so_far(values: Values) -> Values:
         return np.array(list(itertools.accumulate(values, lambda total, value: SMOOTHING * total + value)))
@@ -87,13 +87,13 @@ def decaying_sum(values: Values) -> Values:
 
 
 def draw_smoothed(axes: Axes, steps: Values, values: Values, colour: Any, label: str | None = None) -> None:
-    """The values, faint, and their smoothed course."""
+    """Draw the values faintly, and their smoothed course."""
     axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
     axes.plot(steps, smoothed(values), color=colour, label=label)
 
 
 def draw_held_out(axes: Axes, rows: Rows, colour: Any, label: str) -> None:
-    """The loss on images that the run holds out, where it does."""
+    """Draw the loss on held-out images, if the run has some."""
     steps, losses = column(rows, "step"), column(rows, "held_out_loss")
     known = ~np.isnan(losses)
     if known.any():
@@ -101,7 +101,7 @@ def draw_held_out(axes: Axes, rows: Rows, colour: Any, label: str) -> None:
 
 
 def draw_scales(axes: Axes, named: Sequence[NamedRun]) -> None:
-    """The scales of one run from dark (coarse) to light; of several runs by style of line."""
+    """Draw the errors by scale: of one run from dark (coarse) to light, of several runs by style of line."""
     single = len(named) == 1
     legend: list[Line2D] = []
     for _, rows, colour in named:
@@ -117,7 +117,7 @@ def draw_scales(axes: Axes, named: Sequence[NamedRun]) -> None:
 
 
 def draw_norm(axes: Axes, rows: Rows, colour: Any) -> None:
-    """Mean and largest norm, and a mark at the top for every row that has skipped steps."""
+    """Draw the mean and the largest norm, and a mark at the top for every row with skipped steps."""
     steps = column(rows, "step")
     axes.plot(steps, column(rows, "grad_norm_max"), color=colour, alpha=0.25, linewidth=0.8)
     axes.plot(steps, smoothed(column(rows, "grad_norm")), color=colour)
@@ -131,7 +131,7 @@ def draw_norm(axes: Axes, rows: Rows, colour: Any) -> None:
 
 
 def draw_times(axes: Axes, rows: Rows) -> None:
-    """Of one run: the error at every time of the flow as the run goes on."""
+    """Draw the error of one run at every time of the flow, over the steps."""
     errors, steps = columns(rows, "loss_time"), column(rows, "step")
     if not (errors > 0).any():
         return blank(axes, "velocity error per time")
@@ -146,7 +146,7 @@ def draw_times(axes: Axes, rows: Rows) -> None:
 
 
 def draw_last_times(axes: Axes, named: Sequence[NamedRun]) -> None:
-    """Of several runs: the mean error at every time in the last part of each."""
+    """Draw the mean error of several runs at every time of the flow, in the last part of each run."""
     title = f"velocity error per time, last {LAST_SHARE:.0%} of the steps"
     for _, rows, colour in named:
         errors, steps = columns(rows, "loss_time"), column(rows, "step")
@@ -160,7 +160,7 @@ def draw_last_times(axes: Axes, named: Sequence[NamedRun]) -> None:
 
 
 def speed_notes(named: Sequence[NamedRun]) -> list[str]:
-    """Of a single run: share of the hardware's peak, time spent waiting for data, memory; as far as they are known."""
+    """The share of the hardware's peak, the memory and the time spent waiting for data of a single run, where known."""
     if len(named) > 1:
         return []
     rows = named[0][1]
@@ -172,14 +172,14 @@ def speed_notes(named: Sequence[NamedRun]) -> list[str]:
 
 
 def blank(axes: Axes, title: str) -> None:
-    """Nothing to draw."""
+    """Leave a panel empty, with a note that nothing was recorded."""
     axes.set_title(title)
     axes.set_axis_off()
     axes.text(0.5, 0.5, "not recorded", ha="center", va="center", transform=axes.transAxes, color="grey")
 
 
 def finish(axes: Axes, title: str, unit: str, log: bool = False, grid: bool = True, x: str = "step") -> None:
-    """Titles, units, scales."""
+    """Set the title, the units and the scales of a panel."""
     axes.set_title(title)
     axes.set_ylabel(unit)
     axes.set_xlabel(x)

@@ -1,4 +1,4 @@
-"""What a run trains on, as a dataclass."""
+"""The configuration of the data that a run trains on."""
 
 from __future__ import annotations
 
@@ -11,31 +11,32 @@ from flowar.config import as_grid, is_count, require
 
 @dataclass
 class DataConfig:
-    """Images, their tokenizer, and the store of their latents.
+    """The images to train on, their tokenizer, and the store of their latents.
 
-    Images are encoded once. A store that is there already is used if it was made in the same way; without `folder`
-    and `tokenizer`, whatever way that was.
+    Images are encoded once. A store that exists already is used if it was made in the same way or, without `folder` and
+    `tokenizer`, in any way.
 
     Raises:
         ValueError: for a value that no data can have, naming the field, what was expected and what came.
 
     Attributes:
-        folder: one subfolder of images a class, Fashion-MNIST's idx files, a folder of WebDataset tars, or tars by
-            pattern, as in shards/{0000..0009}.tar.
+        folder: folder with a subfolder of images per class, with images of one class, with Fashion-MNIST's idx files or
+            with WebDataset tars; or a pattern of tars such as shards/{0000..0009}.tar.
         tokenizer: folder of a saved tokenizer, "pixel:STRIDE", or a diffusers autoencoder (folder or Hub id).
-        split: of idx files, "train" or "t10k".
-        image_size: images are scaled and cropped to this: the side of a square, or [height, width]; those of idx files
-            stay as they are.
+        split: split of idx files, "train" or "t10k".
+        image_size: size that images are scaled and cropped to, the side of a square or [height, width]; those of idx
+            files stay as they are.
         image_channels: 1 for grey, 3 for RGB; idx files are grey.
         latents: folder of the latent store; `latents` in the run folder if left out.
-        flips: whether to store the flipped images too; if left out, unless they come from idx files.
-        crops: how many random crops of every image to store too.
-        on_bad_image: what an unreadable image does to encoding: "fail", or "skip" to go on without it.
-        dtype: of the stored latents; float16 takes half the space and rounds them by less than 0.05 %.
-        shard_size: images of a file of the store.
+        flips: whether to store the flipped images too; if left out, all but those of idx files are.
+        crops: number of random crops of every image to store too.
+        on_bad_image: "fail" to end at an unreadable image, or one of a tar without a label, or "skip" to go on without
+            it.
+        dtype: dtype of the stored latents; float16 takes half the space and rounds them by less than 0.05 %.
+        shard_size: images per file of the store.
         encode_batch: images that are encoded at once.
         workers: processes that encode.
-        device: to encode on; "auto" is the GPU if there is one.
+        device: device to encode on; "auto" is the GPU if there is one.
     """
 
     folder: str | None = None

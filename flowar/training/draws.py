@@ -1,6 +1,6 @@
-"""Random numbers of training: pure functions of (seed, epoch, image).
+"""The random numbers of training, which are pure functions of (seed, epoch, image).
 
-So they are the same in any batch, on any device and on any number of processes, and a resumed run needs to remember no
+They are the same in any batch, on any device and on any number of processes, and a resumed run needs to remember no
 generator for them. Dropout alone uses torch's own generators.
 """
 
@@ -19,7 +19,7 @@ from flowar.system.hardware import widest_float
 
 
 class Stream(IntEnum):
-    """What numbers are drawn for; each has a stream of its own."""
+    """The purposes that random numbers are drawn for; each has a stream of its own."""
 
     VARIANT = 0  # which of an image's encodings: flips and crops
     POSTERIOR = 1  # the sample of the tokenizer's posterior
@@ -31,15 +31,15 @@ class Stream(IntEnum):
 
 
 class Draws:
-    """Numbers for B images, each from a seed of its own."""
+    """Random numbers for B images, each from a seed of its own."""
 
     def __init__(self, seeds: Tensor) -> None:
-        """seeds: int64 [B]."""
+        """Draw from these seeds, int64 [B]."""
         self.seeds = seeds
 
     @staticmethod
-    def of(seed: int, epoch: int, indices: Tensor) -> Draws:
-        """For images number `indices` [B] of the data set in one epoch."""
+    def for_images(seed: int, epoch: int, indices: Tensor) -> Draws:
+        """The draws for images number `indices` [B] of the data set in one epoch."""
         start = mix(mix(seed) + epoch)
         return Draws(torch.tensor([mix(start + index) for index in indices.tolist()], dtype=torch.int64))
 
@@ -47,14 +47,14 @@ class Draws:
         return len(self.seeds)
 
     def to(self, device: torch.device | str) -> Draws:
-        """The same numbers, drawn on `device`."""
+        """These draws, computed on `device`: the numbers are the same."""
         return Draws(self.seeds.to(device))
 
     def normal(self, stream: Stream, shape: Sequence[int]) -> Tensor:
-        """Standard normals [B, *shape], float32."""
+        """Standard normal numbers [B, *shape], float32."""
         return ops.counter_normal(self.seeds, stream, math.prod(shape)).view(len(self), *shape)
 
     def uniform(self, stream: Stream, shape: Sequence[int] = ()) -> Tensor:
-        """Numbers in [0, 1) [B, *shape], float32: what the normal distribution function makes of normals."""
+        """Uniform numbers in [0, 1) [B, *shape], float32: the normal distribution function of normal numbers."""
         normal = self.normal(stream, shape)
         return torch.special.ndtr(normal.to(widest_float(normal.device))).float().clamp(max=1 - 2**-24)

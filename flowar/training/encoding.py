@@ -1,4 +1,4 @@
-"""Encoding of images into a latent store: shard by shard, in several processes if asked for; it resumes by itself."""
+"""Encoding of images into a latent store, shard by shard and in several processes; it resumes by itself."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from flowar.data.image_source import ImageSource
-from flowar.data.transforms import to_unit_range, variants
+from flowar.data.transforms import to_unit_range
 from flowar.errors import DataError
 from flowar.system.precision import default_device, parse_dtype
 from flowar.system.progress import step_progress
@@ -40,11 +40,11 @@ from flowar.training.latent_store import (
 
 log = logging.getLogger(__name__)
 
-SAMPLED_IMAGES = 1024  # whose latents' mean and variance are looked at
+SAMPLED_IMAGES = 1024  # whose latents tell whether they are normalised
 
 
 def encode(folder: Path, source: ImageSource, tokenizer: Tokenizer, config: DataConfig) -> LatentStore:
-    """The store of all images of `source` in `folder`; what of it is missing there is encoded now.
+    """Open the store of all images of `source` in `folder`, after encoding what is missing there.
 
     Several processes (`config.workers`) are started afresh, so a script that asks for them needs its
     `if __name__ == "__main__"`. Only one program at a time may encode into a folder.
@@ -68,14 +68,14 @@ def encode(folder: Path, source: ImageSource, tokenizer: Tokenizer, config: Data
                     log.warning("skipped %s", reason)
                 advance()
         write_record(folder, encoder.shards, key, source)
-        warn_unless_normalised(*encoder.sample())
+        warn_unless_normalised(*encoder.some_moments())
     store = LatentStore.open(folder)
     check_key(folder, store.key, key, tokenizer)
     return store
 
 
 def store_key(source: ImageSource, tokenizer: Tokenizer, config: DataConfig) -> Key:
-    """What the latents depend on, as plain data."""
+    """Plain data that the latents of a store depend on."""
     height, width = source.image_size
     return {
         "images": len(source),
@@ -90,7 +90,7 @@ def store_key(source: ImageSource, tokenizer: Tokenizer, config: DataConfig) -> 
 
 
 def clear(folder: Path, shards: int) -> None:
-    """Remove what a killed process left half-written, and shards of a division into more."""
+    """Remove the half-written files of a killed process, and shards of a division into more."""
     parts = [*folder.glob(".*.part"), *(folder / TOKENIZER_FOLDER).glob(".*.part")]
     kept = {shard_path(folder, number) for number in range(shards)}
     for path in [*parts, *(set(folder.glob("shard_*.safetensors")) - kept)]:
@@ -116,7 +116,7 @@ class Encoder:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """That of the store, on the device."""
+        """The tokenizer of the store, on the device."""
         return load_tokenizer(self.folder / TOKENIZER_FOLDER).to(self.device)
 
     @cached_property
@@ -153,15 +153,15 @@ class Encoder:
         size = self.config.shard_size
         return range(number * size, min((number + 1) * size, len(self.source)))
 
-    def sample(self) -> tuple[Tensor, Tensor]:
-        """Means and standard deviations of the posteriors of images from all shards, each [B, c, h, w]."""
+    def some_moments(self) -> tuple[Tensor, Tensor]:
+        """The posteriors of some images from all shards: means and standard deviations, each [B, c, h, w]."""
         each = max(1, SAMPLED_IMAGES // self.shards)
         moments = torch.cat([Shard.open(shard_path(self.folder, n)).moments[:each] for n in range(self.shards)])
         mean = moments[:, 0, 0].float()
         return mean, moments[:, 0, 1].float() if self.noisy else torch.zeros_like(mean)
 
     def write(self, number: int) -> list[str]:
-        """Encode and write shard `number`; returns what there is to say of unreadable images.
+        """Encode and write shard `number`, and return a message for every unreadable image.
 
         Raises:
             DataError, OSError: as `encode`.
@@ -180,28 +180,26 @@ class Encoder:
         return skipped
 
     def no_moments(self) -> Tensor:
-        """Moments of no image, in the shape [0, variants, 1 or 2, c, h, w] and the dtype of all."""
+        """Empty moments, [0, variants, 1 or 2, c, h, w] in the dtype of the store."""
         count = 1 + self.key["flips"] + self.config.crops
         grid = (side // self.tokenizer.stride for side in self.source.image_size)
         shape = (0, count, 1 + self.noisy, self.tokenizer.channels, *grid)
         return torch.empty(shape, dtype=parse_dtype(self.config.dtype))
 
     def read(self, indices: Iterable[int], skipped: list[str]) -> dict[int, Tensor]:
-        """Readable images by number, each uint8 [variants, channels, H, W]; of the others, what is wrong."""
+        """Read images by number, each uint8 [variants, channels, H, W]; errors are added to `skipped`."""
         images: dict[int, Tensor] = {}
         for index in indices:
             try:
-                image = self.source.read(index)
+                images[index] = self.source.cut(index, self.key["flips"], self.config.crops)
             except DataError as error:
                 if self.config.on_bad_image == "fail":
                     raise
                 skipped.append(str(error))
-            else:
-                images[index] = variants(image, self.source.image_size, self.key["flips"], self.config.crops, index)
         return images
 
     def moments(self, images: Mapping[int, Tensor]) -> Tensor:
-        """[B, variants, 1 or 2, c, h, w] of images by number, as they are stored."""
+        """Moments [B, variants, 1 or 2, c, h, w] of images by number, in the dtype of the store."""
         pixels = torch.stack([*images.values()])  # [B, variants, channels, H, W]
         posterior = self.tokenizer.posterior(to_unit_range(pixels.flatten(0, 1).to(self.device)))
         exact = torch.stack(posterior[: 1 + self.noisy], 1).unflatten(0, pixels.shape[:2]).cpu()
@@ -223,7 +221,7 @@ _encoder: Encoder  # of a worker process
 
 
 def encode_shards(encoder: Encoder, numbers: Sequence[int]) -> Iterator[list[str]]:
-    """Write these shards; yields, as each is done, what there is to say of its unreadable images."""
+    """Write shards, and yield the messages about the unreadable images of each when it is done."""
     workers = min(encoder.config.workers, len(numbers))
     if workers < 2:
         yield from map(encoder.write, numbers)
@@ -247,7 +245,7 @@ def encode_shards(encoder: Encoder, numbers: Sequence[int]) -> Iterator[list[str
 
 
 def start_worker(encoder: bytes, threads: int) -> None:
-    """Make this process encode, and end without a word when it is interrupted or its parent is gone."""
+    """Prepare a worker process, which ends silently when it is interrupted or its parent is gone."""
     global _encoder
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     threading.Thread(target=end_with_parent, daemon=True).start()

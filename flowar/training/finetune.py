@@ -1,4 +1,4 @@
-"""Starting from a trained model, with the same classes or others."""
+"""Fine-tuning: a new model with the weights of a trained one, for the same classes or others."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHAPE = (
 
 
 def load_start(finetune: FinetuneConfig) -> FlowAR:
-    """The model to start from.
+    """Load the model to start from.
 
     Raises:
         CheckpointError: if it cannot be loaded.
@@ -66,7 +66,7 @@ def other_grids(old: FlowARConfig, new: FlowARConfig) -> ValueError:
 
 
 def class_rows(old: int, new: int, classes: list[int] | None) -> list[int]:
-    """For every class of the new model, and its null class, the row of the old embedding, whose last row is null."""
+    """The row of the old embedding that each class of the new model begins with, and the null class, which is last."""
     chosen = classes if classes is not None else (list(range(old)) if old == new else [-1] * new)
     require("finetune.classes", f"{new} classes", f"{len(chosen)}", len(chosen) == new)
     for each in chosen:

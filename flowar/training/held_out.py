@@ -1,4 +1,4 @@
-"""The loss on images that a run does not train on, and whether it has turned."""
+"""The loss on held-out images, and whether it has begun to rise."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from flowar.training.latent_store import LatentStore
 from flowar.training.step import forward_precision
 
 AT_ONCE = 128
-EPOCH = 2**40  # whose draws are used: none that a run comes to
+EPOCH = 2**40  # the epoch whose draws are used, which no run reaches
 TURNED = 1.02  # times the lowest loss; noise and times are fixed, so that it hardly varies but by learning
 
 
@@ -26,16 +26,16 @@ class HeldOut:
     """Images that are held out, each with noise and times of its own that are the same at every evaluation.
 
     Attributes:
-        store: that they are in.
-        images: their numbers in it, int64 [N].
+        store: the store that has them.
+        images: the numbers of the images in the store, int64 [N].
     """
 
     store: LatentStore
     images: Tensor
 
     @staticmethod
-    def of(store: LatentStore, images: Tensor, limit: int) -> HeldOut:
-        """These images, or `limit` of them, evenly spaced."""
+    def evenly_spaced(store: LatentStore, images: Tensor, limit: int) -> HeldOut:
+        """All of the images, or `limit` of them, evenly spaced."""
         return HeldOut(store, images[torch.linspace(0, len(images) - 1, min(limit, len(images))).long()])
 
     @torch.no_grad()
@@ -51,8 +51,8 @@ class HeldOut:
         return [float(each) / len(self.images) for each in ranks.sum(total)]
 
     def _errors(self, model: FlowAR, numbers: Tensor, precision: Precision, device: torch.device) -> Tensor:
-        """[B, K]"""
-        config, draws = model.config, Draws.of(0, EPOCH, numbers)
+        """The mean squared errors of the velocity by image and scale, [B, K]."""
+        config, draws = model.config, Draws.for_images(0, EPOCH, numbers)
         latents, labels = self.store.batch(numbers, draws)
         draws = draws.to(device)
         times = draws.uniform(Stream.TIMES, (len(config.grids),)).T
@@ -62,9 +62,9 @@ class HeldOut:
 
 
 def turned(rows: Sequence[Mapping[str, Any]]) -> str | None:
-    """What to say if the last of these rows of metrics is the first one in which the held-out loss is above its lowest.
+    """A warning if the held-out loss has begun to rise in the last of these rows of metrics, otherwise None.
 
-    By more than `TURNED`; None otherwise.
+    It has if that row is the first whose loss is more than `TURNED` times the lowest loss before it.
     """
     losses = [(row["step"], row["held_out_loss"]) for row in rows if "held_out_loss" in row]
     before, (step, last) = losses[:-1], losses[-1]
@@ -78,7 +78,7 @@ def turned(rows: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def has_turned(losses: Sequence[tuple[int, float]]) -> bool:
-    """Whether one of these losses is above the lowest before it by more than `TURNED`."""
+    """Whether one of these losses (step, loss) is more than `TURNED` times the lowest before it."""
     lowest = float("inf")
     for _, loss in losses:
         if loss > TURNED * lowest:

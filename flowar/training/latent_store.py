@@ -1,13 +1,13 @@
-"""Latents of a whole data set, encoded once, in files that are mapped to memory and never loaded.
+"""Stores of the latents of a whole data set, in files that are mapped to memory.
 
 A store is a folder:
 
-    tokenizer/                  that made it, as `Tokenizer.save_pretrained` writes it
-    shard_00000.safetensors     moments [n, variants, 1 or 2, c, h, w] and labels [n] int64; how they came about
+    tokenizer/                  the tokenizer that made it, as `Tokenizer.save_pretrained` writes it
+    shard_00000.safetensors     moments [n, variants, 1 or 2, c, h, w], labels [n] int64, and the key of the store
     store.json                  written last: its presence means that the store is complete
 
-The moments of an image are the mean and the standard deviation of its posterior, or the mean alone where the tokenizer
-knows no noise; those of one variant lie together, so that a training step reads one short run of bytes an image.
+The moments of an image are the mean and the standard deviation of its posterior, or the mean alone if the standard
+deviation is always 0. The moments of a variant lie together, so that a training step reads one run of bytes per image.
 `encoding.py` writes stores.
 """
 
@@ -37,20 +37,20 @@ FORMAT = 1
 REMEDY = f"to mend it, remove {STORE_FILE} and encode again: shards that are whole stay"
 VERIFIED_BYTES = 2**31  # larger stores open without a look at their checksums, which takes a second a GiB
 
-Key = Mapping[str, Any]  # what a store is of: see `encoding.store_key`
+Key = Mapping[str, Any]  # plain data that latents depend on, see `encoding.store_key`
 
 
 @dataclass
 class Shard:
-    """One file of a store.
+    """A shard: the latents of some images, which one file of a store holds.
 
     Attributes:
         moments: [n, variants, 1 or 2, c, h, w] float32 or float16, mapped to memory.
         labels: [n] int64.
-        key: of the store that it belongs to.
-        first: number of the shard's first image in the source.
-        skipped: what was said of its unreadable images.
-        crc32: what `checksum` was when the shard was saved.
+        key: the key of the store that it belongs to.
+        first: the number of its first image in the source.
+        skipped: a message for every unreadable image.
+        crc32: the checksum when the shard was saved.
     """
 
     moments: Tensor
@@ -62,7 +62,7 @@ class Shard:
 
     @staticmethod
     def open(path: Path) -> Shard:
-        """The shard in a file.
+        """Open the shard in a file.
 
         Raises:
             DataError: if it is missing, truncated, or no shard.
@@ -86,7 +86,7 @@ class Shard:
         save_tensors(path, {"moments": self.moments, "labels": self.labels}, {"shard": json.dumps(about)})
 
     def checksum(self) -> str:
-        """CRC-32 of moments and labels: eight times as fast as SHA-256, and nobody forges latents."""
+        """The CRC-32 of moments and labels, which is eight times as fast as SHA-256; nobody forges latents."""
         crc = 0
         for tensor in (self.moments, self.labels):
             crc = zlib.crc32(tensor.contiguous().flatten().view(torch.uint8).numpy().data, crc)
@@ -98,10 +98,10 @@ class LatentStore:
     """A complete store, open for training.
 
     Attributes:
-        folder: where it is.
-        key: what it is of.
-        class_names: by label; empty where nothing says them.
-        shards: all of them, mapped to memory.
+        folder: the folder that it is in.
+        key: plain data that its latents depend on, see `encoding.store_key`.
+        class_names: the names of the classes by label; empty if they are unknown.
+        shards: all shards, mapped to memory.
         labels: [N] int64.
     """
 
@@ -121,10 +121,10 @@ class LatentStore:
 
     @staticmethod
     def open(folder: Path, verify: bool | None = None) -> LatentStore:
-        """The complete store in `folder`. That its files are there, whole and of one kind is always checked.
+        """Open the complete store in `folder`, after checking that its files are there, whole and of one kind.
 
         Args:
-            verify: compare the checksums of all shards; if left out, of a store below 2 GiB.
+            verify: whether to compare the checksums of all shards; if left out, that is done below 2 GiB.
 
         Raises:
             DataError: if there is no complete store, or something in it is damaged, naming the file.
@@ -147,7 +147,7 @@ class LatentStore:
 
     @property
     def variants(self) -> int:
-        """How many encodings of every image there are: as it is, flipped, cropped."""
+        """The number of encodings of every image: as it is, flipped, cropped."""
         return self.shards[0].moments.shape[1]
 
     @property
@@ -162,7 +162,7 @@ class LatentStore:
 
     @property
     def skipped(self) -> list[str]:
-        """What was said of each image that is not in the store because it could not be read."""
+        """A message for every image that is missing because it could not be read."""
         return [reason for shard in self.shards for reason in shard.skipped]
 
     @property
@@ -174,9 +174,9 @@ class LatentStore:
         return load_tokenizer(self.folder / TOKENIZER_FOLDER)
 
     def batch(self, indices: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
-        """Latents [B, c, h, w] float32 and labels [B] int64 of images `indices` [B], where the numbers of `draws` are.
+        """Latents [B, c, h, w] float32 and labels [B] int64 of images `indices` [B], on the device of `draws`.
 
-        Which variant of an image, and which sample of its posterior, is up to `draws`.
+        The draws choose the variant of an image and the sample of its posterior.
 
         Raises:
             DataError: for latents that are not finite, naming the shard and the image's place in it.
@@ -195,7 +195,7 @@ class LatentStore:
         return mean, self.labels[indices].to(device)
 
     def verify(self) -> None:
-        """Compare the checksums of all shards: a second a GiB.
+        """Compare the checksums of all shards, which takes a second per GiB.
 
         Raises:
             DataError: naming the first shard that is damaged.
@@ -244,7 +244,7 @@ def write_record(folder: Path, shards: int, key: Key, source: ImageSource) -> No
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """What `write_record` wrote.
+    """Read the `store.json` that `write_record` wrote.
 
     Raises:
         DataError: if it is damaged, or of another version of this package.
@@ -263,7 +263,7 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def check_shard(path: Path, shard: Shard, written: Mapping[str, Any], record: Mapping[str, Any]) -> None:
-    """Check that the file holds the shard that the store's `record` speaks of in `written`.
+    """Check that a shard is the one that the entry `written` of the store's `record` describes.
 
     Raises:
         DataError: naming the first difference.

@@ -1,6 +1,6 @@
-"""What a run tells about itself: the numbers of an interval of steps, and where they go.
+"""The metrics of a run: the numbers of an interval of steps, written to `metrics.jsonl` and to TensorBoard.
 
-`metrics.jsonl` always, TensorBoard where it is installed.
+TensorBoard is left out where it is not installed.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,9 @@ import torch
 from torch import Tensor
 
 from flowar.config import FlowARConfig
-from flowar.errors import DataError, first_line
 from flowar.model import Loss
 from flowar.networks.flops import training_flops
-from flowar.system.files import write_aside
+from flowar.system.files import each_number, write_aside
 from flowar.system.hardware import peak_flops, peak_memory_mib, widest_float
 
 log = logging.getLogger(__name__)
@@ -28,10 +27,10 @@ TIME_BINS = 10  # of [0, 1]
 
 
 class StepMetrics:
-    """Sums over an interval of steps, kept on the device: nothing waits for a GPU until `row` is asked for.
+    """Sums over an interval of steps, kept on the device, so that nothing waits for a GPU before `row`.
 
-    Losses are sums over images and add up over ranks (`sums`); gradient norms and skipped steps are those of the whole
-    step, so that every rank has the same, and stay where they are.
+    Losses are sums over images, which add up over ranks (`sums`). Gradient norms and skipped steps are the same on all
+    ranks.
     """
 
     def __init__(self, config: FlowARConfig, device: torch.device) -> None:
@@ -42,7 +41,7 @@ class StepMetrics:
         self.reset()
 
     def reset(self) -> None:
-        """Begin an interval."""
+        """Begin a new interval."""
         shape = (2, self.scales, TIME_BINS)  # squared errors and how many there were, by scale and time
         self.binned = torch.zeros(shape, dtype=self.dtype, device=self.device)
         # Steps taken, their gradient norms, the largest of them, and steps skipped.
@@ -65,11 +64,11 @@ class StepMetrics:
         self.lr = lr
 
     def weighted(self, per_scale: Sequence[float]) -> float:
-        """The loss of errors by scale: by the paper's weights, whatever the run's are, so that runs can be compared."""
+        """The loss for errors by scale, under the paper's weights in every run, so that runs can be compared."""
         return float((torch.tensor(per_scale, dtype=torch.float64) * self.weights).sum())
 
     def sums(self) -> Tensor:
-        """What adds up over ranks, float64 where there is, [2 * K * 10]: `all_reduce` it before `row`."""
+        """The sums to add up over ranks (`all_reduce`) before `row`: [2 * K * 10], float64 if the device has it."""
         return self.binned.flatten().clone()
 
     def row(
@@ -81,15 +80,15 @@ class StepMetrics:
         data_seconds: float = 0.0,
         world_size: int = 1,
     ) -> dict[str, Any]:
-        """The interval in numbers and lists of numbers; NaN where nothing is known.
+        """The metrics of the interval, numbers and lists of numbers; NaN if a number is unknown.
 
         Args:
-            sums: of all ranks.
-            seconds: that the interval took.
-            images: trained on by all ranks together.
-            dtype: of the matrix products.
-            data_seconds: of `seconds`, spent waiting for data by this rank.
-            world_size: devices that share the work.
+            sums: `sums` added up over all ranks.
+            seconds: the duration of the interval.
+            images: the number of images that all ranks trained on together.
+            dtype: the dtype of the matrix products.
+            data_seconds: the part of `seconds` that this rank waited for data.
+            world_size: the number of devices that share the work.
         """
         errors, counts = sums.cpu().view(2, self.scales, TIME_BINS)
         taken, norms, largest, skipped = self.steps.tolist()
@@ -115,10 +114,10 @@ class StepMetrics:
 
 
 class MetricsWriter:
-    """Appends one JSON object a call, and mirrors it to TensorBoard."""
+    """Appends rows to `metrics.jsonl`, and mirrors them to TensorBoard."""
 
     def __init__(self, folder: Path, step: int) -> None:
-        """Rows after `step`, left by an interrupted run that is being resumed, are dropped."""
+        """Open the file and drop its rows after `step`, which an interrupted run left."""
         self.path = folder / "metrics.jsonl"
         lines = self.path.read_text().splitlines() if step and self.path.exists() else []
         kept = [f"{row}\n" for row in lines if logged_step(row) <= step]
@@ -127,7 +126,7 @@ class MetricsWriter:
         self.board = open_board(folder / "tensorboard", step)
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
-        """values: numbers, or (nested) lists of numbers; what is not finite becomes null: JSON has no word for it."""
+        """Write a row of numbers or (nested) lists of numbers; what is not finite becomes null."""
         finite = each_number(values, lambda number: number if math.isfinite(number) else None)
         self.file.write(json.dumps({"step": step} | finite, allow_nan=False) + "\n")
         self.file.flush()
@@ -149,34 +148,8 @@ class MetricsWriter:
             self.board.close()
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl; null is NaN again.
-
-    Raises:
-        DataError: if it is missing, empty, or a line is not JSON.
-    """
-    if not path.is_file():
-        raise DataError(f"run: expected {path}, found none")
-    try:
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
-    except ValueError as error:
-        raise DataError(f"{path}: expected one JSON object a line ({first_line(error)})") from error
-    if not rows:
-        raise DataError(f"{path}: expected at least one row, found none")
-    return [each_number(row, lambda number: math.nan if number is None else number) for row in rows]
-
-
-def each_number(values: Any, change: Callable[[Any], Any]) -> Any:
-    """Mappings and lists as they are, with `change` applied to what they hold."""
-    if isinstance(values, Mapping):
-        return {name: each_number(value, change) for name, value in values.items()}
-    if isinstance(values, list):
-        return [each_number(value, change) for value in values]
-    return change(values)
-
-
 def named_numbers(values: Any, name: str = "") -> Iterator[tuple[str, float]]:
-    """The numbers that `values` holds, as "loss_scale/0"; what is null has none."""
+    """Yield the numbers in `values` that are not null, with names such as "loss_scale/0"."""
     if isinstance(values, (Mapping, list)):
         for key, value in values.items() if isinstance(values, Mapping) else enumerate(values):
             yield from named_numbers(value, f"{name}/{key}" if name else str(key))

@@ -1,4 +1,4 @@
-"""Which module and which op was the first to give a number that is not finite."""
+"""A search for the first module and op that gave a number that is not finite."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def trace(model: nn.Module, work: Callable[[], object]) -> str | None:
     """Run `work`, forward and backward through `model`, and look at the result of every op.
 
     Returns:
-        What was found first, in words, or None. It waits for the device after every op: for a step that is known to
-        be bad, not for every step. Memory that `work` allocates holds zeros until it is written, whatever was there
-        before, so that no op is blamed for it; a view of other numbers is not blamed for them either.
+        A description of the first such result, or None. The trace waits for the device after every op, so it is for a
+        step that is known to be bad. Memory that `work` allocates holds zeros until it is written, so that no op is
+        blamed for what was there before; neither is a view blamed for the numbers that it shows.
     """
     try:
         with FiniteOps(model) as mode, mode.module_names():
@@ -68,7 +68,13 @@ class FiniteOps(TorchDispatchMode):
 
     @contextmanager
     def module_names(self) -> Iterator[None]:
-        """Know, at every op, which module it belongs to."""
+        """Keep track of the module that runs, forward and backward, in this context."""
+
+        def begin_backward(name: str) -> Callable[[Tensor], None]:
+            def hook(_: Tensor) -> None:
+                self.behind = name
+
+            return hook
 
         def enter(module: nn.Module, _: Any) -> None:
             self.inside.append(self.names.get(module, type(module).__name__))
@@ -77,7 +83,7 @@ class FiniteOps(TorchDispatchMode):
             name = self.inside.pop()
             for each in tree_leaves(output):
                 if isinstance(each, Tensor) and each.requires_grad:
-                    each.register_hook(lambda _: setattr(self, "behind", name))
+                    each.register_hook(begin_backward(name))
 
         handles = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave)]
         try:
@@ -88,7 +94,7 @@ class FiniteOps(TorchDispatchMode):
 
 
 def tensors_of(op: Any, args: Any, kwargs: Any) -> tuple[list[Tensor], list[Tensor]]:
-    """By the schema of `op`, the arguments whose numbers it takes, and those that it writes into; some are both."""
+    """The tensors that `op` reads and those that it writes into, by its schema; some are both."""
     read: list[Tensor] = []
     written: list[Tensor] = []
     schema = op._schema.arguments
@@ -103,7 +109,7 @@ def tensors_of(op: Any, args: Any, kwargs: Any) -> tuple[list[Tensor], list[Tens
 
 
 def made_by(op: Any, read: list[Tensor], results: Any) -> list[Tensor]:
-    """Those of the `results` of an op whose numbers it made: not its arguments, and not views of them."""
+    """The results of an op that hold numbers of its own: neither its arguments nor views of them."""
     name, returns = op.overloadpacket.__name__, op._schema.returns
     if name in UNDECLARED_VIEWS:
         return []
@@ -123,11 +129,11 @@ def tensors(tree: Any) -> list[Tensor]:
 
 
 def clear_storage(x: Tensor, start: int) -> None:
-    """Zeros in the memory of `x` from byte `start` on."""
+    """Write zeros into the memory of `x` from byte `start` on."""
     memory = torch.empty(0, dtype=torch.uint8, device=x.device).set_(x.untyped_storage())
     memory[start:].zero_()
 
 
 def finite(x: Tensor) -> bool:
-    """Whether `x` holds no floating numbers, or finite ones only."""
+    """Whether all numbers of `x` are finite; integers are."""
     return not (x.is_floating_point() or x.is_complex()) or bool(torch.isfinite(x).all())

@@ -1,4 +1,4 @@
-"""AdamW, or Muon beside it, and the course of the learning rate."""
+"""The optimizers, AdamW alone or Muon beside it, and the learning rate over the steps."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ MOMENTS = {torch.optim.AdamW: ("exp_avg", "exp_avg_sq"), torch.optim.Muon: ("mom
 
 
 def new_optimizers(model: nn.Module, optim: OptimConfig) -> list[Optimizer]:
-    """AdamW over `model`, or over what Muon leaves, and Muon.
+    """Make AdamW for all parameters of `model`, or Muon for the hidden matrices and AdamW for the others.
 
-    Biases and norms are not decayed. Moments are there from the start: zeros, as a first step would make them.
+    Biases and norms are not decayed. The moments exist from the start, as zeros, so that a checkpoint can fill them.
     """
     matrices = [*hidden_matrices(model)] if optim.optimizer == "muon" else []
     chosen = {id(matrix) for matrix in matrices}
@@ -52,7 +52,7 @@ def parameters_of(optimizer: Optimizer) -> list[Tensor]:
 
 
 def update_weights(optimizers: Sequence[Optimizer], lr: float) -> None:
-    """One step of each."""
+    """Make one step of every optimizer with learning rate `lr`."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = lr
@@ -79,7 +79,7 @@ def set_updates(optimizers: Sequence[Optimizer], updates: int) -> None:
 
 
 def learning_rate(step: int, steps: int, warmup: int, optim: OptimConfig) -> float:
-    """Linear warm-up over `warmup` steps; then cosine from `lr` to `final_lr` at the last step, or constant."""
+    """The learning rate of a step: linear warm-up over `warmup` steps, then cosine down to `final_lr`, or constant."""
     if step < warmup:
         return optim.lr * (step + 1) / warmup
     if optim.lr_schedule == "constant":
@@ -89,7 +89,7 @@ def learning_rate(step: int, steps: int, warmup: int, optim: OptimConfig) -> flo
 
 
 def total_steps(optim: OptimConfig, images: int) -> int:
-    """Steps of the run; an epoch drops the images that do not fill a batch.
+    """The number of steps of the run; an epoch drops the images that do not fill a batch.
 
     Raises:
         DataError: if there are fewer images than one batch.
@@ -100,7 +100,7 @@ def total_steps(optim: OptimConfig, images: int) -> int:
 
 
 def warmup_steps(optim: OptimConfig, images: int) -> int:
-    """Steps of the warm-up."""
+    """The number of steps of the warm-up."""
     if optim.warmup_epochs is None:
         return optim.warmup_steps
     return epochs_to_steps(optim.warmup_epochs, optim, images)

@@ -1,4 +1,4 @@
-"""One model over several processes, by torch's own means: replicas (DDP), shards (FSDP2), or shards in each machine."""
+"""A model over several processes: replicas (DDP), shards (FSDP2), or shards within each machine (hybrid)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from flowar.training.config import Parallel
 
 
 def parallelize(model: FlowAR, kind: Parallel, ranks: Ranks) -> nn.Module:
-    """What computes the loss of this rank's images: the model itself, which FSDP2 changes in place, or DDP around it.
+    """The module that computes the loss of this rank's images.
+
+    It is the model itself, which FSDP2 changes in place, or DDP around it.
 
     Raises:
         ValueError: for "hybrid" where machines do not have equally many processes.
@@ -54,18 +56,18 @@ def shard(model: FlowAR, kind: Parallel, ranks: Ranks) -> FlowAR:
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This rank's part of a tensor that FSDP2 split; any other as it is."""
+    """This rank's part of a tensor that FSDP2 split; any other tensor as it is."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """All of a tensor that FSDP2 split, gathered from all ranks; any other as it is."""
+    """The whole of a tensor that FSDP2 split, gathered from all ranks; any other tensor as it is."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 @contextmanager
 def gradients_stay(module: nn.Module) -> Iterator[None]:
-    """Backward passes inside add to gradients without exchanging them; the next one outside exchanges the sum."""
+    """Add gradients up in this context without exchanging them; the next backward pass outside exchanges the sum."""
     unsynchronized: AbstractContextManager[Any] = nullcontext()
     if isinstance(module, DistributedDataParallel):
         unsynchronized = module.no_sync()
@@ -78,11 +80,11 @@ def gradients_stay(module: nn.Module) -> Iterator[None]:
 
 
 def clip_gradients(parameters: list[nn.Parameter], max_norm: float) -> Tensor:
-    """Scale gradients to at most `max_norm`; returns their norm before (scalar), that of all ranks together."""
+    """Scale gradients to at most `max_norm`, and return their norm over all ranks before (a scalar)."""
     return whole(nn.utils.clip_grad_norm_(parameters, max_norm))
 
 
 def local_all(tensors: list[Tensor]) -> list[Tensor]:
-    """`local` of each, without gradients: what foreach kernels take."""
+    """This rank's part of each tensor, without gradients, for foreach kernels."""
     with torch.no_grad():
         return [local(tensor.detach()) for tensor in tensors]

@@ -14,11 +14,11 @@ SMALLEST = 8  # sides of images that these can see
 
 
 class PerceptualLoss:
-    """As LPIPS, without its learned weights.
+    """The distance of two images in unit features, as in LPIPS but without learned weights:
 
         mean over blocks and positions of |a / |a| - b / |b||^2
 
-    where a and b are the features of both images at a position. 0 for equal images; at most 4.
+    where a and b are the features of both images at a position. It is 0 for equal images and at most 4.
 
     Raises:
         MissingPackageError: without the extra `eval`.
@@ -30,7 +30,7 @@ class PerceptualLoss:
         self.std = torch.tensor(EfficientNetExtractor.std, device=device)[:, None, None]
 
     def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
-        """Of images and targets [B, 1 or 3, H, W] in [-1, 1]; gradients reach the images alone.
+        """The loss (scalar) of images against targets, [B, 1 or 3, H, W] in [-1, 1]; only the images get gradients.
 
         Raises:
             ValueError: for images of less than 8 pixels a side.
@@ -43,7 +43,7 @@ class PerceptualLoss:
         return torch.stack(distances).mean()
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """Maps [B, C, h, w] of unit vectors, a block each."""
+        """One map [B, C, h, w] of unit vectors for each of `BLOCKS`."""
         pixels = (images.expand(-1, 3, -1, -1) / 2 + 0.5 - self.mean) / self.std
         network = self.network
         x = network._swish(network._bn0(network._conv_stem(pixels)))

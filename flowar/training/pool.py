@@ -14,15 +14,15 @@ from flowar.training.latent_store import LatentStore
 
 @dataclass
 class Pool:
-    """Some images of a store.
+    """Some images of a store, in an order for every epoch.
 
-    An epoch is so many images as the pool has: each of them once, or, balanced, equally many of every class, those of
-    small classes repeatedly. What comes a second time has another number, larger by the images of the store, so that
-    something else is drawn for it.
+    An epoch has as many images as the pool: each of them once or, if balanced, equally many of every class, where those
+    of small classes come repeatedly. An image that comes a second time has another number, larger by the size of the
+    store, so that other random numbers are drawn for it.
 
     Attributes:
-        store: that they are in.
-        images: their numbers in it, int64 [N].
+        store: the store that has them.
+        images: the numbers of the images in the store, int64 [N].
         balanced: whether an epoch has equally many images of every class.
     """
 
@@ -31,15 +31,15 @@ class Pool:
     balanced: bool = False
 
     @staticmethod
-    def of(store: LatentStore) -> Pool:
-        """All images, unbalanced."""
+    def whole(store: LatentStore) -> Pool:
+        """The pool of all images of a store, unbalanced."""
         return Pool(store, torch.arange(len(store)))
 
     def __len__(self) -> int:
         return len(self.images)
 
     def order(self, seed: int, epoch: int) -> Tensor:
-        """The numbers [N] of an epoch, which depend on the seed and on its own number alone."""
+        """The numbers [N] of the images of an epoch in order, which depend on `seed` and `epoch` alone."""
         generator = torch.Generator().manual_seed(mix(mix(seed) + epoch) % 2**63)
         numbers = self._balanced(generator) if self.balanced else self.images
         return numbers[torch.randperm(len(numbers), generator=generator)][: len(self)]
@@ -59,16 +59,16 @@ class Pool:
 
 
 def repeated(images: Tensor, wanted: int, store: int, generator: torch.Generator) -> Tensor:
-    """`wanted` numbers of `images`, all of them before any a second time; larger by `store` at every repetition."""
+    """`wanted` numbers from `images`, each once before any comes again, and larger by `store` at every repetition."""
     rounds = range(-(-wanted // len(images)))
     orders = [images[torch.randperm(len(images), generator=generator)] + number * store for number in rounds]
     return torch.cat(orders)[:wanted]
 
 
 def held_out_images(labels: Tensor, share: float) -> Tensor:
-    """The numbers of a `share` of images with these labels [N], of every class alike: at least one of each.
+    """The numbers of a `share` of the images of every class, at least one of each, from the labels [N] of all.
 
-    The same for every run, so that runs can be compared and none has seen what another was measured by.
+    They are the same for every run, so that no run has seen what another is measured by.
     """
     generator = torch.Generator().manual_seed(0)
     chosen = []
@@ -80,7 +80,7 @@ def held_out_images(labels: Tensor, share: float) -> Tensor:
 
 
 def without(images: Tensor, store: int) -> Tensor:
-    """The numbers of the other images of a store that has so many."""
+    """The numbers of all images of a store of size `store` but these."""
     kept = torch.ones(store, dtype=torch.bool)
     kept[images] = False
     return kept.nonzero().flatten()

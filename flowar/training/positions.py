@@ -1,4 +1,4 @@
-"""The learned positions of a model on one latent grid, made from those of a model on another."""
+"""Interpolation of the learned positions of a model to other latent grids."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def interpolate_positions(table: Tensor, old: Sequence[Grid], new: Sequence[Grid
 
 
 def nearest_scale(number: int, grid: Grid, old: Sequence[Grid]) -> int:
-    """Which of the `old` scales the new scale of that number and grid is most like.
+    """The number of the `old` scale that is most like a new scale, given by its number and grid.
 
     The first scale, the class token, is like the first one alone, and no other scale is, if there are others. Apart
     from it, height and width should differ by the least factors, multiplied; of two such scales it is the finer one.

@@ -1,4 +1,4 @@
-"""How well a tokenizer reconstructs images that it was not trained on: in decibels, and to look at."""
+"""Reconstructions of held-out images by a tokenizer: their error in decibels, and a picture of them."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ SMALLEST_SHOWN = 96  # pixels a side that an image of the picture is enlarged to
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """What `reconstruct` measures.
+    """Images after encoding and decoding, and how far they are from the originals.
 
     Attributes:
         psnr: peak signal-to-noise ratio of all pixels, in decibels.
-        by_colour: that of red, green and blue, or of grey alone. A tokenizer that misses a colour shows it here.
-        worst: that of the tenth of the images that have the largest errors.
-        decoded: the images, uint8 [N, C, H, W].
-        errors: mean squared error of every image.
+        by_colour: the ratio of red, green and blue, or of grey alone; it is low for a colour that the tokenizer misses.
+        worst: the ratio of the tenth of the images that have the largest errors.
+        decoded: the reconstructed images, uint8 [N, C, H, W].
+        errors: the mean squared error of every image, float64 [N].
     """
 
     psnr: float
@@ -65,7 +65,7 @@ def reconstruct(tokenizer: Tokenizer, images: Tensor) -> Reconstruction:
 
 
 def decibels(error: Tensor) -> float:
-    """Of a mean squared error of pixels in [-1, 1]; no more than 100."""
+    """The peak signal-to-noise ratio for a mean squared error of pixels in [-1, 1], at most 100."""
     return float(10 * torch.log10(4 / error.clamp(min=4e-10)))
 
 

@@ -22,10 +22,10 @@ ROWS, COLUMNS = 8, 10
 
 
 def sample_grid(state: TrainState, run: TrainConfig, tokenizer: Tokenizer, ranks: Ranks) -> Path:
-    """Samples of the first average, a column a class, as a PNG of the main rank.
+    """Draw samples of the first average, a column per class, into a PNG that the main rank writes.
 
-    A class has the same seeds in every grid. Where there are more than ten, each grid goes on where the one before
-    stopped. All ranks must call this together: each one samples its share.
+    A class has the same seeds in every grid. With more than ten classes, each grid shows the next ten. All ranks must
+    call this together; each one samples its share.
     """
     classes = grid_classes(state.model.config.num_classes, -(-state.step // run.sample_every))
     labels = classes.repeat(ROWS)

@@ -45,7 +45,10 @@ def new_tokenizer(kind: str, image_channels: int, channels: int, widths: Sequenc
 
 
 def autoencoder_kl(image_channels: int, channels: int, widths: Sequence[int]) -> AutoencoderTokenizer:
-    """Stable Diffusion's: one residual block a resolution (two in the decoder), attention at the coarsest."""
+    """A small autoencoder of Stable Diffusion's kind.
+
+    It has one residual block per resolution (two in the decoder) and attention at the coarsest.
+    """
     vae = autoencoder_class("AutoencoderKL")(
         in_channels=image_channels,
         out_channels=image_channels,
@@ -62,7 +65,10 @@ def autoencoder_kl(image_channels: int, channels: int, widths: Sequence[int]) ->
 
 
 def autoencoder_dc(image_channels: int, channels: int, widths: Sequence[int]) -> AutoencoderTokenizer:
-    """DC-AE: one residual block a resolution, linear attention in place of it at the coarsest; no posterior."""
+    """A small DC-AE, which has no posterior.
+
+    It has one residual block per resolution, and linear attention instead at the coarsest.
+    """
     finer = len(widths) - 1
     sides = {
         "block_types": ("ResBlock",) * finer + ("EfficientViTBlock",),
@@ -81,7 +87,7 @@ def autoencoder_dc(image_channels: int, channels: int, widths: Sequence[int]) ->
 
 
 def default_widths(kind: str, size: Grid) -> list[int]:
-    """Widths for images of `size`: of the largest stride up to 16 that fits and leaves a grid of 7 or more, or of 2."""
+    """The widths for images of `size`: for the largest of the strides 16, 8 and 4 that leaves a grid of 7, or for 2."""
     fitting = (
         stride for stride in STRIDES if all(side % stride == 0 and side // stride >= SMALLEST_GRID for side in size)
     )
@@ -90,7 +96,7 @@ def default_widths(kind: str, size: Grid) -> list[int]:
 
 
 def default_channels(widths: Sequence[int]) -> int:
-    """Latent channels: twice the stride, at most 16."""
+    """The default number of latent channels: twice the stride, at most 16."""
     return min(MOST_CHANNELS, 2 ** len(widths))
 
 

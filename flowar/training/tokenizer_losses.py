@@ -1,4 +1,4 @@
-"""What tokenizers are trained for: reconstruction, edges, perception, and a little KL."""
+"""The losses that tokenizers are trained with: reconstruction, edges, perception, and a little KL."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from flowar.training.tokenizer_config import TokenizerTrainingConfig
 
 
 class TokenizerLosses:
-    """The losses of one training. Each is of a new batch, which depends on the seed and on the step alone.
+    """The losses of a training, each on a new batch that depends on the seed and on the step alone.
 
     Attributes:
-        tokenizer: whose weights are trained.
-        images: uint8 [N, channels, H, W], to draw from.
+        tokenizer: the tokenizer whose weights are trained.
+        images: the images that batches are drawn from, uint8 [N, channels, H, W].
         perceptual: the perceptual loss, if it has a weight.
     """
 
@@ -27,7 +27,10 @@ class TokenizerLosses:
         self.perceptual = PerceptualLoss(self.device) if config.perceptual_weight else None
 
     def batch(self, step: int) -> Tensor:
-        """[batch_size, channels, H, W] in [-1, 1]; what is drawn afterwards depends on the step alone too."""
+        """The images of a step, [batch_size, channels, H, W] in [-1, 1].
+
+        This also seeds the generator, so that what is drawn afterwards depends on the step alone.
+        """
         torch.manual_seed(mix(mix(self.config.seed) + step))
         chosen = torch.randint(len(self.images), (self.config.batch_size,))
         images = self.images[chosen]
@@ -37,7 +40,7 @@ class TokenizerLosses:
         return to_unit_range(images.to(self.device))
 
     def autoencoding(self, step: int) -> Tensor:
-        """Reconstruction from the posterior, and its KL divergence from a unit Gaussian."""
+        """The error of reconstructions from the posterior, plus its KL divergence from a unit Gaussian."""
         batch, noise = self.batch(step), self.config.latent_noise
         mean, std = (part.float() for part in self.tokenizer._posterior(batch))
         latents = mean + torch.randn_like(mean) * std
@@ -48,7 +51,7 @@ class TokenizerLosses:
         return loss + self.config.kl_weight * kl_divergence(mean, std)
 
     def robust_decoding(self, step: int) -> Tensor:
-        """Reconstruction from normalised latents with noise on them, of a strength that differs from image to image."""
+        """The error of reconstructions from latents with noise, whose strength is drawn for each image."""
         batch = self.batch(step)
         latents = self.tokenizer.encode(batch).float()
         strength = self.config.robust_noise * random_strengths(latents)
@@ -56,20 +59,22 @@ class TokenizerLosses:
         return self.reconstruction(self.tokenizer._decode(noisy).float(), batch)
 
     def reconstruction(self, decoded: Tensor, images: Tensor) -> Tensor:
-        """L1 of pixels, and of the differences of neighbouring pixels; the perceptual loss, if it has a weight."""
+        """The L1 error of pixels and of differences of neighbours, plus the perceptual loss if it has a weight."""
         error = decoded - images
         edges = error.diff(dim=-2).abs().mean() + error.diff(dim=-1).abs().mean()
         loss = error.abs().mean() + self.config.edge_weight * edges
-        return loss + self.config.perceptual_weight * self.perceptual(decoded, images) if self.perceptual else loss
+        if self.perceptual is not None:
+            loss = loss + self.config.perceptual_weight * self.perceptual(decoded, images)
+        return loss
 
 
 def random_strengths(latents: Tensor) -> Tensor:
-    """Uniform in [0, 1), one an image: [B, 1, 1, 1]."""
+    """A uniform number in [0, 1) for each image: [B, 1, 1, 1]."""
     return torch.rand(len(latents), 1, 1, 1, device=latents.device)
 
 
 def kl_divergence(mean: Tensor, std: Tensor) -> Tensor:
-    """Mean KL divergence of Gaussians from the unit one; 0 for a tokenizer without posterior, whose std is 0."""
+    """The mean KL divergence of Gaussians from the unit one; 0 if std is 0, as without a posterior."""
     if not std.any():
         return mean.new_zeros(())
     return 0.5 * (mean.square() + std.square() - 1 - 2 * std.log()).mean()

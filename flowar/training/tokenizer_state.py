@@ -1,4 +1,4 @@
-"""The moving parts of a tokenizer's training."""
+"""The state of a tokenizer's training."""
 
 from __future__ import annotations
 
@@ -21,14 +21,16 @@ BETAS, WEIGHT_DECAY = (0.9, 0.99), 0.01
 
 @dataclass
 class TokenizerState:
-    """What a checkpoint holds. Random numbers are not among it: they follow from seed and step.
+    """The state of a tokenizer's training, which its checkpoints hold.
+
+    It has no random numbers, as they follow from seed and step.
 
     Attributes:
-        tokenizer: its encoder does not change in the robust steps.
-        optimizers: AdamW over all of it.
-        config: nothing left out.
-        size: of the images.
-        step: batches seen, in both stages together.
+        tokenizer: the tokenizer, whose encoder does not change in the robust steps.
+        optimizers: AdamW for all of its parameters.
+        config: the configuration with nothing left out.
+        size: height and width of the images.
+        step: the number of batches seen in both stages together.
     """
 
     tokenizer: Tokenizer
@@ -39,7 +41,7 @@ class TokenizerState:
 
     @staticmethod
     def new(config: TokenizerTrainingConfig, image_channels: int, size: Grid, device: torch.device) -> TokenizerState:
-        """That of a training that begins."""
+        """The state of a training that begins."""
         assert config.channels is not None
         torch.manual_seed(config.seed)
         tokenizer = new_tokenizer(config.kind, image_channels, config.channels, config.widths).to(device)
@@ -49,18 +51,18 @@ class TokenizerState:
 
     @property
     def steps(self) -> int:
-        """In which encoder and decoder learn."""
+        """The number of steps in which encoder and decoder learn."""
         assert self.config.steps is not None
         return self.config.steps
 
     @property
     def all_steps(self) -> int:
-        """With the robust ones."""
+        """The number of steps of both stages."""
         assert self.config.robust_steps is not None
         return self.steps + self.config.robust_steps
 
     def identity(self) -> dict[str, Any]:
-        """The configuration, apart from what may change on the way, and the shape of the images."""
+        """The shape of the images and the configuration, but for fields that may change on the way."""
         free = {"interval"}
         fixed = {name: value for name, value in asdict(self.config).items() if name not in free}
         return fixed | {"image_channels": self.tokenizer.image_channels, "image_size": [*self.size]}
@@ -78,20 +80,20 @@ class TokenizerState:
         set_updates(self.optimizers, self.step - self.steps if self.step > self.steps else self.step)
 
     def begin_robust_steps(self) -> None:
-        """Forget what the optimizer knows; the encoder stays as it is from here on."""
+        """Reset the optimizer for the robust steps, in which the encoder does not change."""
         for moment in moments(self.tokenizer, self.optimizers).values():
             moment.zero_()
         set_updates(self.optimizers, 0)
 
     def update(self, loss: Tensor) -> None:
-        """One optimizer step; parameters that `loss` does not reach stay as they are."""
+        """Make one optimizer step; parameters that `loss` does not reach stay as they are."""
         self.tokenizer.zero_grad(set_to_none=True)
         loss.backward()
         update_weights(self.optimizers, self.learning_rate())
         self.step += 1
 
     def learning_rate(self) -> float:
-        """Of the next step: linear warm-up, then cosine to zero, in each of the two stages."""
+        """The learning rate of the next step: linear warm-up, then cosine to zero, in each of the two stages."""
         robust = self.step >= self.steps
         first, count = (self.steps, self.all_steps - self.steps) if robust else (0, self.steps)
         step, highest = self.step - first, self.config.lr / (2 if robust else 1)

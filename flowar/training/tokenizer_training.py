@@ -1,4 +1,4 @@
-"""The training of a small tokenizer: autoencoding, normalisation, then a decoder that forgives."""
+"""The training of a small tokenizer: autoencoding, normalisation, then a decoder that tolerates errors."""
 
 from __future__ import annotations
 
@@ -24,13 +24,16 @@ CALIBRATION_BATCH = 256
 def train_tokenizer(
     images: Tensor, config: TokenizerTrainingConfig, device: torch.device = CPU, watched: WatchOptions | None = None
 ) -> Tokenizer:
-    """A tokenizer trained on uint8 images [N, channels, H, W], its latents normalised; in eval mode, frozen.
+    """Train a tokenizer, and normalise its latents.
 
     Args:
-        images: to train on.
-        config: what it leaves out follows from the size of the images; flips are then off.
-        device: to train on.
+        images: the images to train on, uint8 [N, channels, H, W].
+        config: the configuration; what it leaves out follows from the size of the images, and flips are then off.
+        device: the device to train on.
         watched: where checkpoints, measurements and pictures go; nothing is written if left out.
+
+    Returns:
+        The tokenizer in eval mode, without gradients.
 
     Raises:
         ValueError: for images whose sides its stride does not divide, and a checkpoint of another training.
@@ -53,7 +56,7 @@ def train_tokenizer(
 
 
 def both_stages(state: TokenizerState, losses: TokenizerLosses, watch: Watch | None) -> None:
-    """From where `state` is to the end."""
+    """Train from where `state` is to the end of both stages."""
     tokenizer = state.tokenizer.train()
     run_until(state.steps, state, losses.autoencoding, watch)
     tokenizer.eval()
@@ -67,7 +70,7 @@ def both_stages(state: TokenizerState, losses: TokenizerLosses, watch: Watch | N
 
 
 def run_until(last: int, state: TokenizerState, loss: Callable[[int], Tensor], watch: Watch | None) -> None:
-    """Minimise `loss`, which draws a batch by the number of the step, until `last` steps are made."""
+    """Minimise `loss`, a function of the number of the step, until `last` steps are made."""
     tokenizer, device = state.tokenizer, state.tokenizer.mean.device
     precision = training_precision(state.config.precision, device)
     training = tokenizer.training

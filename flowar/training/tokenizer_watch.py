@@ -1,4 +1,4 @@
-"""What the training of a tokenizer leaves at every interval: a checkpoint, metrics, a picture, a line in the log."""
+"""The watch over a tokenizer's training: at every interval a checkpoint, metrics, a picture, a line in the log."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ KEPT_CHECKPOINTS = 2
 
 @dataclass(frozen=True)
 class WatchOptions:
-    """How a training is watched.
+    """The options of watching a training.
 
     Attributes:
-        output: gets `training.json`, the folders `checkpoints` and `reconstructions`, `metrics.jsonl` and, where it is
-            installed, TensorBoard's events.
-        held_out: uint8 [N, C, H, W], images that are not trained on.
-        resume: go on from the newest checkpoint, exactly as if the training had not been interrupted.
+        output: the folder that gets `training.json`, the folders `checkpoints` and `reconstructions`, `metrics.jsonl`
+            and, where it is installed, TensorBoard's events.
+        held_out: images that are not trained on, uint8 [N, C, H, W].
+        resume: whether to go on from the newest checkpoint, exactly as if the training had not been interrupted.
     """
 
     output: Path
@@ -39,7 +39,7 @@ class WatchOptions:
 
 
 class Watch:
-    """Looks at a training while it runs."""
+    """Saves and measures a tokenizer's training at every interval."""
 
     def __init__(self, state: TokenizerState, options: WatchOptions) -> None:
         """Bring `state` to where the training was, if it is to be resumed.
@@ -59,11 +59,11 @@ class Watch:
         self.first, self.started = state.step, time.perf_counter()
 
     def due(self, state: TokenizerState) -> bool:
-        """Whether it is time to look."""
+        """Whether an interval ends at this step."""
         return state.step % state.config.interval == 0 or state.step in (state.steps, state.all_steps)
 
     def look(self, state: TokenizerState, loss: float) -> None:
-        """Save, measure, draw and log. Leaves the tokenizer in eval mode."""
+        """Save a checkpoint, measure, draw and log; the tokenizer is in eval mode afterwards."""
         self.saving.save(state)
         self.saving.wait()  # so that a kill at any moment costs no more than the interval
         found = reconstruct(state.tokenizer.eval(), self.held_out)

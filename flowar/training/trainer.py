@@ -1,4 +1,4 @@
-"""The training run: what it starts from, its loop, and what it leaves."""
+"""The training run: its parts, its loop, and the models that it exports."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 
-from flowar.config import FlowARConfig
+from flowar.config import IMAGENET_CLASSES, FlowARConfig
 from flowar.model import FlowAR
 from flowar.pipeline import FlowARPipeline
-from flowar.system.files import write_json
+from flowar.system.files import read_rows, write_json
 from flowar.system.precision import default_device, matmul_precision, parse_dtype
 from flowar.system.progress import step_progress
 from flowar.system.ranks import Ranks
@@ -24,8 +24,8 @@ from flowar.training.config import TrainConfig
 from flowar.training.finetune import load_start, start_from
 from flowar.training.held_out import turned
 from flowar.training.latent_store import LatentStore
-from flowar.training.load_data import load_data, load_held_out
-from flowar.training.metrics import MetricsWriter, StepMetrics, read_metrics
+from flowar.training.load_data import count_classes, load_data, load_held_out
+from flowar.training.metrics import MetricsWriter, StepMetrics
 from flowar.training.optimizer import learning_rate, total_steps, warmup_steps
 from flowar.training.parallel import parallelize
 from flowar.training.pool import Pool
@@ -37,10 +37,10 @@ log = logging.getLogger(__name__)
 
 
 def train(config: TrainConfig, ranks: Ranks | None = None) -> Path:
-    """Run or resume a training.
+    """Train a model, or resume a run.
 
     Args:
-        config: all that it depends on.
+        config: all that the run depends on.
         ranks: this process among others (`join_ranks`); if left out, it is alone.
 
     Returns:
@@ -50,23 +50,31 @@ def train(config: TrainConfig, ranks: Ranks | None = None) -> Path:
         ValueError: for a configuration, data set, tokenizer or checkpoint that does not fit.
         TrainingError: for a run that does not converge.
         OSError: if writing fails; checkpoints that were there stay.
+
+    Example:
+        ```python
+        data = DataConfig(folder="photos", tokenizer="pixel:4", image_size=32)
+        folder = train(TrainConfig(data, output="runs/photos", model=FlowARConfig()))
+        pipe = FlowARPipeline.from_pretrained(folder)
+        ```
     """
     return Run(config, ranks or Ranks(default_device(config.device))).to_the_end()
 
 
 class Run:
-    """One process's part in a training run."""
+    """A training run, as one of its processes sees it."""
 
     def __init__(self, config: TrainConfig, ranks: Ranks) -> None:
-        self.config, self.ranks, self.output = config, ranks, Path(config.output)
+        self.ranks, self.output = ranks, Path(config.output)
         self.checkpoint_folder = self.output / "checkpoints"
         if not config.resume:
             refuse_second_run(self.output, self.checkpoint_folder)
         check_shares(config, ranks.world_size)
-        classes = None if config.model == FlowARConfig() else config.model.num_classes
+        classes = None if config.model.classes_left_out else config.model.num_classes
         with ranks.main_first():
-            self.data, self.tokenizer = load_data(config.data, self.output, classes)
+            self.data, self.tokenizer = load_data(config.data, self.output, classes, config.model.class_names)
             self.held_out, images = load_held_out(config.validation, config.data, self.data, self.output)
+        self.config = config = replace(config, model=with_classes(config.model, self.data))
         self.pool = Pool(self.data, images, config.balance_classes)
         torch.manual_seed(config.seed)
         model = new_model(config, self.data, self.tokenizer).to(ranks.device)
@@ -81,7 +89,7 @@ class Run:
             log.info("resumed from %s", path)
 
     def to_the_end(self) -> Path:
-        """Train from where the state is; returns the folder of the exported model."""
+        """Train to the last step, and return the folder of the exported model."""
         if self.ranks.main:
             precision = chosen_precision(self.config.precision, self.ranks.device)  # "auto" tells nobody what it was
             write_json(self.output / "config.json", asdict(replace(self.config, resume=False, precision=precision)))
@@ -128,7 +136,7 @@ class Run:
         return self.state.step % every == 0 or self.state.step == self.steps
 
     def _log(self, metrics: StepMetrics, interval: Interval, writer: MetricsWriter | None, evaluate: bool) -> None:
-        """One row for the steps since the last one, with the loss on what is held out if it is due."""
+        """Write a row for the steps since the last one, with the held-out loss if it is due."""
         sums, step = self.ranks.sum(metrics.sums()), self.state.step
         images = (step - interval.first) * self.config.optim.batch_size
         precision = self.step.precision
@@ -145,11 +153,11 @@ class Run:
             losses = [f"{name.replace('_', ' ')} {row[name]:.4f}" for name in ("loss", "held_out_loss") if name in row]
             rate = row["images_per_second"]
             log.info("step %d of %d: %s, %.0f images/s", step, self.steps, ", ".join(losses), rate)
-            if evaluate and (warning := turned(read_metrics(writer.path))):
+            if evaluate and (warning := turned(read_rows(writer.path))):
                 log.warning(warning)
 
     def _export(self) -> Path:
-        """Write every average as a model of its own; the first one's folder."""
+        """Write every average as a model of its own, and return the folder of the first."""
         decays = self.config.optim.ema_decays
         folders = [self.output / ("model" if decay == decays[0] else f"model_ema_{decay}") for decay in decays]
         for decay, folder in zip(decays, folders, strict=True):
@@ -168,7 +176,7 @@ class Interval:
         self.first, self.started, self.waited = first, time.perf_counter(), 0.0
 
     def wait_for(self, source: Iterator[Batch]) -> Batch:
-        """The next batch; `waited` grows by the seconds that it took."""
+        """The next batch; `waited` grows by the seconds that fetching it took."""
         started = time.perf_counter()
         batch = next(source)
         self.waited += time.perf_counter() - started
@@ -176,16 +184,15 @@ class Interval:
 
 
 def new_model(config: TrainConfig, data: LatentStore, tokenizer: Tokenizer) -> FlowAR:
-    """The model that the run begins with.
+    """Make the model that a run begins with, whose classes `config` has from the data.
 
     Raises:
         ValueError: if the configured model, or the one to start from, does not fit the data.
     """
     start = load_start(config.finetune) if config.finetune else None
     model = config.model
-    if model == FlowARConfig():  # left out
-        classes = len(data.class_names) or int(data.labels.max()) + 1
-        model = replace(start.config if start else model, num_classes=classes, class_names=data.class_names)
+    if start and replace(model, num_classes=IMAGENET_CLASSES, class_names=()) == FlowARConfig():  # all else left out
+        model = replace(start.config, num_classes=model.num_classes, class_names=model.class_names)
     fitted = fitting(model, data, tokenizer)
     if start is None:
         return FlowAR(fitted)
@@ -193,8 +200,14 @@ def new_model(config: TrainConfig, data: LatentStore, tokenizer: Tokenizer) -> F
     return start_from(start, fitted, config.finetune)
 
 
+def with_classes(config: FlowARConfig, data: LatentStore) -> FlowARConfig:
+    """`config` with the classes of the data and their names, where they have any; a number alone may be larger."""
+    count = count_classes(data) if config.classes_left_out else config.num_classes
+    return replace(config, num_classes=count, class_names=data.class_names or config.class_names)
+
+
 def fitting(config: FlowARConfig, data: LatentStore, tokenizer: Tokenizer) -> FlowARConfig:
-    """`config` with the channels, the grid and the tokenizer of the data; scales that nobody chose follow the grid.
+    """The configuration with channels, grid and tokenizer of the data; scales that were not chosen follow the grid.
 
     Raises:
         ValueError: if the scales that were chosen do not end in the grid of the data.

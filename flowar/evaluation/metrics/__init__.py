@@ -1,1 +1,1 @@
-"""How far images are from a reference: each metric is a function of features, in float64 on the features' device."""
+"""Metrics of images against a reference: functions of features, in float64 on the features' device."""

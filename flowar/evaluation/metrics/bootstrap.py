@@ -1,4 +1,4 @@
-"""How far a metric would be off with other images of the same kind."""
+"""The bootstrap: the standard error of a metric over other images of the same kind."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ def bootstrap_error(statistic: Callable[[Tensor], float], count: int, replicates
     distance, while the spread is right.
 
     Args:
-        statistic: of the images numbered [count], int64, in which some occur more than once.
-        replicates: resamples, at least two.
+        statistic: a function of image numbers, int64 [count], some of which occur more than once.
+        count: the number of images.
+        replicates: the number of resamples, at least two.
+        seed: the seed of the resamples.
 
     Raises:
-        ValueError: for fewer.
+        ValueError: for fewer than two replicates.
     """
     if replicates < 2:
         raise ValueError(f"bootstrap: expected at least two replicates, got {replicates}")

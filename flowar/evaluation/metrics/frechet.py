@@ -13,13 +13,13 @@ TOLERANCE = 1e-6  # of a matrix root's square and of negative eigenvalues, relat
 def frechet_distance(first: FeatureStatistics, second: FeatureStatistics, root: Tensor | None = None) -> float:
     """Distance between the Gaussians fitted to two sets of features (Heusel et al., NeurIPS 2017).
 
-    `|m1 - m2|² + tr(C1 + C2 - 2 (C1 C2)^(1/2))`. Covariances may be singular, as those of fewer features than
+    It is `|m1 - m2|² + tr(C1 + C2 - 2 (C1 C2)^(1/2))`. Covariances may be singular, as those of fewer features than
     dimensions are: nothing is added to their diagonals. With few features the distance is biased upwards, the more so
     the more dimensions there are: compare equal counts only.
 
     Args:
-        first, second: of the same dimensions, at least two features each.
-        root: `symmetric_root(second.covariance)`, where it is at hand.
+        first, second: statistics with the same dimensions, of at least two features each.
+        root: `symmetric_root(second.covariance)`, if it is known.
 
     Raises:
         ValueError: for other dimensions, too few features, and covariances that are none.

@@ -11,20 +11,22 @@ from torch import Tensor
 
 
 class InceptionScore(NamedTuple):
-    """Mean and standard deviation (divided by the number of splits) over the splits."""
+    """The mean and the standard deviation over the splits."""
 
     mean: float
     std: float
 
 
 def inception_score(probabilities: Tensor, splits: int = 10, seed: int = 2020) -> InceptionScore:
-    """`exp(E KL(p(y|x) | p(y)))`, averaged over splits (Salimans et al., NIPS 2016); 1 at least, C at most.
+    """The Inception Score `exp(E KL(p(y|x) | p(y)))`, averaged over splits (Salimans et al., NIPS 2016).
 
-    The images are shuffled first, as torch-fidelity does with its default seed: files are often sorted by class.
+    It is at least 1 and at most C. The images are shuffled first, as torch-fidelity does with its default seed, since
+    files are often sorted by class.
 
     Args:
-        probabilities: [N, C], rows that sum to one.
-        splits: of nearly equal size; with few images a split the score is biased downwards.
+        probabilities: class probabilities [N, C], whose rows sum to one.
+        splits: the number of splits of nearly equal size; with few images per split the score is biased downwards.
+        seed: the seed of the shuffle.
 
     Raises:
         ValueError: for fewer images than splits.
@@ -42,7 +44,7 @@ def inception_score(probabilities: Tensor, splits: int = 10, seed: int = 2020) -
 
 
 def split_score(probabilities: Tensor) -> float:
-    """The score of float64 [N, C]; what has no probability counts nothing."""
+    """The score of one split, probabilities float64 [N, C]; a class without probability counts nothing."""
     marginal = probabilities.mean(0)
     divergence = (torch.xlogy(probabilities, probabilities) - torch.xlogy(probabilities, marginal)).sum(1)
     return float(divergence.mean().exp())

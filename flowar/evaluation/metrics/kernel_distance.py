@@ -12,7 +12,7 @@ DEGREE = 3
 
 
 class KernelDistance(NamedTuple):
-    """Mean and standard deviation over subsets, and how large these were."""
+    """The mean and the standard deviation over subsets, and the size of the subsets."""
 
     mean: float
     std: float
@@ -22,14 +22,16 @@ class KernelDistance(NamedTuple):
 def kernel_distance(
     first: Tensor, second: Tensor, subsets: int = 100, subset_size: int = 1000, seed: int = 2020
 ) -> KernelDistance:
-    """Unbiased squared maximum mean discrepancy, kernel `(x·y / d + 1)^3` (Bińkowski et al., ICLR 2018).
+    """The unbiased squared maximum mean discrepancy, with kernel `(x·y / d + 1)^3` (Bińkowski et al., ICLR 2018).
 
-    It is 0 in the mean where both sets come from one distribution, and may then be negative. Subsets are drawn without
+    Its mean is 0 if both sets come from one distribution; it may then be negative. Subsets are drawn without
     replacement, in the order of torch-fidelity.
 
     Args:
-        first, second: [N, d] and [M, d], at least four rows each.
-        subset_size: half of the smaller set at most, so that the subsets differ.
+        first, second: features [N, d] and [M, d], at least four rows each.
+        subsets: the number of subsets.
+        subset_size: the size of a subset, which is reduced to half of the smaller set, so that the subsets differ.
+        seed: the seed of the subsets.
 
     Raises:
         ValueError: for other shapes.
@@ -47,13 +49,13 @@ def kernel_distance(
 
 
 def draw(features: Tensor, size: int, generator: np.random.RandomState) -> Tensor:
-    """`size` different rows, in float64."""
+    """Draw `size` different rows of features, in float64."""
     chosen = torch.from_numpy(generator.choice(len(features), size, replace=False))
     return features[chosen.to(features.device)].double()
 
 
 def squared_discrepancy(first: Tensor, second: Tensor) -> float:
-    """The unbiased estimate for sets [m, d] of equal size."""
+    """The unbiased estimate for two sets [m, d] of equal size."""
     m = len(first)
     within = sum(kernel.sum() - kernel.trace() for kernel in (kernel_of(first, first), kernel_of(second, second)))
     return float(within / (m * (m - 1)) - 2 * kernel_of(first, second).mean())

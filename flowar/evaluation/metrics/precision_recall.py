@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 NEIGHBOURS = 3
-ROWS = 2048  # of a block of distances: 2,048 by 50,000 take 0.8 GB in float64
+ROWS = 2048  # rows per block of distances: 2,048 by 50,000 take 0.8 GB in float64
 ROUNDING = 1e-12  # of squared distances, relative to the largest squared norm
 
 
 class PrecisionRecall(NamedTuple):
-    """Which generated images are among the reference [N], and which of the reference among the generated [M]; bool."""
+    """Flags of the generated images [N] that lie among the reference, and of the reference [M] among the generated."""
 
     precise: Tensor
     recalled: Tensor
@@ -28,11 +28,13 @@ class PrecisionRecall(NamedTuple):
 
 
 def precision_recall(generated: Tensor, reference: Tensor, neighbours: int = NEIGHBOURS) -> PrecisionRecall:
-    """A feature is among a set if it is as near to one of its members as that one's k-th neighbour in the set.
+    """Find the images of each set that lie among the other set.
+
+    A feature lies among a set if it is as near to one of its members as that member's k-th neighbour in the set.
 
     Args:
         generated, reference: features [N, d] and [M, d], more than `neighbours` rows each.
-        neighbours: k.
+        neighbours: the number k.
 
     Raises:
         ValueError: for other shapes.
@@ -46,7 +48,7 @@ def precision_recall(generated: Tensor, reference: Tensor, neighbours: int = NEI
 
 
 def among(features: Tensor, members: Tensor, neighbours: int) -> Tensor:
-    """Which of features [N, d] are among members [M, d]: bool [N]."""
+    """Flags (bool [N]) of the features [N, d] that lie among members [M, d]."""
     # The nearest of all is the member itself. Equal features are at distance zero but for rounding.
     radii = torch.cat(
         [squared_distances(part, members).kthvalue(neighbours + 1).values for part in members.split(ROWS)]
@@ -56,6 +58,6 @@ def among(features: Tensor, members: Tensor, neighbours: int) -> Tensor:
 
 
 def squared_distances(first: Tensor, second: Tensor) -> Tensor:
-    """[N, M] of features [N, d] and [M, d]."""
+    """The squared distances [N, M] of features [N, d] and [M, d]."""
     norms = first.square().sum(1)[:, None] + second.square().sum(1)
     return torch.addmm(norms, first, second.T, alpha=-2).clamp_(min=0)

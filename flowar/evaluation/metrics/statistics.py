@@ -1,4 +1,4 @@
-"""Count, mean and covariance of features, in float64; parts are added up in any split."""
+"""Count, mean and covariance of features, in float64; those of parts can be merged."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class FeatureStatistics:
-    """Moments of N features of d dimensions.
+    """The moments of N features of d dimensions.
 
     Attributes:
-        count: N.
-        mean: float64 [d].
-        scatter: float64 [d, d], the sum over features of (x - mean)(x - mean)^T.
+        count: the number N.
+        mean: the mean, float64 [d].
+        scatter: the sum over features of (x - mean)(x - mean)^T, float64 [d, d].
     """
 
     count: int
@@ -23,8 +23,8 @@ class FeatureStatistics:
     scatter: Tensor
 
     @staticmethod
-    def of(features: Tensor) -> FeatureStatistics:
-        """Those of features [N, d], N >= 1.
+    def from_features(features: Tensor) -> FeatureStatistics:
+        """The statistics of features [N, d], N >= 1.
 
         Raises:
             ValueError: for another shape, and for values that are not finite.
@@ -40,7 +40,7 @@ class FeatureStatistics:
 
     @staticmethod
     def from_moments(count: int, mean: Tensor, covariance: Tensor) -> FeatureStatistics:
-        """Those of `count` features whose mean [d] and covariance [d, d] (divided by count - 1) are known.
+        """The statistics of `count` features whose mean [d] and covariance [d, d] (divided by count - 1) are known.
 
         Raises:
             ValueError: if the shapes do not fit together, and for a count below two.
@@ -52,7 +52,7 @@ class FeatureStatistics:
 
     @property
     def covariance(self) -> Tensor:
-        """float64 [d, d], unbiased.
+        """The unbiased covariance, float64 [d, d].
 
         Raises:
             ValueError: for a single feature, which has none.

@@ -1,4 +1,4 @@
-"""One evaluation: images, their features, the metrics, the card."""
+"""An evaluation, from images to the card."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ from flowar.evaluation.reference import Reference, open_reference
 from flowar.pipeline import FlowARPipeline
 from flowar.sampling.schedule import Schedule
 from flowar.storage.weights import fingerprint
+from flowar.system.precision import default_device
 from flowar.system.ranks import Ranks
 
 log = logging.getLogger(__name__)
 
-FEWEST = 10  # images: one for each split of the Inception Score
+FEWEST = 10  # images that an evaluation needs: one for each split of the Inception Score
 
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """What to evaluate, and how; `flowar evaluate --help` describes the fields.
+    """The configuration of an evaluation; `flowar evaluate --help` describes the fields.
 
     Raises:
         FlowARError: for numbers out of range.
@@ -64,12 +65,20 @@ class EvaluationConfig:
             raise FlowARError(f"bootstrap: expected 0 or at least 2 replicates, got {self.bootstrap}")
 
 
-def evaluate(config: EvaluationConfig, ranks: Ranks) -> dict[str, Any] | None:
-    """Evaluate images of a model, or stored ones, and write the card; it is returned on the main rank.
+def evaluate(config: EvaluationConfig, ranks: Ranks | None = None) -> dict[str, Any] | None:
+    """Evaluate images of a model, or stored ones, and write the card.
+
+    Args:
+        config: what to evaluate, and how.
+        ranks: this process among others (`join_ranks`); if left out, it is alone, on the GPU if there is one.
+
+    Returns:
+        The card, on the main rank; None on the others.
 
     Raises:
         FlowARError: for a model, images, a reference or an extractor that are not there or do not fit together.
     """
+    ranks = ranks or Ranks(default_device())
     extractor = open_extractor(config.extractor, ranks.device, config.classifier)
     images, about_images = open_images_to_evaluate(config, extractor, ranks)
     reference = open_reference(
@@ -108,7 +117,7 @@ def evaluate(config: EvaluationConfig, ranks: Ranks) -> dict[str, Any] | None:
 def open_images_to_evaluate(
     config: EvaluationConfig, extractor: Extractor, ranks: Ranks
 ) -> tuple[Images, dict[str, Any]]:
-    """The images, and all that they depend on, as plain data."""
+    """Open the images, and return plain data that they depend on beside them."""
     if config.images is not None:
         stored = open_stored(config.images, extractor.channels, config.image_size, config.split)
         if len(stored) < FEWEST:
@@ -134,12 +143,12 @@ def open_images_to_evaluate(
 
 
 def model_record(source: str, pipeline: FlowARPipeline) -> dict[str, str]:
-    """Where a model comes from, and the hash of its weights; `flowar train` exports the averaged ones."""
+    """The source of a model and the hash of its weights."""
     return {"source": source, "weights": fingerprint(pipeline.model.state_dict())}
 
 
 def schedule_record(schedule: Schedule, scales: int) -> dict[str, Any]:
-    """All of a schedule, and the guidance weight of every evaluation at every scale."""
+    """The fields of a schedule, and the guidance weight of every evaluation at every scale."""
     return schedule.to_dict() | {
         "guidance_weights": {f"scale_{k}": schedule.guidance_weights(k, scales) for k in range(scales)},
     }
@@ -157,5 +166,5 @@ def check_sizes(images: Images, reference: Reference) -> None:
 
 
 def labels_of(images: Images, extractor: Extractor) -> Tensor | None:
-    """The labels, where they are those of the extractor's classes."""
+    """The labels of the images, if they are the extractor's classes."""
     return images.labels if images.num_classes == extractor.classes else None
