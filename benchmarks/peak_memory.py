@@ -59,7 +59,7 @@ def peak(folder: Path, dtype: torch.dtype) -> dict[str, float]:
     stages["loaded"] = peak_resident_mib()
     model.prepack()
     stages["prepacked"] = peak_resident_mib()
-    model.sample([1], num_inference_steps=3, progress=False)
+    model.sample([1], num_inference_steps=3, dtype=dtype, progress=False)
     stages["sampled"] = peak_resident_mib()
     return stages
 

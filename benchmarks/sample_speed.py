@@ -30,7 +30,7 @@ from timing import seconds_of, summary, time_alternating
 from torch import Tensor
 
 from flowar import FlowAR, Schedule
-from flowar.engine.plan import default_savings
+from flowar.engine.packed import default_savings
 from flowar.errors import first_line
 from flowar.networks.flops import engine_flops, published_flops
 from flowar.sampling.noise import image_seeds
@@ -173,12 +173,10 @@ class Case:
         seeds = image_seeds(0, self.batch).to(self.device)
         every, on_gpu = default_savings(self.device), self.device.type == "cuda"
         savings = {ENGINE: every} | ({NO_GRAPHS: dataclasses.replace(every, graphs=False)} if on_gpu else {})
-        plans = {
-            name: samplers.inference_plan(samplers.packed_twin(model), dtype, each) for name, each in savings.items()
-        }
+        plans = {name: samplers.inference_plan(samplers.twin(model), dtype, each) for name, each in savings.items()}
         for name, plan in plans.items():
             stages = stage_times(partial(plan.sample, labels, schedule, seeds), self.device)
-            if on_gpu and plan.savings.graphs:  # its callbacks tell whole scales alone
+            if on_gpu and plan.networks.savings.graphs:  # its callbacks tell whole scales alone
                 stages = {"scale_ms": [sum(parts) for parts in zip(*stages.values(), strict=True)]}
             self.values["details"][name] = stages
         sample = {name: samplers.plan_sampler(model, schedule, plan) for name, plan in plans.items()}

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from flowar import FlowAR, Schedule
-from flowar.engine.plan import InferencePlan, Savings, default_savings
+from flowar.engine.packed import Savings, default_savings
+from flowar.engine.plan import InferencePlan
 from flowar.sampling.callbacks import Callbacks
 from flowar.sampling.noise import image_seeds
 
@@ -36,7 +37,7 @@ def naive(model: FlowAR, schedule: Schedule, dtype: torch.dtype) -> Sampler:
 
 def engine(model: FlowAR, schedule: Schedule, dtype: torch.dtype) -> Sampler:
     """What a user of the pipeline gets, with a plan of its own."""
-    fresh = packed_twin(model)
+    fresh = twin(model)
 
     def sample(batch: int) -> Tensor:
         return fresh.sample(labels_of(model, batch), schedule=schedule, dtype=dtype, progress=False)
@@ -53,8 +54,9 @@ def plan_sampler(model: FlowAR, schedule: Schedule, plan: InferencePlan) -> Samp
     """One plan, whatever its savings."""
 
     def sample(batch: int) -> Tensor:
-        labels = labels_of(model, batch).to(plan.device)
-        tokens = plan.sample(labels, schedule, image_seeds(0, batch).to(plan.device), Callbacks())
+        device = plan.networks.device
+        labels = labels_of(model, batch).to(device)
+        tokens = plan.sample(labels, schedule, image_seeds(0, batch).to(device), Callbacks())
         return model.pyramid.to_grid(tokens, len(model.config.grids) - 1)
 
     return sample
@@ -67,7 +69,7 @@ def without_each_saving(model: FlowAR, schedule: Schedule, dtype: torch.dtype) -
 
     def make(name: str) -> Callable[[], Sampler]:
         savings = dataclasses.replace(every, **{name: False})
-        return lambda: plan_sampler(model, schedule, inference_plan(packed_twin(model), dtype, savings))
+        return lambda: plan_sampler(model, schedule, inference_plan(twin(model), dtype, savings))
 
     names = [saving.name for saving in dataclasses.fields(Savings) if getattr(every, saving.name)]
     return {f"engine without {name.replace('_', ' ')}": make(name) for name in names}
@@ -83,12 +85,6 @@ def compiled(model: FlowAR, schedule: Schedule, dtype: torch.dtype, backend: str
     for block in fresh.flow_transformer.blocks:
         block.compile(dynamic=False, backend=backend)
     return naive(fresh, schedule, dtype)
-
-
-def packed_twin(model: FlowAR) -> FlowAR:
-    """A twin, on a CPU with prepacked layers, as pipelines hold their models."""
-    fresh = twin(model)
-    return fresh.prepack() if fresh.ar_transformer.input_positions.device.type == "cpu" else fresh
 
 
 def twin(model: FlowAR) -> FlowAR:

@@ -45,8 +45,6 @@ def main() -> None:
     options = parse_arguments()
     device = default_device(options.device)
     model = load_model(options.model, device)
-    if device.type == "cpu":
-        model = model.prepack()
     scales, cases = len(model.config.grids), [*every_case(model, options.steps)]
     exact = model.schedule(base=Schedule(times_denser_near_data(options.exact_steps), solver="heun"))
     results = []

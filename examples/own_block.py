@@ -66,8 +66,7 @@ def main(steps: int = 25) -> None:
         if step in (0, steps - 1):
             print(f"step {step + 1}: loss {loss:.3f}")
 
-    # The engine knows the package's own blocks; the published algorithm samples from any.
-    images = FlowARPipeline(model.eval(), shipped.tokenizer)(list(range(10)), schedule="draft", naive=True).images
+    images = FlowARPipeline(model.eval(), shipped.tokenizer)(list(range(10)), schedule="draft").images
     image_grid(images, columns=10).save("own_block.png")
 
 

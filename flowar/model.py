@@ -7,7 +7,6 @@ noise ──ODE over t: 1 -> 0, velocity = flow transformer(x_t, t, z_k)──> 
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -18,8 +17,8 @@ from torch import Tensor
 
 from flowar import ops
 from flowar.config import FlowARConfig, require
-from flowar.engine.onednn_linear import prepack, unpack
-from flowar.engine.plan import InferencePlan
+from flowar.engine.onednn_linear import prepack, unpack, unpacked
+from flowar.engine.plan import InferencePlan, Plans
 from flowar.networks.ar_transformer import ARTransformer
 from flowar.networks.arguments import check_labels, check_scale, check_shape
 from flowar.networks.attention_backends import use_attention_backend
@@ -39,8 +38,6 @@ from flowar.system.transfer import to_device
 __all__ = ["Checkpointing", "FlowAR", "Loss"]
 
 Checkpointing = Literal["none", "flow", "all"]
-
-_packing = threading.Lock()  # two threads that sample from one model share its plan
 
 
 class Loss(NamedTuple):
@@ -74,17 +71,14 @@ class FlowAR(PretrainedModel):
         self.ar_transformer = ARTransformer(config)
         self.flow_transformer = FlowTransformer(config)
         initialize(self)
-        self._plans: dict[Precision, tuple[Any, InferencePlan]] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        """What copies and pickles hold: no inference plans, which are packed again where they are needed."""
-        return self.__dict__ | {"_plans": {}}
+        self._plans = Plans()
 
     def prepack(self) -> FlowAR:
         """Bring the matrices into the layout that a CPU multiplies fastest, in place: for sampling, not for training.
 
-        They are kept in no other form, so this takes no memory. Numbers stay the same up to rounding, `state_dict` and
-        saved files bit for bit. `train()`, another device or dtype, `load_state_dict` and naive sampling undo it.
+        Sampling packs copies of the matrices; after this it needs none, since they are kept in no other form, and so
+        they are no parameters any more. What is sampled stays the same, as do `state_dict` and saved files. `train()`,
+        another device or dtype and `load_state_dict` undo it.
 
         Raises:
             ValueError: for a model that is not on the CPU.
@@ -248,10 +242,9 @@ class FlowAR(PretrainedModel):
         with step_progress(schedule.num_evaluations(scales), progress) as on_step:
             callbacks = Callbacks(on_step, on_scale, on_evaluation)
             if naive:
-                self.unpack()
                 noise = noise or [part.to(state_dtype) for part in scale_noise(seed, *images, labels.device)]
                 with published_arithmetic(precision, labels.device):
-                    tokens = self._sample_published(labels, schedule, noise, precision.dtype, callbacks, pins)
+                    tokens = unpacked(self)._sample_published(labels, schedule, noise, precision.dtype, callbacks, pins)
             else:
                 seeds_or_noise = noise or to_device(image_seeds(seed, len(labels)), labels.device)
                 tokens = self._plan(precision).sample(labels, schedule, seeds_or_noise, callbacks, pins)
@@ -336,17 +329,7 @@ class FlowAR(PretrainedModel):
         return torch.rand(class_labels.shape, device=class_labels.device) < self.config.class_dropout
 
     def _plan(self, precision: Precision) -> InferencePlan:
-        """The inference plan for `precision`, packed again whenever a parameter has changed or moved."""
-        # Inference tensors do not count their changes.
-        state = [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in self.parameters()]
-        with _packing:
-            packed_state, plan = self._plans.get(precision, (None, None))
-            if plan is None or packed_state != state:
-                if plan is not None:
-                    plan.close()
-                plan = InferencePlan(self.ar_transformer, self.flow_transformer, self.pyramid, self.config, precision)
-                self._plans[precision] = (state, plan)
-        return plan
+        return self._plans.plan(self.ar_transformer, self.flow_transformer, self.pyramid, self.config, precision)
 
 
 @contextmanager

@@ -61,12 +61,8 @@ class FlowARPipeline:
         check_tokenizer(record, tokenizer)
         self.model = model
         self.tokenizer = tokenizer
-        self._may_prepack = False  # a model from elsewhere may be in training
         self.decode_dtype = torch.float32
-        # Latents come in the dtype to decode in, so that a graph of one dtype is not taken for another.
-        self._decode = GraphedFunction(
-            lambda latents: self.tokenizer.decode(latents.float(), latents.dtype), "decoding", self._decoder_weights
-        )
+        self._decode = GraphedFunction(self._decode_eagerly, "decoding", self._decoder_weights)
 
     @staticmethod
     def from_pretrained(
@@ -77,8 +73,6 @@ class FlowARPipeline:
     ) -> FlowARPipeline:
         """The pipeline of a folder, the Hub ("user/repo"), or one that ships with this package ("flowar-fashion").
 
-        Its model is for sampling: on a CPU, sampling in the dtype of the parameters prepacks it (`FlowAR.prepack`).
-
         Args:
             source, revision, cache_dir, dtype: as of `FlowAR.from_pretrained`; without a connection, the Hub's models
                 are those in the cache.
@@ -87,9 +81,7 @@ class FlowARPipeline:
             FlowARError: if there is none, or its files are unreadable or do not fit together.
         """
         folder = locate(source, revision, cache_dir)
-        pipeline = FlowARPipeline(FlowAR.from_pretrained(folder, dtype=dtype), load_tokenizer(folder))
-        pipeline._may_prepack = True
-        return pipeline
+        return FlowARPipeline(FlowAR.from_pretrained(folder, dtype=dtype), load_tokenizer(folder))
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write model and tokenizer into one folder; `dtype` is that of the model's stored weights.
@@ -137,6 +129,16 @@ class FlowARPipeline:
         """Move both to `device`, in place."""
         self.model.to(device)
         self.tokenizer.to(device)
+        return self
+
+    def prepack(self, dtype: torch.dtype | str | None = None) -> FlowARPipeline:
+        """Keep the model's matrices packed alone, in place, where sampling in `dtype` gains by it.
+
+        That is on a CPU, in the dtype of the parameters; see `FlowAR.prepack` for what it is and what undoes it.
+        """
+        parameter = self.model.ar_transformer.input_positions
+        if parameter.device.type == "cpu" and self.model.precision(dtype).dtype == parameter.dtype:
+            self.model.prepack()
         return self
 
     def __call__(
@@ -224,8 +226,6 @@ class FlowARPipeline:
         Raises:
             ValueError: as calling the pipeline does.
         """
-        if self._may_prepack and self._gains_by_prepacking(options.get("dtype"), options.get("naive", False)):
-            self.model.prepack()
         return self.model.sample(self._labels(class_labels), noise=noise, pins=pins, **options)
 
     def decode(self, latents: Tensor) -> list[Image]:
@@ -247,11 +247,9 @@ class FlowARPipeline:
             return resolve(given, class_names_of(self.model.config))
         return given  # type: ignore[return-value]
 
-    def _gains_by_prepacking(self, dtype: torch.dtype | str | None, naive: bool) -> bool:
-        parameter = self.model.ar_transformer.input_positions
-        if naive or self.model.training or parameter.device.type != "cpu":
-            return False
-        return self.model.precision(dtype).dtype == parameter.dtype
+    def _decode_eagerly(self, latents: Tensor) -> Tensor:
+        """Images of latents in the dtype to decode in, so that a graph of one dtype is not taken for another."""
+        return self.tokenizer.decode(latents.float(), latents.dtype)
 
     def _decoder_weights(self) -> list[Tensor]:
         return [*self.tokenizer.parameters(), *self.tokenizer.buffers()]

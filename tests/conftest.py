@@ -19,7 +19,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from flowar import FlowAR, FlowARConfig, Schedule, ops
-from flowar.engine.plan import InferencePlan, Savings
+from flowar.engine.packed import Savings
+from flowar.engine.plan import InferencePlan
 from flowar.ops import backend
 from flowar.storage.published import published_buffers
 from flowar.system import precision

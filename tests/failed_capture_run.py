@@ -38,15 +38,15 @@ def plan_that_fails() -> None:
     model = small_model(ar_width=128, flow_width=128, latent_size=16, latent_channels=16, num_classes=10).to(GPU)
     plan, eager = (inference_plan(model, torch.bfloat16) for _ in range(2))
     expected = eager.sample(*arguments(2))
-    run = plan.flow.run
-    plan.flow.run = lambda x, *others: reads_the_host(run(x, *others))  # type: ignore[method-assign]
+    run = plan.networks.flow.run
+    plan.networks.flow.run = lambda x, *others: reads_the_host(run(x, *others))  # type: ignore[method-assign]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for _ in range(3):
             plan.sample(*arguments(2))
     assert len(caught) == 1, caught
     nothing_is_left()
-    plan.flow.run = run  # type: ignore[method-assign]
+    plan.networks.flow.run = run  # type: ignore[method-assign]
     assert not plan.report().programs
     assert torch.equal(plan.sample(*arguments(2)), expected)
     assert not plan.report().programs  # it is remembered

@@ -15,9 +15,11 @@ from torch import Tensor
 
 from flowar import Schedule
 from flowar.engine import cuda_graph, measured_products
+from flowar.engine import packed as packed_module
 from flowar.engine import plan as plan_module
 from flowar.engine.measured_products import PRODUCTS, MeasuredLinear, candidates, measured, split_k
-from flowar.engine.plan import InferencePlan, Savings
+from flowar.engine.packed import Savings
+from flowar.engine.plan import InferencePlan
 from flowar.networks import attention_backends
 from flowar.networks.attention_backends import BACKENDS, attention, reference_attention, use_attention_backend
 from flowar.sampling.callbacks import Callbacks
@@ -215,7 +217,7 @@ def gpu_plans(monkeypatch: pytest.MonkeyPatch) -> CudaApi:
 
     monkeypatch.setattr(cuda_graph, "available", lambda device: True)
     monkeypatch.setattr(plan_module, "memory_budget", lambda device: 2**30)
-    monkeypatch.setattr(plan_module, "gpu_tuner", lambda device: Tuner(clock, "GPU"))
+    monkeypatch.setattr(packed_module, "gpu_tuner", lambda device: Tuner(clock, "GPU"))
     monkeypatch.setattr(measured_products, "MIN_ROWS", 8)
     return api
 
@@ -236,7 +238,7 @@ def test_a_plan_measures_before_it_captures_and_reports(flow_block: Any, graphs:
     choices = plan.report().choices
     assert {call.split()[0] for call in choices} == {"attention", "product"}
     assert {choice.name for call, choice in choices.items() if "product" in call} <= {"split-k 2", "split-k 4"}
-    assert any(isinstance(layer, MeasuredLinear) for layer in plan.flow.modules())
+    assert any(isinstance(layer, MeasuredLinear) for layer in plan.networks.flow.modules())
     assert torch.equal(sample(inference_plan(model, torch.float32, Savings(graphs=not graphs))), sample(plan))
 
 
@@ -249,7 +251,7 @@ def test_programs_under_different_pins_are_different() -> None:
         sample(plan)
     set_autotune(False)
     sample(plan)
-    assert [(key.attention_backend, key.autotune) for key, _ in plan._idle] == [
+    assert [(key.attention_backend, key.autotune) for key, _ in plan.pool.waiting()] == [
         ("auto", True),
         ("sdpa", True),
         ("auto", False),

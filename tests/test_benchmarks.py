@@ -39,7 +39,7 @@ from torch._C._autograd import DeviceType
 from torch._dynamo.utils import counters
 
 from flowar import FlowAR, FlowARConfig, ops
-from flowar.engine.plan import default_savings
+from flowar.engine.packed import default_savings
 from flowar.sampling.callbacks import Callbacks
 from flowar.storage.checkpoint import skeleton
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,12 +20,15 @@ from evaluation_runs import write_material
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from test_data import pictures, write_class_folders, write_idx
+from torch import nn
 
 from flowar import FlowAR, FlowARPipeline
 from flowar.cli import COMMANDS, main, parse_options
 from flowar.engine import measured_products
+from flowar.engine import packed as packed_module
 from flowar.engine import plan as plan_module
-from flowar.engine.plan import Savings
+from flowar.engine.onednn_linear import PrepackedLinear, supported
+from flowar.engine.packed import Savings
 from flowar.system import autotune
 from flowar.system.autotune import Tuner
 from flowar.system.threads import describe_limit
@@ -209,6 +213,26 @@ class TestSample:
         assert capsys.readouterr().out == f"6 images in {output}\n"
         grid = Image.open(output)
         assert (grid.format, grid.mode, grid.size) == ("PNG", "L", (3 * 8, 2 * 8))
+
+    @pytest.mark.skipif(not supported(torch.float32), reason="no prepacked layout here")
+    @pytest.mark.parametrize("dtype", ["auto", "float32", "bfloat16"])
+    def test_the_matrices_are_in_memory_once(
+        self, dtype: str, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The model is the command's own, so that it may be packed in place, in whichever precision it samples."""
+        models: list[FlowAR] = []
+        call = FlowARPipeline.__call__
+
+        def remembering(self: FlowARPipeline, *arguments: Any, **options: Any) -> Any:
+            models.append(self.model)
+            return call(self, *arguments, **options)
+
+        monkeypatch.setattr(FlowARPipeline, "__call__", remembering)
+        main(["sample", "--model", str(model_folder), "--dtype", dtype, "--output", str(tmp_path / "grid.png")])
+        (model,) = models
+        prepacked = [each for each in model.modules() if isinstance(each, PrepackedLinear)]
+        assert not any(isinstance(each, nn.Linear) for each in model.modules())
+        assert {each.dtype for each in prepacked} == {model.precision(dtype).dtype}
 
     def test_options_reach_the_model(self, model_folder: Path, tmp_path: Path) -> None:
         pipeline = FlowARPipeline.from_pretrained(model_folder)
@@ -419,7 +443,7 @@ class TestInfo:
         self, capsys: pytest.CaptureFixture[str], model_folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """As on a GPU, where every kernel takes a microsecond."""
-        for module in (autotune, plan_module):
+        for module in (autotune, packed_module):
             monkeypatch.setattr(module, "gpu_tuner", lambda device: Tuner(lambda call: 1e-6, "GPU"))
         monkeypatch.setattr(autotune, "_chosen", {})
         monkeypatch.setattr(plan_module, "default_savings", lambda device: Savings())

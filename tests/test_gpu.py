@@ -19,7 +19,7 @@ from conftest import TINY, error, inference_plan, recorded_model, recording, sma
 from torch import Tensor
 
 from flowar import FlowAR, FlowARPipeline, Schedule, ops
-from flowar.engine.plan import Savings
+from flowar.engine.packed import Savings
 from flowar.networks.attention_backends import (
     BACKENDS,
     attention,

@@ -78,7 +78,7 @@ def test_first_scales_that_are_pinned_everywhere_need_no_ode() -> None:
     assert pins.held == 2
     expected = model.sample(LABELS, 4, 2.0, pins=pins, naive=True)
     plan, evaluations = inference_plan(model, torch.float32), []
-    plan.flow.input_proj.register_forward_hook(lambda *_: evaluations.append(1))
+    plan.networks.flow.input_proj.register_forward_hook(lambda *_: evaluations.append(1))
     own = pins.to(torch.device("cpu"), torch.float32)
     tokens = plan.sample(
         torch.tensor(LABELS), model.schedule(4, 2.0), image_seeds(0, 2), Callbacks(lambda: steps.append(1)), own

@@ -263,9 +263,10 @@ def test_plan_follows_the_weights(dtype: torch.dtype) -> None:
 @pytest.mark.usefixtures("either_default")
 def test_copies_hold_no_plan() -> None:
     model = small_model()
-    model.sample([0], 2)
-    assert model._plans
-    assert not copy.deepcopy(model)._plans
+    precision = model.precision()
+    plan = model._plan(precision)
+    assert model._plan(precision) is plan
+    assert copy.deepcopy(model)._plan(precision) is not plan
 
 
 @pytest.mark.usefixtures("either_default")

@@ -39,7 +39,7 @@ def run(options: Options) -> None:
     from flowar.pipeline import FlowARPipeline
     from flowar.system.precision import default_device
 
-    pipeline = FlowARPipeline.from_pretrained(options.model).to(default_device(options.device))
+    pipeline = FlowARPipeline.from_pretrained(options.model).to(default_device(options.device)).prepack()
     page = build_page(pipeline, options.model)
     serve(page, options.host, options.port)
     print(f"{options.model} at http://{options.host}:{options.port}, until Ctrl+C", flush=True)

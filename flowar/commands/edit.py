@@ -68,7 +68,7 @@ def run(options: Options) -> None:
     from flowar.system.files import write_aside
     from flowar.system.precision import default_device
 
-    pipeline = FlowARPipeline.from_pretrained(options.model).to(default_device(options.device))
+    pipeline = FlowARPipeline.from_pretrained(options.model).to(default_device(options.device)).prepack()
     images, kept = edited(pipeline, options)
     write_aside(options.output, lambda aside: image_grid(images, len(images)).save(aside, "PNG"))
     print(f"{len(images)} images in {options.output}{kept}")

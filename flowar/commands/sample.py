@@ -89,6 +89,8 @@ def run(options: Options) -> None:
     # Bfloat16 on a CPU packs weights of its own; loaded as float32 they would be in memory twice.
     dtype = torch.bfloat16 if (wanted, device.type, options.naive) == ("bfloat16", "cpu", False) else torch.float32
     pipeline = FlowARPipeline.from_pretrained(options.model, dtype=dtype).to(device)
+    if not options.naive:
+        pipeline.prepack(options.dtype)
     config = pipeline.model.config
     classes = parse_labels(options.classes, config.num_classes, class_names_of(config))
     with watch, use_attention_backend(options.attention):

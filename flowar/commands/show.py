@@ -84,7 +84,7 @@ def picture(options: Options) -> Image:
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise MissingPackageError("matplotlib draws the pictures: pip install flowar[train]") from error
-    pipeline = FlowARPipeline.from_pretrained(options.model).to(default_device(options.device))
+    pipeline = FlowARPipeline.from_pretrained(options.model).to(default_device(options.device)).prepack()
     model = pipeline.model
     classes = parse_labels(options.classes, model.config.num_classes, class_names_of(model.config))
     labels, seed = model.check_labels(classes), options.seed

@@ -81,7 +81,7 @@ def run(options: Options) -> None:
     chunks, batch_size = options.output / "reference_features", options.batch_size
     reference = open_reference(options.reference, extractor, chunks, Ranks(device), batch_size, None, options.split)
     sweep = Sweep(
-        pipeline.to(device),
+        pipeline.to(device).prepack(options.dtype),
         points,
         ExtractorQuality(extractor, reference, config.num_classes),
         options.num_images,

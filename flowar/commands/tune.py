@@ -39,7 +39,8 @@ def run(options: Options) -> None:
     for name in ("batch_size", "target_ms"):
         if getattr(options, name) <= 0:
             raise ValueError(f"{name}: expected a positive number, got {getattr(options, name)}")
-    model = FlowARPipeline.from_pretrained(options.model).to(default_device(options.device)).model
+    pipeline = FlowARPipeline.from_pretrained(options.model).to(default_device(options.device))
+    model = pipeline.prepack(options.dtype).model
     scales = len(model.config.grids)
     with step_progress(tuning.measuring_steps(scales), None, "measuring") as advance:
         measured = tuning.measure(model, options.batch_size, options.dtype, advance)

@@ -211,7 +211,7 @@ def mixed_noise(model: FlowAR, seeds: tuple[int, int], shares: Tensor) -> list[T
 def with_classes(model: FlowAR, embeddings: Tensor) -> FlowAR:
     """A model with M more classes, of these embeddings [M, D]; it shares all other parameters."""
     table = model.ar_transformer.class_embedding.weight.detach()
-    twin = copy.deepcopy(model.unpack(), {id(parameter): parameter for parameter in model.parameters()})
+    twin = copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
     rows = torch.cat((table[:-1], embeddings.to(table), table[-1:]))  # the null class is the last one
     twin.config = replace(model.config, num_classes=model.config.num_classes + len(embeddings), class_names=())
     twin.ar_transformer.class_embedding = nn.Embedding.from_pretrained(rows)

@@ -158,6 +158,10 @@ class GraphedFunction:
         self._failed: set[Any] = set()
         self._lock = threading.Lock()
 
+    def __reduce__(self) -> tuple[type[GraphedFunction], tuple[Any, ...]]:
+        """Copies and pickles begin without graphs."""
+        return GraphedFunction, (self.function, self.what, self.reads)
+
     def __call__(self, x: Tensor) -> Tensor:
         if not available(x.device):
             return self.function(x)

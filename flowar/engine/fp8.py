@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from flowar import ops
-from flowar.engine.onednn_linear import PrepackedLinear
+from flowar.engine.onednn_linear import PrepackedLinear, is_matrix
 from flowar.networks.layers import replace_leaves
 
 SIZE_MULTIPLE = 16  # of both sides of a matrix, for the tensor cores
@@ -62,6 +62,6 @@ def to_fp8(transformer: nn.Module) -> None:
     """
 
     def fp8(leaf: nn.Module) -> nn.Module:
-        return Fp8Linear(leaf) if isinstance(leaf, (nn.Linear, PrepackedLinear)) and fits_fp8(leaf) else leaf
+        return Fp8Linear(leaf) if is_matrix(leaf) and fits_fp8(leaf) else leaf
 
     replace_leaves(transformer.get_submodule("blocks"), fp8)

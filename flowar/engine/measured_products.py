@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flowar.networks.layers import replace_leaves
+from flowar.networks.layers import is_plain, replace_leaves
 from flowar.system.autotune import Candidates, active_tuner
 
 MIN_ROWS = 128  # of the last scales; products of fewer rows take the time of reading their weights, in any way
@@ -72,4 +72,5 @@ def measured(linear: nn.Linear) -> MeasuredLinear:
 
 def measure_products(transformer: nn.Module) -> None:
     """Replace the linear layers inside `transformer`, in place."""
-    replace_leaves(transformer, lambda leaf: measured(leaf) if type(leaf) is nn.Linear else leaf)
+
+    replace_leaves(transformer, lambda leaf: measured(leaf) if is_plain(leaf, nn.Linear) else leaf)

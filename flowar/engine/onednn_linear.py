@@ -7,14 +7,16 @@ the ones of 8 to 100 rows are, which the small scales have. The layout has no gr
 
 from __future__ import annotations
 
+import copy
 import functools
-from typing import Any, TypeVar
+import itertools
+from typing import Any, TypeGuard, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flowar.networks.layers import linear_of, replace_leaves
+from flowar.networks.layers import is_plain, linear_of, replace_leaves
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -25,15 +27,19 @@ class PrepackedLinear(nn.Module):
     """A linear layer for inference: x [..., in_features] to [..., out_features], both of its own dtype.
 
     Nothing is lost: `weight` is the matrix that was packed, bit for bit, and so is what `state_dict` holds.
+
+    Attributes:
+        number: of the packing; layers of the same number have the same weight.
     """
+
+    _numbers = itertools.count()
 
     def __init__(self, weight: Tensor, bias: nn.Parameter | None) -> None:
         """weight [out_features, in_features] of a dtype that `supported` names, bias [out_features]."""
         super().__init__()
         self.out_features, self.in_features = weight.shape
         self.bias = bias
-        with torch.inference_mode(False), torch.no_grad():
-            self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), TYPICAL_ROWS)
+        self.packed, self.number = reordered(weight), next(self._numbers)
 
     @property
     def weight(self) -> Tensor:
@@ -53,10 +59,16 @@ class PrepackedLinear(nn.Module):
     def __deepcopy__(self, memo: dict[int, Any]) -> PrepackedLinear:
         """A layer of the same packed matrix, which nothing changes."""
         clone = PrepackedLinear.__new__(PrepackedLinear)
-        nn.Module.__init__(clone)
-        clone.in_features, clone.out_features, clone.packed = self.in_features, self.out_features, self.packed
-        clone.bias = None if self.bias is None else nn.Parameter(self.bias.detach().clone(), self.bias.requires_grad)
+        memo |= {id(self): clone, id(self.packed): self.packed}
+        clone.__dict__.update(copy.deepcopy(self.__dict__, memo))
         return clone
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What pickles hold: the plain weight in the place of the packed one."""
+        return self.__dict__ | {"packed": self.weight}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state | {"packed": reordered(state["packed"]), "number": next(self._numbers)})  # type: ignore[no-untyped-call]
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         destination[prefix + "weight"] = self.weight
@@ -64,6 +76,18 @@ class PrepackedLinear(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> PrepackedLinear:
         raise RuntimeError("prepacked layer: expected unpack() before a change of device or dtype")
+
+
+def is_matrix(layer: nn.Module) -> TypeGuard[nn.Linear | PrepackedLinear]:
+    """Whether all that a layer does is in its weight and bias."""
+    return is_plain(layer, nn.Linear) or is_plain(layer, PrepackedLinear)
+
+
+def reordered(weight: Tensor) -> Tensor:
+    """A plain weight [out_features, in_features] in oneDNN's layout."""
+    with torch.inference_mode(False), torch.no_grad():
+        packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), TYPICAL_ROWS)
+    return packed
 
 
 @functools.cache
@@ -84,7 +108,7 @@ def prepack(module: Module) -> Module:
     """
 
     def prepacked(leaf: nn.Module) -> nn.Module:
-        if type(leaf) is nn.Linear and leaf.weight.device.type == "cpu" and supported(leaf.weight.dtype):
+        if is_plain(leaf, nn.Linear) and leaf.weight.device.type == "cpu" and supported(leaf.weight.dtype):
             return PrepackedLinear(leaf.weight, leaf.bias)
         return leaf
 
@@ -102,3 +126,11 @@ def unpack(module: Module) -> Module:
 
     replace_leaves(module, plain)
     return module
+
+
+def unpacked(module: Module) -> Module:
+    """`module` itself if nothing in it is prepacked; otherwise a copy with plain layers, which shares all the rest."""
+    if not any(isinstance(each, PrepackedLinear) for each in module.modules()):
+        return module
+    shared: dict[int, Any] = {id(each): each for each in (*module.parameters(), *module.buffers())}
+    return unpack(copy.deepcopy(module, shared))

@@ -1,6 +1,6 @@
 """The inference plan: the numbers of the published algorithm, with less work.
 
-Its savings, each exact, and each a field of `Savings`:
+Its savings, each exact, and each a field of `flowar.engine.packed.Savings`:
 
 - where guidance does nothing (outside its interval, or weight 1 as at scale 0) only the conditional half runs;
 - cross-attention keys and values are computed once per scale;
@@ -20,63 +20,34 @@ Keys and values of all scales have one preallocated cache, and no attention has 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from flowar import ops
 from flowar.config import FlowARConfig
-from flowar.engine import cuda_graph, rewrites
-from flowar.engine.fp8 import to_fp8
-from flowar.engine.measured_products import measure_products, measured
-from flowar.engine.onednn_linear import PrepackedLinear, prepack
+from flowar.engine import cuda_graph
+from flowar.engine.packed import PackedNetworks, Savings, contents, default_savings
 from flowar.engine.program import SamplingProgram
 from flowar.networks.ar_transformer import ARTransformer
 from flowar.networks.attention_backends import attention_backend
 from flowar.networks.flow_transformer import FlowTransformer
 from flowar.networks.latent_pyramid import LatentPyramid
-from flowar.networks.layers import GEGLU
 from flowar.sampling.callbacks import Callbacks
 from flowar.sampling.pins import Pins
 from flowar.sampling.schedule import Schedule
-from flowar.system.autotune import Choice, autotune_enabled, gpu_tuner, use_tuner
-from flowar.system.precision import Precision, matmul_precision, resolve_precision
+from flowar.system.autotune import Choice, autotune_enabled
+from flowar.system.precision import Precision, resolve_precision
 
-# Programs of a plan that wait for the next call, in number and as a share of the GPU's memory.
+# Programs of a pool that wait for the next call, in number and as a share of the GPU's memory.
 MAX_PROGRAMS = 8
 MAX_MEMORY_SHARE = 0.3
 
 
-@dataclass(frozen=True)
-class Savings:
-    """What the engine does not compute twice. Switched off one by one to measure each."""
-
-    conditional_half: bool = True
-    cross_attention_once: bool = True
-    time_tables: bool = True
-    modulations_ahead: bool = True
-    stacked_modulations: bool = True
-    class_modulations_once: bool = True
-    padded_geglu: bool = True
-    folded_norms: bool = True
-    single_token: bool = True
-    graphs: bool = True
-    measured_kernels: bool = True
-
-
-def default_savings(device: torch.device) -> Savings:
-    """All of them on a GPU. A CPU gains nothing by those that need a second copy of weights, and measures nothing."""
-    if device.type == "cuda":
-        return Savings()
-    return Savings(stacked_modulations=False, padded_geglu=False, measured_kernels=False)
-
-
 class InferencePlan:
-    """The weights of both transformers, packed for sampling in one precision, and shared where they need no change.
+    """Sampling in one precision: the networks packed for it, and programs that run them.
 
     Args:
         ar, flow, pyramid, config: the parts of a `FlowAR`, which are not changed.
@@ -96,53 +67,9 @@ class InferencePlan:
         parameter = ar.input_positions
         if not isinstance(precision, Precision):
             precision = resolve_precision(precision, parameter.device, parameter.dtype)
-        self.precision, self.dtype, self.device = precision, precision.dtype, parameter.device
-        self.config, self.pyramid = config, pyramid
-        self.savings = default_savings(self.device) if savings is None else savings
-        self.state_dtype = torch.promote_types(self.dtype, torch.float32)
-        self.ar: ARTransformer = rewrites.pack(ar, self.dtype)
-        self.flow: FlowTransformer = rewrites.pack(flow, self.dtype)
-        self.modulation: nn.Linear | None = None  # those of all blocks, where they are one layer
-        self.single_token_flow = self.flow
-        self._tuner = gpu_tuner(self.device) if self.savings.measured_kernels else None
-        with self._in_effect():
-            self._rewrite(flow)
-        self._shared = weight_bytes(ar).keys() | weight_bytes(flow).keys()
-        self._idle: list[tuple[ProgramKey, SamplingProgram]] = []  # captured ones, the last used last
-        self._failed: set[ProgramKey] = set()  # what could not be captured
-        self._lock = threading.Lock()
-
-    def _rewrite(self, exact: FlowTransformer) -> None:
-        """Apply the savings that lie in the weights."""
-        if self.savings.padded_geglu:
-            for layer in (*self.ar.modules(), *self.flow.modules()):
-                if isinstance(layer, GEGLU):
-                    rewrites.pad_hidden(layer)
-        if self.savings.folded_norms:
-            rewrites.fold_norms(self.flow, exact)
-        if self.precision.matmul == "fp8":  # whose layers stay apart, each with scales of its own
-            to_fp8(self.ar)
-            to_fp8(self.flow)
-        else:
-            self._rewrite_products()
-        if self.device.type == "cpu" and self.dtype != exact.input_proj.bias.dtype:  # copies of the plan's own
-            prepack(self.ar)
-            prepack(self.flow)
-        if self.savings.single_token:
-            self.single_token_flow = rewrites.single_token(self.flow, exact)
-
-    def _rewrite_products(self) -> None:
-        """Those of layers that are not fp8: one layer for all modulations, and on a GPU whatever is fastest there."""
-        if self._tuner is not None:
-            measure_products(self.ar)
-            measure_products(self.flow)
-        if self.savings.stacked_modulations:
-            stacked = rewrites.stack_modulations(self.flow)
-            self.modulation = stacked if self._tuner is None else measured(stacked)
-
-    def flow_of(self, tokens: int) -> FlowTransformer:
-        """The flow transformer for a scale of so many tokens."""
-        return self.single_token_flow if tokens == 1 else self.flow
+        savings = default_savings(parameter.device) if savings is None else savings
+        self.networks = PackedNetworks(ar, flow, pyramid, config, precision, savings)
+        self.pool = ProgramPool(parameter.device)
 
     @torch.inference_mode()
     def sample(
@@ -163,38 +90,26 @@ class InferencePlan:
             pins: latents to arrive at, checked.
         """
         key = self._key(len(class_labels), schedule, noise, callbacks, pins)
-        with self._in_effect():
-            program = self._take(key) or self._build(key)
+        with self.networks.in_effect():
+            program = self.pool.take(key) or self._build(key)
             try:
                 return program.run(class_labels, noise, callbacks, pins)
             finally:
-                self._give_back(key, program)
+                self.pool.give_back(key, program)
 
     def close(self) -> None:
         """Let go of the memory of all programs that are not at work; what could not be captured is tried again."""
-        self._make_room()
-        with self._lock:
-            self._failed.clear()
-
-    def _make_room(self) -> bool:
-        """Let go of the programs that are not at work; whether there were any."""
-        with self._lock:
-            idle, self._idle = self._idle, []
-        for _, program in idle:
-            program.close()
-        return bool(idle)
+        self.pool.close()
 
     def report(self) -> PlanReport:
         """What this plan holds in memory, and which kernels it uses."""
-        parts = (self.ar, self.flow, self.single_token_flow)
-        weights = {key: size for part in parts for key, size in weight_bytes(part).items()}
-        own = sum(size for key, size in weights.items() if key not in self._shared)
-        scales = len(self.config.grids)
-        with self._lock:
-            idle = [*self._idle]
-        programs = [ProgramReport(key.batch, key.schedule.num_evaluations(scales), each.bytes) for key, each in idle]
-        choices = {} if self._tuner is None else dict(self._tuner.choices)
-        return PlanReport(self.precision.name, own, programs, choices)
+        networks = self.networks
+        scales, choices = len(networks.config.grids), {} if networks.tuner is None else dict(networks.tuner.choices)
+        programs = [
+            ProgramReport(key.batch, key.schedule.num_evaluations(scales), program.bytes)
+            for key, program in self.pool.waiting()
+        ]
+        return PlanReport(networks.precision.name, networks.own_bytes(), programs, choices)
 
     def _key(
         self,
@@ -209,36 +124,84 @@ class InferencePlan:
         kernels = attention_backend(), autotune_enabled(), ops.reference_active()
         eager = ProgramKey(batch, schedule, noise_dtype, *kernels, held, False)
         captured = eager._replace(batch=bucket(batch), graphs=True)
-        if not self._uses_graphs() or callbacks.on_evaluation is not None or captured in self._failed:
-            return eager
-        return captured
-
-    @contextmanager
-    def _in_effect(self) -> Iterator[None]:
-        """The plan's precision and no other: a caller's autocast is not for it. And its tuner."""
-        tuner = self._tuner if autotune_enabled() else None
-        with matmul_precision(self.precision), torch.autocast(self.device.type, enabled=False), use_tuner(tuner):
-            yield
-
-    def _uses_graphs(self) -> bool:
-        return self.savings.graphs and cuda_graph.available(self.device)
+        may_capture = self.networks.savings.graphs and cuda_graph.available(self.networks.device)
+        return captured if may_capture and callbacks.on_evaluation is None and not self.pool.failed(captured) else eager
 
     def _build(self, key: ProgramKey) -> SamplingProgram:
-        program = SamplingProgram(self, key.schedule, key.batch, key.noise_dtype, key.held)
-        if key.graphs and not cuda_graph.try_capture(program.capture, self._make_room, "sampling"):
-            with self._lock:
-                self._failed.add(key)
+        program = SamplingProgram(self.networks, key.schedule, key.batch, key.noise_dtype, key.held)
+        if key.graphs and not cuda_graph.try_capture(program.capture, self.pool.make_room, "sampling"):
+            self.pool.remember_failure(key)
         return program
 
-    def _take(self, key: ProgramKey) -> SamplingProgram | None:
-        """An idle program, which then belongs to the caller alone."""
+
+class Plans:
+    """The inference plans of one model, one a precision, each made again when a weight has changed or moved.
+
+    A copy or a pickle of it is empty: a copied model packs its own weights when it samples.
+    """
+
+    def __init__(self) -> None:
+        self._plans: dict[Precision, tuple[list[Any], Tensor, InferencePlan]] = {}
+        self._lock = threading.Lock()  # two threads that sample from one model share its plan
+
+    def __reduce__(self) -> tuple[type[Plans], tuple[()]]:
+        return Plans, ()
+
+    def plan(
+        self,
+        ar: ARTransformer,
+        flow: FlowTransformer,
+        pyramid: LatentPyramid,
+        config: FlowARConfig,
+        precision: Precision,
+    ) -> InferencePlan:
+        """The plan for `precision`; arguments as of `InferencePlan`, those of the same model at every call."""
+        parts, sums = contents(ar, flow)
+        with self._lock:
+            if precision in self._plans:
+                packed_parts, packed_sums, plan = self._plans[precision]
+                if packed_parts == parts and torch.equal(packed_sums, sums):
+                    return plan
+                plan.close()
+            plan = InferencePlan(ar, flow, pyramid, config, precision)
+            self._plans[precision] = parts, sums, plan
+            return plan
+
+
+class ProgramKey(NamedTuple):
+    """What two calls must have in common to run the same program."""
+
+    batch: int
+    schedule: Schedule
+    noise_dtype: torch.dtype | None  # None: from seeds
+    attention_backend: str
+    autotune: bool
+    reference_ops: bool
+    held: int | None  # None: without pins
+    graphs: bool
+
+
+class ProgramPool:
+    """The captured programs of a plan that are not at work: a call takes the one that fits it, and gives it back.
+
+    Those that were used last stay, at most `MAX_PROGRAMS` of them and within `memory_budget`.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._idle: list[tuple[ProgramKey, SamplingProgram]] = []  # the last used last
+        self._failed: set[ProgramKey] = set()  # what could not be captured
+        self._lock = threading.Lock()
+
+    def take(self, key: ProgramKey) -> SamplingProgram | None:
+        """A program that waits for such a call, which it then belongs to alone."""
         with self._lock:
             for i in reversed(range(len(self._idle))):
                 if self._idle[i][0] == key:
                     return self._idle.pop(i)[1]
         return None
 
-    def _give_back(self, key: ProgramKey, program: SamplingProgram) -> None:
+    def give_back(self, key: ProgramKey, program: SamplingProgram) -> None:
         """Keep a captured program for the next call; others cost nothing to build."""
         if not program.captured:
             program.release()
@@ -253,18 +216,34 @@ class InferencePlan:
         for each in evicted:
             each.close()
 
+    def waiting(self) -> list[tuple[ProgramKey, SamplingProgram]]:
+        """The programs that wait, the last used last."""
+        with self._lock:
+            return [*self._idle]
 
-class ProgramKey(NamedTuple):
-    """What two calls must have in common to run the same program."""
+    def failed(self, key: ProgramKey) -> bool:
+        """Whether a program for such calls could not be captured."""
+        with self._lock:
+            return key in self._failed
 
-    batch: int
-    schedule: Schedule
-    noise_dtype: torch.dtype | None  # None: from seeds
-    attention_backend: str
-    autotune: bool
-    reference_ops: bool
-    held: int | None  # None: without pins
-    graphs: bool
+    def remember_failure(self, key: ProgramKey) -> None:
+        """Do not try again to capture a program for such calls, until `close`."""
+        with self._lock:
+            self._failed.add(key)
+
+    def make_room(self) -> bool:
+        """Let go of the programs that wait; whether there were any."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for _, program in idle:
+            program.close()
+        return bool(idle)
+
+    def close(self) -> None:
+        """Let go of the programs that wait; what could not be captured is tried again."""
+        self.make_room()
+        with self._lock:
+            self._failed.clear()
 
 
 class ProgramReport(NamedTuple):
@@ -285,12 +264,6 @@ class PlanReport(NamedTuple):
     weight_bytes: int
     programs: list[ProgramReport]
     choices: dict[str, Choice]
-
-
-def weight_bytes(module: nn.Module) -> dict[int, int]:
-    """Sizes of the parameters, and of the matrices of prepacked layers, each under a number of its own."""
-    packed = [layer.packed for layer in module.modules() if isinstance(layer, PrepackedLinear)]
-    return {each.data_ptr(): each.nbytes for each in module.parameters()} | {id(each): each.nbytes for each in packed}
 
 
 def memory_budget(device: torch.device) -> float:

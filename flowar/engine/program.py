@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from flowar import ops
 from flowar.engine.cuda_graph import StreamOrder, capture
-from flowar.networks.flow_transformer import BlockContext
+from flowar.engine.packed import PackedNetworks
+from flowar.engine.steering import Steering, TimeTables
 from flowar.sampling.callbacks import Callbacks, OnStep
 from flowar.sampling.pins import Pins, pin
 from flowar.sampling.schedule import Schedule
 from flowar.sampling.solvers import integrate
 from flowar.system.transfer import to_device
-
-if TYPE_CHECKING:
-    from flowar.engine.plan import InferencePlan
-
-# Bytes of modulations computed ahead of their steps. A GPU wants few and large GEMMs; a CPU its caches.
-MODULATION_BUDGET = {"accelerator": 256 * 2**20, "cpu": 16 * 2**20}
 
 # Bytes of the widest activation of one step on a CPU: more images than that are integrated group by group, so that what
 # one layer writes is still in the caches for the next. A GPU takes all at once.
@@ -39,7 +32,7 @@ class SamplingProgram:
 
     def __init__(
         self,
-        plan: InferencePlan,
+        networks: PackedNetworks,
         schedule: Schedule,
         batch: int,
         noise_dtype: torch.dtype | None,
@@ -49,8 +42,8 @@ class SamplingProgram:
 
         held: of the pins that `run` is given, see `Pins.held`; None if it is given none.
         """
-        device, config, scales = plan.device, plan.config, len(plan.config.grids)
-        self.plan, self.batch = plan, batch
+        device, config, scales = networks.device, networks.config, len(networks.config.grids)
+        self.networks, self.batch = networks, batch
         self.evaluations = [schedule.evaluations(k, scales) for k in range(scales)]
         self.weights = [schedule.guidance_weights(k, scales) for k in range(scales)]
         guided = any(weight != 1 for weights in self.weights for weight in weights)
@@ -64,10 +57,10 @@ class SamplingProgram:
         self.held = held
         self.pins: Pins | None = None
         if held is not None:
-            self.pins = Pins(buffers(config.latent_channels, plan.state_dtype), buffers(1, plan.state_dtype))
-        self.cache = plan.ar.new_cache(len(self.labels), plan.dtype)
+            self.pins = Pins(buffers(config.latent_channels, networks.state_dtype), buffers(1, networks.state_dtype))
+        self.cache = networks.ar.new_cache(len(self.labels), networks.dtype)
         times = [tuple(each.time for each in evaluations) for evaluations in self.evaluations]
-        tables = {grid: TimeTables(plan, to_device(torch.tensor(grid), device)[:, None, None]) for grid in {*times}}
+        tables = {grid: TimeTables(networks, to_device(torch.tensor(grid), device)[:, None, None]) for grid in {*times}}
         self.tables = [tables[grid] for grid in times]  # scales with the same times share theirs
         self.modulations: Sequence[Tensor] = ()
         self.tokens = [torch.empty(0)] * scales
@@ -82,7 +75,7 @@ class SamplingProgram:
         Raises:
             RuntimeError: if that fails; the program then runs as before.
         """
-        self.works, pool_bytes = capture(self.works, self.plan.device)
+        self.works, pool_bytes = capture(self.works, self.networks.device)
         self.captured, self.bytes = True, pool_bytes + self.cache.keys.nbytes + self.cache.values.nbytes
 
     def run(
@@ -127,15 +120,15 @@ class SamplingProgram:
 
     def _scale(self, k: int) -> Tensor:
         """Tokens [batch, n_k, c] of scale k, given those of the scale before."""
-        plan, rows = self.plan, len(self.labels) // self.batch
+        networks, rows = self.networks, len(self.labels) // self.batch
         if k == 0:
             self.cache.offset = 0
-        if k == 0 or not plan.savings.class_modulations_once:
-            self.modulations = plan.ar.modulations(self.labels)
+        if k == 0 or not networks.savings.class_modulations_once:
+            self.modulations = networks.ar.modulations(self.labels)
         inputs = None
         if k > 0:
-            inputs = plan.pyramid.upsample(self.tokens[k - 1], k).to(plan.dtype).repeat(rows, 1, 1)
-        z = plan.ar.step(inputs, self.labels, self.modulations, self.cache)  # [batch or 2 batch, n_k, D]
+            inputs = networks.pyramid.upsample(self.tokens[k - 1], k).to(networks.dtype).repeat(rows, 1, 1)
+        z = networks.ar.step(inputs, self.labels, self.modulations, self.cache)  # [batch or 2 batch, n_k, D]
         if self.held is not None and k < self.held:
             self.tokens[k] = self._arrived(k)
             return self.tokens[k]
@@ -164,7 +157,7 @@ class SamplingProgram:
         """Which images are integrated together, and views of their conditions [b or 2b, n, D]."""
         halves, size = z.view(-1, *state.shape[:2], z.shape[-1]), len(state)
         if state.device.type == "cpu" and self.callbacks.on_evaluation is None:
-            image_bytes = halves[:, 0, :, 0].numel() * self.plan.flow.widest * z.element_size()
+            image_bytes = halves[:, 0, :, 0].numel() * self.networks.flow.widest * z.element_size()
             size = max(1, ACTIVATION_BUDGET // image_bytes)
         for start in range(0, len(state), size):
             yield slice(start, start + size), halves[:, start : start + size].flatten(0, 1)
@@ -173,18 +166,19 @@ class SamplingProgram:
         """The noise of scale k, to be changed in place."""
         if self.noise is not None:
             return self.noise[k].clone()
-        n, channels = self.plan.config.scale_lengths[k], self.plan.config.latent_channels
-        return ops.counter_normal(self.seeds, k, n * channels).view(self.batch, n, channels).to(self.plan.state_dtype)
+        n, channels = self.networks.config.scale_lengths[k], self.networks.config.latent_channels
+        noise = ops.counter_normal(self.seeds, k, n * channels).view(self.batch, n, channels)
+        return noise.to(self.networks.state_dtype)
 
     def _integrate(
         self, k: int, state: Tensor, z: Tensor, on_step: OnStep, constrain: Callable[[float, float], None] | None
     ) -> None:
         """The ODE of scale k from its noise, for some of the images, in place."""
         weights, batch = self.weights[k], len(state)
-        rows = [len(z) if weight != 1 or not self.plan.savings.conditional_half else batch for weight in weights]
-        steering = Steering(self.plan, self.tables[k], z, k)
+        rows = [len(z) if weight != 1 or not self.networks.savings.conditional_half else batch for weight in weights]
+        steering = Steering(self.networks, self.tables[k], z, k)
         steps = steering.steps(rows)
-        network_input = state.to(self.plan.dtype).repeat(max(rows) // batch, 1, 1)
+        network_input = state.to(self.networks.dtype).repeat(max(rows) // batch, 1, 1)
 
         def velocity(i: int) -> Tensor:
             on_step()
@@ -200,88 +194,3 @@ def every(count: int, callback: OnStep) -> OnStep:
     """A function whose every `count`-th call calls `callback`."""
     calls = itertools.count(1)
     return lambda: None if next(calls) % count else callback()
-
-
-class TimeTables:
-    """τ and the modulations that depend on τ alone, at the times of one scale's evaluations."""
-
-    def __init__(self, plan: InferencePlan, times: Tensor) -> None:
-        """times [T, 1, 1]."""
-        self.plan, self.times = plan, times
-        self.once = self._compute(times) if plan.savings.time_tables else None
-
-    def at(self, start: int, stop: int) -> tuple[Tensor, list[Tensor | None]]:
-        """Of steps start .. stop - 1: τ [T, 1, 1, W], and for every block [T, 1, 1, 3W] or None."""
-        if self.once is None:
-            return self._compute(self.times[start:stop])
-        tau, by_time = self.once
-        return tau[start:stop], [None if table is None else table[start:stop] for table in by_time]
-
-    def _compute(self, times: Tensor) -> tuple[Tensor, list[Tensor | None]]:
-        tau = self.plan.flow.time_embed(times)
-        return tau, [block.by_time(F.silu(tau)) for block in self.plan.flow.blocks]
-
-
-class Steering:
-    """What steers the flow transformer at every step of one scale: contexts of the blocks, modulation of the output."""
-
-    def __init__(self, plan: InferencePlan, tables: TimeTables, z: Tensor, k: int) -> None:
-        """z [B or 2B, n, D] of scale k."""
-        self.plan, self.tables, self.z = plan, tables, z
-        self.flow = plan.flow_of(z.shape[1])
-        self.rotation, self.lengths = self.flow.rotation([k]), [self.flow.lengths[k]]
-        self.conditions = self.flow.condition_embed(z)  # [B or 2B, n, W]
-        self.known = self._keys_values() if plan.savings.cross_attention_once else None
-        self.steps_ahead = 0  # whose modulations one GEMM computes; 0: one GEMM a block, when its turn comes
-        if plan.savings.modulations_ahead:
-            width = sum(layer.out_features for layer in self._layers())
-            step_bytes = z.shape[:2].numel() * width * z.element_size()
-            kind = "cpu" if z.device.type == "cpu" else "accelerator"
-            self.steps_ahead = MODULATION_BUDGET[kind] // step_bytes
-
-    def steps(self, rows_per_step: Sequence[int]) -> Iterator[tuple[Iterable[BlockContext], Tensor]]:
-        """Step by step, for the first `rows_per_step[i]` rows of the conditions."""
-        for start, stop in self._chunks(rows_per_step):
-            rows = rows_per_step[start]
-            tau, by_time = self.tables.at(start, stop)
-            by_position, output_modulation = self._modulations(self._steer(rows, tau))
-            for i in range(stop - start):
-                yield self._contexts(i, rows, by_position, by_time), output_modulation[i]
-
-    def _chunks(self, rows: Sequence[int]) -> Iterator[tuple[int, int]]:
-        """Runs of consecutive steps with equally many rows, none longer than the budget allows."""
-        start, longest = 0, max(1, self.steps_ahead)
-        for i in range(1, len(rows) + 1):
-            if i == len(rows) or rows[i] != rows[start] or i - start == longest:
-                yield start, i
-                start = i
-
-    def _steer(self, rows: int, tau: Tensor) -> Tensor:
-        """SiLU(c + τ) of T steps: [T, rows, n, W]."""
-        c, steps = self.conditions[:rows], len(tau)
-        return ops.silu_add(c.reshape(1, -1, c.shape[-1]).expand(steps, -1, -1), tau[:, 0]).view(steps, *c.shape)
-
-    def _modulations(self, steer: Tensor) -> tuple[Iterable[Tensor], Tensor]:
-        """Of every block [T, rows, n, 6W or 3W], and of the output [T, rows, n, 2W]."""
-        *layers, output_layer = self._layers()
-        if self.plan.modulation is not None and (self.steps_ahead or not self.plan.savings.modulations_ahead):
-            sizes = [layer.out_features for layer in (*layers, output_layer)]
-            *blocks, output = self.plan.modulation(steer).split(sizes, -1)
-            return blocks, output
-        blocks_in_turn = (layer(steer) for layer in layers)
-        return list(blocks_in_turn) if len(steer) > 1 else blocks_in_turn, output_layer(steer)
-
-    def _layers(self) -> list[nn.Linear]:
-        return [*(block.position_modulation for block in self.flow.blocks), self.flow.output_modulation]
-
-    def _contexts(
-        self, i: int, rows: int, by_position: Iterable[Tensor], by_time: Sequence[Tensor | None]
-    ) -> Iterator[BlockContext]:
-        """Of step i of a chunk; each block's when its turn comes, so that modulations need not live all at once."""
-        known = self._keys_values() if self.known is None else self.known
-        for position, time, pair in zip(by_position, by_time, known, strict=True):
-            keys_values = None if pair is None else tuple(each[:rows] for each in pair)
-            yield BlockContext(position[i], None if time is None else time[i], keys_values)
-
-    def _keys_values(self) -> list[tuple[Tensor, ...] | None]:
-        return [block.keys_values(self.z, self.rotation) for block in self.flow.blocks]

@@ -1,6 +1,7 @@
 """A copy of the transformers that is fit for inference: exact rewritings of their weights.
 
-`exact` are the model's own layers, from which products of weights are taken before they are rounded.
+`exact` are the model's own layers, from which products of weights are taken before they are rounded. Layers of other
+classes than this package's, and those with hooks, are not rewritten: they are called as they are.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flowar.engine.onednn_linear import PrepackedLinear
+from flowar.engine.onednn_linear import PrepackedLinear, is_matrix
 from flowar.networks.attention import CrossAttention, SelfAttention
-from flowar.networks.flow_transformer import AttnCrossMLPBlock, FlowTransformer
-from flowar.networks.layers import GEGLU, ResidualStream, RMSNorm, linear_of
+from flowar.networks.flow_transformer import AttnCrossMLPBlock, AttnMLPBlock, FlowTransformer
+from flowar.networks.layers import GEGLU, ResidualStream, RMSNorm, is_plain, linear_of
 
 Packable = TypeVar("Packable", bound=nn.Module)
 
@@ -27,9 +28,9 @@ def pack(module: Packable, dtype: torch.dtype) -> Packable:
     """A copy of `module` for inference in `dtype`: parameters cast, or shared where the dtype is theirs."""
     shared: dict[int, Any] = {id(each): frozen(each.detach().to(dtype)) for each in module.parameters()}
     for layer in module.modules():
-        if isinstance(layer, PrepackedLinear):
+        if isinstance(layer, PrepackedLinear) and layer.dtype != dtype:
             bias = None if layer.bias is None else shared[id(layer.bias)]
-            shared[id(layer)] = layer if layer.dtype == dtype else linear_of(frozen(layer.weight.to(dtype)), bias)
+            shared[id(layer)] = linear_of(frozen(layer.weight.to(dtype)), bias)
     packed = copy.deepcopy(module, shared).eval()
     for layer in packed.modules():
         if isinstance(layer, AttnCrossMLPBlock):
@@ -48,7 +49,7 @@ def wide(weight: Tensor) -> Tensor:
 
 def pad_hidden(layer: GEGLU) -> None:
     """Pad the hidden width with zeros, in place: gelu(0) * 0 = 0, so the output does not change."""
-    if isinstance(layer.fc1, PrepackedLinear):  # oneDNN pads by itself
+    if not is_plain(layer.fc1, nn.Linear) or not is_plain(layer.fc2, nn.Linear):  # oneDNN pads by itself
         return
     hidden = layer.fc2.in_features
     padding = -hidden % HIDDEN_MULTIPLE
@@ -78,13 +79,18 @@ class FoldedNorm(nn.Module):
 
 
 def fold_norms(packed: FlowTransformer, exact: FlowTransformer) -> None:
-    """Multiply the weights of both norms of cross-attention into the only layers that read them, in place."""
+    """Multiply the weights of both norms of cross-attention into the only layers that read them, in place.
+
+    Not into prepacked layers, which are shared with the model: that would take a second copy.
+    """
     for block, exact_block in zip(packed.blocks, exact.blocks, strict=True):
-        if isinstance(block, AttnCrossMLPBlock) and isinstance(exact_block, AttnCrossMLPBlock):
+        if is_plain(block, AttnCrossMLPBlock) and is_plain(block.cross, CrossAttention):
             for norm, name in (("cross_norm", "q"), ("condition_norm", "kv")):
-                weight = wide(getattr(exact_block.cross, name).weight) * wide(getattr(exact_block, norm).weight)
-                setattr(block.cross, name, linear_of(frozen(weight.to(block.mlp.fc1.bias.dtype))))
-                setattr(block, norm, FoldedNorm(getattr(block, norm)))
+                linear: nn.Module = getattr(block.cross, name)
+                if is_plain(linear, nn.Linear) and is_plain(getattr(block, norm), RMSNorm):
+                    weight = wide(getattr(exact_block.cross, name).weight) * wide(getattr(exact_block, norm).weight)
+                    setattr(block.cross, name, linear_of(frozen(weight.to(linear.weight.dtype))))
+                    setattr(block, norm, FoldedNorm(getattr(block, norm)))
 
 
 class SingleTokenAttention(nn.Module):
@@ -119,13 +125,20 @@ class SingleTokenCrossAttention(nn.Module):
 
 def single_token(packed: FlowTransformer, exact: FlowTransformer) -> FlowTransformer:
     """The flow transformer for the scale of one token: `packed`, whose weights it shares, with simpler attention."""
-    blocks = []
-    for block, exact_block in zip(packed.blocks, exact.blocks, strict=True):
-        changed: dict[str, nn.Module] = {"attn": SingleTokenAttention(block.attn, exact_block.attn)}
-        if isinstance(block, AttnCrossMLPBlock):
-            changed["cross"] = SingleTokenCrossAttention(block.cross)
-        blocks.append(with_modules(block, changed))
-    return with_modules(packed, {"blocks": nn.ModuleList(blocks)})
+    pairs = zip(packed.blocks, exact.blocks, strict=True)
+    return with_modules(packed, {"blocks": nn.ModuleList(single_token_block(*pair) for pair in pairs)})
+
+
+def single_token_block(packed: Any, exact: Any) -> nn.Module:
+    """A block for the scale of one token; what does not compute attention as this package's blocks do stays."""
+    changed: dict[str, nn.Module] = {}
+    crossing = is_plain(exact, AttnCrossMLPBlock)
+    attentive = (crossing or is_plain(exact, AttnMLPBlock)) and is_plain(exact.attn, SelfAttention)
+    if attentive and is_matrix(exact.attn.qkv) and is_matrix(exact.attn.proj):
+        changed["attn"] = SingleTokenAttention(packed.attn, exact.attn)
+    if crossing and is_plain(exact.cross, CrossAttention):
+        changed["cross"] = SingleTokenCrossAttention(packed.cross)
+    return with_modules(packed, changed)
 
 
 def with_modules(module: Packable, changed: dict[str, nn.Module]) -> Packable:
@@ -135,9 +148,14 @@ def with_modules(module: Packable, changed: dict[str, nn.Module]) -> Packable:
     return clone
 
 
-def stack_modulations(flow: FlowTransformer) -> nn.Linear:
-    """All modulations per position, the blocks' and the output's, as one layer whose weights theirs become views of."""
+def stack_modulations(flow: FlowTransformer) -> nn.Linear | None:
+    """All modulations per position, the blocks' and the output's, as one layer whose weights theirs become views of.
+
+    None if one of them is no plain layer.
+    """
     layers = [*(block.position_modulation for block in flow.blocks), flow.output_modulation]
+    if not all(is_plain(layer, nn.Linear) for layer in layers):
+        return None
     stacked = linear_of(*(frozen(torch.cat([getattr(each, name) for each in layers])) for name in ("weight", "bias")))
     sizes = [layer.out_features for layer in layers]
     for layer, weight, bias in zip(layers, stacked.weight.split(sizes), stacked.bias.split(sizes), strict=True):

@@ -125,7 +125,7 @@ def open_images_to_evaluate(
         return stored, {"images": stored.record()}
     pipeline = FlowARPipeline.from_pretrained(config.model)
     about_model = model_record(config.model, pipeline)  # before the weights are packed
-    pipeline.to(ranks.device)
+    pipeline.to(ranks.device).prepack(config.dtype)
     schedule = pipeline.model.schedule(
         config.num_inference_steps, config.guidance_scale, config.guidance_interval, config.schedule
     )

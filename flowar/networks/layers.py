@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from flowar import ops
+
+Kind = TypeVar("Kind", bound=nn.Module)
 
 RMS_EPS = 1e-6
 
@@ -97,6 +99,11 @@ def linear_of(weight: nn.Parameter, bias: nn.Parameter | None = None) -> nn.Line
     layer.weight = weight
     layer.register_parameter("bias", bias)
     return layer
+
+
+def is_plain(module: nn.Module, kind: type[Kind]) -> TypeGuard[Kind]:
+    """Whether a module computes what its class says: it is of `kind` itself, of no subclass, and has no hooks."""
+    return type(module) is kind and not module._forward_hooks and not module._forward_pre_hooks
 
 
 def replace_leaves(module: nn.Module, replacement: Callable[[nn.Module], nn.Module]) -> None:
