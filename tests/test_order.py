@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -13,14 +14,11 @@ from types import FrameType
 import pytest
 from conftest import small_model
 
-import flowar
 from flowar import FlowAR
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "flowar"
 FILES_AT_ROOT = {"__init__", "__main__", "cli", "config", "errors", "images", "model", "pipeline"}
-
-TOP_NAMES = {("flowar", name) for name in flowar._MODULES}
 
 # What imports upward all the same: a picture of the nearest images compares features; pushing is a method, and lazy.
 EXCEPTIONS = {("flowar.show.neighbours", "flowar.evaluation.extractors"), ("flowar.pipeline", "flowar.sharing")}
@@ -57,8 +55,20 @@ def imports(tree: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
             yield from imports(node)
 
 
+@functools.cache
+def lazy_names() -> dict[tuple[str, str], str]:
+    """The module behind every (package, name) that a package imports when it is first asked for."""
+    found = {}
+    for package, source in sources().items():
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "lazy_names":
+                for module, names in ast.literal_eval(node.args[1]).items():
+                    found |= {(package, name): f"{package}.{module}" for name in names}
+    return found
+
+
 def imported(source: str, modules: Mapping[str, str]) -> set[str]:
-    """The modules of this package that a text imports."""
+    """The modules of this package that a text imports; for a name that a package imports lazily, the one behind it."""
     found = set()
     for node in imports(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -66,8 +76,8 @@ def imported(source: str, modules: Mapping[str, str]) -> set[str]:
         else:
             assert node.level == 0, f"expected absolute imports, got {ast.unparse(node)}"
             names = {alias.name: f"{node.module}.{alias.name}" for alias in node.names}
-            found |= {full if full in modules else str(node.module) for full in names.values()}
-            found |= {f"flowar.{flowar._MODULES[name]}" for name in names if (node.module, name) in TOP_NAMES}
+            behind = {name: lazy_names().get((str(node.module), name), str(node.module)) for name in names}
+            found |= {full if full in modules else behind[name] for name, full in names.items()}
     return {name for name in found if name in modules and name != "flowar"}
 
 
@@ -121,6 +131,7 @@ class TestOrder:
             ("flowar.sampling.noise", "def f():\n    import flowar.pipeline", "flowar.pipeline"),
             ("flowar.engine.plan", "class C:\n    def f(self):\n        from flowar import model", "flowar.model"),
             ("flowar.networks.layers", "from flowar import FlowARPipeline", "flowar.pipeline"),
+            ("flowar.engine.plan", "from flowar.training import train", "flowar.training.trainer"),
             ("flowar.show.states", "from flowar.preview import film", "flowar.preview.film"),
             ("flowar.show.states", "from flowar.evaluation import extractors", "flowar.evaluation.extractors"),
             ("flowar.pipeline", "if TYPE_CHECKING:\n    pass\nelse:\n    import flowar.demo.page", "flowar.demo.page"),
