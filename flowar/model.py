@@ -20,7 +20,7 @@ from flowar.config import FlowARConfig, require
 from flowar.engine.onednn_linear import prepack, unpack, unpacked
 from flowar.engine.plan import InferencePlan, Plans
 from flowar.networks.ar_transformer import ARTransformer
-from flowar.networks.arguments import check_labels, check_scale, check_shape
+from flowar.networks.arguments import check_labels, check_shape, matching_scale
 from flowar.networks.attention_backends import use_attention_backend
 from flowar.networks.flow_transformer import FlowTransformer, over_tokens
 from flowar.networks.initialization import initialize
@@ -139,7 +139,7 @@ class FlowAR(PretrainedModel):
             ValueError: if no scale has n tokens, or the shapes do not fit together.
         """
         widths = (self.config.latent_channels, self.config.ar_width)
-        scale = check_scale(x_t, t, z_k, self.config.scale_lengths, widths)
+        scale = matching_scale(x_t, t, z_k, self.config.scale_lengths, widths)
         return self.flow_transformer(x_t, t[:, None], z_k, [scale])
 
     def loss(

@@ -16,7 +16,7 @@ def check_shape(name: str, tensor: Tensor, expected: Sequence[int]) -> None:
         raise ValueError(f"{name}: expected shape {list(expected)}, got {list(tensor.shape)}")
 
 
-def check_scale(x_t: Tensor, t: Tensor, z_k: Tensor, lengths: Sequence[int], widths: tuple[int, int]) -> int:
+def matching_scale(x_t: Tensor, t: Tensor, z_k: Tensor, lengths: Sequence[int], widths: tuple[int, int]) -> int:
     """The scale that has as many tokens as x_t [B, n, c]; t is to be [B], z_k [B, n, D], and `widths` (c, D).
 
     Raises:
