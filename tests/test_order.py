@@ -7,14 +7,20 @@ import functools
 import re
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import pytest
+import torch
 from conftest import small_model
+from torch import Tensor
 
 from flowar import FlowAR
+from flowar.sampling.callbacks import Callbacks
+from flowar.sampling.noise import image_seeds
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "flowar"
@@ -28,6 +34,15 @@ FILES_OF_THE_ALGORITHM = {
     *("model.py", "networks/ar_transformer.py", "networks/flow_transformer.py", "networks/latent_pyramid.py"),
     *("networks/attention.py", "networks/attention_backends.py", "networks/layers.py"),
     *("sampling/schedule.py", "sampling/solvers.py", "ops/backend.py", "ops/reference.py", "system/progress.py"),
+}
+
+# What a reader of the engine opens.
+FILES_OF_THE_ENGINE = {
+    *("engine/plan.py", "engine/packed.py", "engine/program.py", "engine/steering.py", "engine/rewrites.py"),
+    *("networks/ar_transformer.py", "networks/flow_transformer.py", "networks/latent_pyramid.py"),
+    *("networks/attention.py", "networks/attention_backends.py", "networks/layers.py"),
+    *("sampling/schedule.py", "sampling/solvers.py", "sampling/callbacks.py"),
+    *("system/autotune.py", "system/precision.py", "system/transfer.py"),
 }
 
 
@@ -161,23 +176,48 @@ def model(request: pytest.FixtureRequest) -> FlowAR:
     return small_model(flow_block=request.param)
 
 
-def test_files_of_the_published_algorithm(model: FlowAR, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What `sample(naive=True)` runs through once its arguments are checked; a file more is a decision."""
+@contextmanager
+def entered_files() -> Iterator[set[str]]:
+    """The files of the package whose functions are called in this context."""
     entered: set[str] = set()
-    algorithm = FlowAR._sample_published
 
     def note(frame: FrameType, event: str, _: object) -> None:
         path = Path(frame.f_code.co_filename)
         if event == "call" and PACKAGE in path.parents:
             entered.add(path.relative_to(PACKAGE).as_posix())
 
-    def profiled(*arguments: object) -> object:
-        sys.setprofile(note)
-        try:
-            return algorithm(*arguments)  # type: ignore[arg-type]
-        finally:
-            sys.setprofile(None)
+    sys.setprofile(note)
+    try:
+        yield entered
+    finally:
+        sys.setprofile(None)
+
+
+def test_files_of_the_published_algorithm(model: FlowAR, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `sample(naive=True)` runs through once its arguments are checked; a file more is a decision."""
+    algorithm = FlowAR._sample_published
+    runs = list[set[str]]()
+
+    def profiled(*arguments: Any) -> Tensor:
+        with entered_files() as entered:
+            runs.append(entered)
+            return algorithm(*arguments)
 
     monkeypatch.setattr(FlowAR, "_sample_published", profiled)
     model.sample([0, 1], 3, guidance_scale=2.0, naive=True)
-    assert entered == FILES_OF_THE_ALGORITHM
+    assert runs == [FILES_OF_THE_ALGORITHM]
+
+
+def test_files_of_the_engine(model: FlowAR) -> None:
+    """What a call runs through once its arguments are checked and weights are packed; a file more is a decision.
+
+    Ops are not counted: each is a formula in a file of its own.
+    """
+    plan, schedule = model._plan(model.precision("bfloat16")), model.schedule(3, 2.0)
+    arguments = torch.tensor([0, 1]), schedule, image_seeds(0, 2), Callbacks()
+    plan.sample(*arguments)
+    with entered_files() as entered:
+        plan.sample(*arguments)
+    files = {file for file in entered if not file.startswith("ops/")}
+    assert files - {"engine/onednn_linear.py"} == FILES_OF_THE_ENGINE  # which not every processor has
+    assert len(files) <= 18

@@ -67,6 +67,7 @@ class PackedNetworks:
         ar, flow: the transformers.
         single_token_flow: the flow transformer for a scale of one token.
         modulation: the modulations per position of all blocks and of the output, where they are one layer.
+        lengths, channels, null_class: those of the model.
         state_dtype: what the latents are kept in between evaluations.
         tuner: what measures kernels, on a GPU.
     """
@@ -81,7 +82,8 @@ class PackedNetworks:
         savings: Savings,
     ) -> None:
         check_forwards(ar, flow)
-        self.pyramid, self.config, self.precision, self.savings = pyramid, config, precision, savings
+        self.pyramid, self.precision, self.savings = pyramid, precision, savings
+        self.lengths, self.channels, self.null_class = config.scale_lengths, config.latent_channels, config.null_class
         self.dtype, self.state_dtype = precision.dtype, torch.promote_types(precision.dtype, torch.float32)
         self.device = ar.input_positions.device
         self.tuner = gpu_tuner(self.device) if savings.measured_kernels else None

@@ -70,6 +70,7 @@ class InferencePlan:
         savings = default_savings(parameter.device) if savings is None else savings
         self.networks = PackedNetworks(ar, flow, pyramid, config, precision, savings)
         self.pool = ProgramPool(parameter.device)
+        self._uses_graphs = savings.graphs and cuda_graph.available(parameter.device)
 
     @torch.inference_mode()
     def sample(
@@ -104,7 +105,7 @@ class InferencePlan:
     def report(self) -> PlanReport:
         """What this plan holds in memory, and which kernels it uses."""
         networks = self.networks
-        scales, choices = len(networks.config.grids), {} if networks.tuner is None else dict(networks.tuner.choices)
+        scales, choices = len(networks.lengths), {} if networks.tuner is None else dict(networks.tuner.choices)
         programs = [
             ProgramReport(key.batch, key.schedule.num_evaluations(scales), program.bytes)
             for key, program in self.pool.waiting()
@@ -124,8 +125,8 @@ class InferencePlan:
         kernels = attention_backend(), autotune_enabled(), ops.reference_active()
         eager = ProgramKey(batch, schedule, noise_dtype, *kernels, held, False)
         captured = eager._replace(batch=bucket(batch), graphs=True)
-        may_capture = self.networks.savings.graphs and cuda_graph.available(self.networks.device)
-        return captured if may_capture and callbacks.on_evaluation is None and not self.pool.failed(captured) else eager
+        watched = callbacks.on_evaluation is not None  # in a graph nobody can look in between
+        return eager if watched or not self._uses_graphs or self.pool.failed(captured) else captured
 
     def _build(self, key: ProgramKey) -> SamplingProgram:
         program = SamplingProgram(self.networks, key.schedule, key.batch, key.noise_dtype, key.held)

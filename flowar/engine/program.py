@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from functools import partial
 
 import torch
@@ -42,22 +43,22 @@ class SamplingProgram:
 
         held: of the pins that `run` is given, see `Pins.held`; None if it is given none.
         """
-        device, config, scales = networks.device, networks.config, len(networks.config.grids)
+        device, scales, channels = networks.device, len(networks.lengths), networks.channels
         self.networks, self.batch = networks, batch
         self.evaluations = [schedule.evaluations(k, scales) for k in range(scales)]
         self.weights = [schedule.guidance_weights(k, scales) for k in range(scales)]
         guided = any(weight != 1 for weights in self.weights for weight in weights)
-        self.labels = torch.full(((2 if guided else 1) * batch,), config.null_class, device=device)
+        self.labels = torch.full(((2 if guided else 1) * batch,), networks.null_class, device=device)
         self.seeds = torch.zeros(batch, dtype=torch.int64, device=device)
 
-        def buffers(channels: int, dtype: torch.dtype) -> list[Tensor]:
-            return [torch.zeros(batch, n, channels, dtype=dtype, device=device) for n in config.scale_lengths]
+        def buffers(width: int, dtype: torch.dtype) -> list[Tensor]:
+            return [torch.zeros(batch, n, width, dtype=dtype, device=device) for n in networks.lengths]
 
-        self.noise = None if noise_dtype is None else buffers(config.latent_channels, noise_dtype)
+        self.noise = None if noise_dtype is None else buffers(channels, noise_dtype)
         self.held = held
         self.pins: Pins | None = None
         if held is not None:
-            self.pins = Pins(buffers(config.latent_channels, networks.state_dtype), buffers(1, networks.state_dtype))
+            self.pins = Pins(buffers(channels, networks.state_dtype), buffers(1, networks.state_dtype))
         self.cache = networks.ar.new_cache(len(self.labels), networks.dtype)
         times = [tuple(each.time for each in evaluations) for evaluations in self.evaluations]
         tables = {grid: TimeTables(networks, to_device(torch.tensor(grid), device)[:, None, None]) for grid in {*times}}
@@ -67,7 +68,7 @@ class SamplingProgram:
         self.callbacks = Callbacks()
         self.works: Sequence[Callable[[], Tensor]] = [partial(self._scale, k) for k in range(scales)]
         self.captured, self.bytes = False, 0
-        self.order = StreamOrder(device)
+        self.order: StreamOrder | None = None  # of a captured program, which calls take one after the other
 
     def capture(self) -> None:
         """Turn the work of every scale into a CUDA graph.
@@ -76,6 +77,7 @@ class SamplingProgram:
             RuntimeError: if that fails; the program then runs as before.
         """
         self.works, pool_bytes = capture(self.works, self.networks.device)
+        self.order = StreamOrder(self.networks.device)
         self.captured, self.bytes = True, pool_bytes + self.cache.keys.nbytes + self.cache.values.nbytes
 
     def run(
@@ -86,13 +88,14 @@ class SamplingProgram:
         pins: Pins | None = None,
     ) -> Tensor:
         """Tokens of the last scale [b, n, c] for b <= batch labels, their noise or seeds [b], and their pins."""
-        with self.order:
+        with self.order or nullcontext():
             self._fill(class_labels, [noise] if isinstance(noise, Tensor) else noise, pins)
             return self._run(len(class_labels), callbacks)
 
     def close(self) -> None:
         """Wait until the memory of this program may be used for something else, and let go of it."""
-        self.order.synchronize()
+        if self.order is not None:
+            self.order.synchronize()
         self.release()
 
     def release(self) -> None:
@@ -166,7 +169,7 @@ class SamplingProgram:
         """The noise of scale k, to be changed in place."""
         if self.noise is not None:
             return self.noise[k].clone()
-        n, channels = self.networks.config.scale_lengths[k], self.networks.config.latent_channels
+        n, channels = self.networks.lengths[k], self.networks.channels
         noise = ops.counter_normal(self.seeds, k, n * channels).view(self.batch, n, channels)
         return noise.to(self.networks.state_dtype)
 
