@@ -14,7 +14,7 @@ import sys
 from itertools import chain
 
 import torch
-from fake_cuda import TO_HOST, WAIT, FakeCuda, Finding
+from fake_cuda import READ, WAIT, FakeCuda, Finding
 from gpu_work import Case, cases, faults
 
 from flowar.ops import backend
@@ -54,8 +54,8 @@ def tried(gpu: FakeCuda, case: Case) -> list[Finding]:
 
 
 def tells_of_changed_weights(finding: Finding) -> bool:
-    """Whether it is the copy, one a call, by which the host learns whether weights are those that were packed."""
-    return finding.kind == TO_HOST and finding.where.startswith("flowar/engine/packed.py")
+    """Whether it is the read, one a call, by which the host learns whether weights are those that were packed."""
+    return finding.kind == READ and finding.where.startswith("flowar/engine/plan.py")
 
 
 def row(gpu: FakeCuda, case: Case, found: list[Finding]) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowar.config import FlowARConfig
@@ -23,7 +24,9 @@ from flowar.system.autotune import autotune_enabled, gpu_tuner, use_tuner
 from flowar.system.precision import Precision, matmul_precision
 
 WORD = 8  # bytes that are summed at once
-FOLD = 1021  # words; a prime, so that no row of a matrix is a multiple of it
+RUN = (
+    61  # words; shorter than the rows of matrices, and no divisor of them, so that a row cannot change its place unseen
+)
 
 NAIVE_SERVES = "naive=True samples as the modules say"
 
@@ -164,31 +167,34 @@ def contents(*networks: nn.Module) -> tuple[list[Any], Tensor]:
     The classes, hooks and packed matrices of all modules, where their tensors lie, and `bit_sums` of these: weights may
     change without a trace, as by `parameter.data.mul_(2)`.
     """
-    modules = [module for network in networks for module in network.modules()]
-    tensors = [tensor for network in networks for tensor in (*network.parameters(), *network.buffers())]
-    structure = [
-        (type(each), "forward" in vars(each), *each._forward_hooks, *each._forward_pre_hooks, vars(each).get("number"))
-        for each in modules
-    ]
-    return [structure, [(each.data_ptr(), each.dtype, each.shape) for each in tensors]], bit_sums(tensors)
+    parts: list[Any] = []
+    tensors: list[Tensor] = []
+    for module in (module for network in networks for module in network.modules()):
+        settings = vars(module)
+        hooks = (*module._forward_hooks, *module._forward_pre_hooks)
+        parts.append((type(module), "forward" in settings, settings.get("number"), hooks))
+        tensors += [each for each in (*module._parameters.values(), *module._buffers.values()) if each is not None]
+    parts += [(tensor.data_ptr(), tensor.dtype, tensor.shape) for tensor in tensors]
+    return parts, bit_sums(tensors)
 
 
+@torch.inference_mode()
 def bit_sums(tensors: Sequence[Tensor]) -> Tensor:
-    """Sums over the bits of tensors, int64 on the CPU: read at the speed of memory, and exact.
+    """Sums over the bits of tensors, int64 on their device: exact, and read at the speed of memory.
 
-    The 64-bit words of each tensor are folded to `FOLD` sums (modulo 2**64), and those behind the last full row stay
-    as they are. A change that keeps the sums must cancel out in all of them, or move words by a multiple of `FOLD`.
+    There is one, modulo 2**64, for every `RUN` words of 64 bits; the words of a tensor behind its last run stay as they
+    are. A change that leaves no trace must cancel out in every run.
     """
     sums, rest = [], []
     for tensor in tensors:
-        data = tensor.detach().contiguous().view(-1).view(torch.uint8)
-        if data.storage_offset() % WORD:  # where words may not begin
-            data = data.clone()
-        folded = len(data) - len(data) % (WORD * FOLD)
-        if folded:
-            sums.append(data[:folded].view(torch.int64).view(-1, FOLD).sum(0))
-        rest.append(data[folded:])
-    return torch.cat((*sums, torch.cat(rest).long())).cpu()
+        data = tensor.reshape(-1)
+        if tensor.nbytes % WORD or data.storage_offset() * data.itemsize % WORD:
+            data = F.pad(data.view(torch.uint8), (0, -tensor.nbytes % WORD))  # a copy, which begins at a word
+        words = data.view(torch.int64)
+        if len(words) >= RUN:
+            sums.append(words.unfold(0, RUN, RUN).sum(1))
+        rest.append(words[len(words) // RUN * RUN :])
+    return torch.cat((*sums, *rest))
 
 
 def weight_bytes(module: nn.Module) -> dict[int, int]:
