@@ -104,11 +104,18 @@ class TestOneRun:
     def test_one_row(self) -> None:
         render(training_curves({"run": [row(20)]}))
 
-    def test_rows_of_an_older_version(self) -> None:
+    def test_the_shipped_run(self) -> None:
         figure = training_curves({"flowar-fashion": read_rows(SHIPPED)})
-        assert [text.get_text() for text in panel(figure, "velocity error per time").texts] == ["not recorded"]
-        assert panel(figure, "throughput").get_title() == "throughput"
+        assert "waiting for data" in panel(figure, "throughput").get_title()
         assert len(panel(figure, "velocity error per scale").lines) == 4
+        assert not panel(figure, "velocity error per time").texts
+        render(figure)
+
+    def test_rows_of_an_older_version(self) -> None:
+        """Without errors by time."""
+        old = [{name: value for name, value in row(step).items() if "time" not in name} for step in (20, 40)]
+        figure = training_curves({"run": old})
+        assert [text.get_text() for text in panel(figure, "velocity error per time").texts] == ["not recorded"]
         render(figure)
 
     def test_rows_of_a_resumed_run_that_became_newer(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from types import SimpleNamespace
 
@@ -23,9 +24,15 @@ def counted_flops(run: Callable[[], object]) -> int:
     def attention(q_shape: list[int], k_shape: list[int], v_shape: list[int], *_: object, **__: object) -> int:
         return int(sdpa_flop_count(q_shape, k_shape, v_shape))
 
-    # The counter knows the attention of GPUs alone.
-    cpu_attention = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention}
-    with FlopCounterMode(display=False, custom_mapping=cpu_attention) as counter:
+    def product(x_shape: list[int], weight_shape: list[int], *_: object, **__: object) -> int:
+        return 2 * math.prod(x_shape) * weight_shape[0]
+
+    # The counter knows neither the attention of CPUs nor products with packed matrices.
+    of_cpus = {
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention,
+        torch.ops.mkldnn._linear_pointwise: product,
+    }
+    with FlopCounterMode(display=False, custom_mapping=of_cpus) as counter:
         run()
     return sum(count for op, count in counter.get_flop_counts()["Global"].items() if "bmm" not in str(op))
 

@@ -171,7 +171,7 @@ def test_velocity_compiles_as_one_graph(flow_block: Any, backend: str) -> None:
     compiled = torch.compile(model.velocity, fullgraph=True, backend=backend)
     for tokens in (4, 16):
         x_t, t, z = torch.randn(2, tokens, 4), torch.rand(2), torch.randn(2, tokens, 32)
-        assert error(compiled(x_t, t, z), model.velocity(x_t, t, z)) < 1e-5
+        assert error(compiled(x_t, t, z), model.velocity(x_t, t, z)) < 2e-5
 
 
 @pytest.mark.parametrize(
