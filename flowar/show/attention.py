@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from flowar import ops
+from flowar.engine.onednn_linear import unpacked
 from flowar.model import FlowAR
 from flowar.networks.ar_transformer import ARTransformer
 from flowar.show.states import ar_inputs
@@ -31,7 +32,7 @@ class ScaleAttention(NamedTuple):
 @torch.inference_mode()
 def scale_attention(model: FlowAR, labels: Tensor, tokens: Sequence[Tensor], query: int) -> ScaleAttention:
     """The attention of a teacher-forced pass over `tokens` [B, n_k, c] of all scales; `query` is one of S positions."""
-    ar = model.unpack().ar_transformer  # whose layers the hooks are on
+    ar = unpacked(model).ar_transformer  # whose layers the hooks are on
     packed: list[Tensor] = []
     hooks = [block.attn.qk_norm.register_forward_hook(lambda *call: packed.append(call[2])) for block in ar.blocks]
     try:
