@@ -60,9 +60,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         command: Any = importlib.import_module(f"flowar.commands.{name.replace('-', '_')}")
         command.run(parse_options(name, command.Options, rest))
     except (ValueError, OSError, ImportError) as error:
-        fail(" ".join(str(error).split()))
+        fail(" ".join(sentence(error).split()))
     except KeyboardInterrupt:
         fail("interrupted")
+
+
+def sentence(error: Exception) -> str:
+    """What an error says; of one of the operating system, the file and the reason without its number."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def usage() -> str:

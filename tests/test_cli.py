@@ -775,3 +775,10 @@ def refused_after_log(capsys: pytest.CaptureFixture[str], arguments: Iterable[ob
         main([*map(str, arguments)])
     assert exit_.value.code == 2
     return capsys.readouterr().err.splitlines()[-1]
+
+
+def test_an_error_of_the_operating_system_is_a_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """The file, and the reason in words."""
+    missing = tmp_path / "missing.png"
+    arguments = ["edit", "vary", "--image", str(missing), "--classes", "0", "--keep_scales", "1"]
+    assert refused(capsys, arguments) == f"{missing}: No such file or directory"
