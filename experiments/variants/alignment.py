@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowar import FlowAR, FlowARConfig
-from flowar.evaluation.extractors import EfficientNetExtractor, efficientnet_lite0
+from flowar.evaluation.extractors import EfficientNetBlocks
 from flowar.model import Loss, check_shape
 from flowar.networks.layers import ResidualStream
 from flowar.tokenizers.base import Tokenizer
@@ -21,26 +21,14 @@ CHANNELS = 112  # that it has
 WEIGHT = 0.5  # as in REPA
 
 
-@cache
-def feature_network(device: torch.device) -> Any:
-    """EfficientNet-Lite0, frozen."""
-    return efficientnet_lite0().eval().requires_grad_(False).to(device)
+network = cache(EfficientNetBlocks)  # one a device
 
 
 @torch.no_grad()
 def features(images: Tensor, grid: Sequence[int]) -> Tensor:
     """Maps [B, 112, h, w] of images [B, 1 or 3, H, W] in [-1, 1], enlarged to 16 pixels for a position of the grid."""
-    network = feature_network(images.device)
     enlarged = F.interpolate(images, [16 * side for side in grid], mode="bicubic", antialias=True)
-    mean, std = (
-        torch.tensor(each, device=images.device)[:, None, None]
-        for each in (EfficientNetExtractor.mean, EfficientNetExtractor.std)
-    )
-    x = (enlarged.expand(-1, 3, -1, -1) / 2 + 0.5 - mean) / std
-    x = network._swish(network._bn0(network._conv_stem(x)))
-    for block in network._blocks[: BLOCK + 1]:
-        x = block(x)
-    return x
+    return network(images.device).maps(enlarged, BLOCK + 1)[-1]
 
 
 def encode_with_features(tokenizer: Tokenizer, images: Tensor) -> tuple[Tensor, Tensor]:

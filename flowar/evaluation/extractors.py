@@ -163,6 +163,30 @@ def efficientnet_lite0() -> Any:
     return network
 
 
+class EfficientNetBlocks:
+    """The blocks of EfficientNet-Lite0, with ImageNet's weights, which are frozen; gradients reach the images.
+
+    Raises:
+        MissingPackageError: without the extra `eval`.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.network = efficientnet_lite0().eval().requires_grad_(False).to(device)
+        self.mean = torch.tensor(EfficientNetExtractor.mean, device=device)[:, None, None]
+        self.std = torch.tensor(EfficientNetExtractor.std, device=device)[:, None, None]
+
+    def maps(self, images: Tensor, blocks: int) -> list[Tensor]:
+        """One map [B, C, h, w] for each of the first `blocks` blocks, of images [B, 1 or 3, H, W] in [-1, 1]."""
+        pixels = (images.expand(-1, 3, -1, -1) / 2 + 0.5 - self.mean) / self.std
+        network = self.network
+        x = network._swish(network._bn0(network._conv_stem(pixels)))
+        maps = []
+        for block in network._blocks[:blocks]:
+            x = block(x)
+            maps.append(x)
+        return maps
+
+
 class FashionExtractor(Extractor):
     """A classifier of Fashion-MNIST (`fashion_classifier.py`), by default the one that ships.
 

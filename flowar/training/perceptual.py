@@ -7,13 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flowar.config import require
-from flowar.evaluation.extractors import EfficientNetExtractor, efficientnet_lite0
+from flowar.evaluation.extractors import EfficientNetBlocks
 
 BLOCKS = (0, 2, 4)  # the last ones at strides 2, 4 and 8
 SMALLEST = 8  # sides of images that these can see
 
 
-class PerceptualLoss:
+class PerceptualLoss(EfficientNetBlocks):
     """The distance of two images in unit features, as in LPIPS but without learned weights:
 
         mean over blocks and positions of |a / |a| - b / |b||^2
@@ -23,11 +23,6 @@ class PerceptualLoss:
     Raises:
         MissingPackageError: without the extra `eval`.
     """
-
-    def __init__(self, device: torch.device) -> None:
-        self.network = efficientnet_lite0().eval().requires_grad_(False).to(device)
-        self.mean = torch.tensor(EfficientNetExtractor.mean, device=device)[:, None, None]
-        self.std = torch.tensor(EfficientNetExtractor.std, device=device)[:, None, None]
 
     def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
         """The loss (scalar) of images against targets, [B, 1 or 3, H, W] in [-1, 1]; only the images get gradients.
@@ -44,12 +39,5 @@ class PerceptualLoss:
 
     def features(self, images: Tensor) -> list[Tensor]:
         """One map [B, C, h, w] of unit vectors for each of `BLOCKS`."""
-        pixels = (images.expand(-1, 3, -1, -1) / 2 + 0.5 - self.mean) / self.std
-        network = self.network
-        x = network._swish(network._bn0(network._conv_stem(pixels)))
-        found = []
-        for number, block in enumerate(network._blocks[: BLOCKS[-1] + 1]):
-            x = block(x)
-            if number in BLOCKS:
-                found.append(F.normalize(x, dim=1))
-        return found
+        maps = self.maps(images, BLOCKS[-1] + 1)
+        return [F.normalize(maps[number], dim=1) for number in BLOCKS]
