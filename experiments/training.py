@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from experiments.budgets import Budget
 from experiments.catalog import Variant
 from experiments.tokenizers import CONVOLUTIONAL, FOLDER, TRAINED, rehearse, trained_tokenizer
-from experiments.variants import posterior
+from experiments.variants import latents_key, posterior
 from flowar import FlowAR
 from flowar.data.sources import IdxImages, open_idx
 from flowar.data.transforms import to_unit_range
@@ -82,7 +82,7 @@ class Data:
 
     def store(self, name: str, model: FlowAR) -> LatentStore:
         """What `model` trains on, by the tokenizer called `name`."""
-        key = (name, type(model), model.config.grids)
+        key = (name, *latents_key(model))
         if key not in self._stores:
             self._stores[key] = self._encode(self.tokenizer(name), model)
         return self._stores[key]

@@ -143,6 +143,19 @@ def test_encoded_scales_of_a_constant_image_are_constant() -> None:
         model.conditions(torch.zeros(2, 4, 4, 4), torch.zeros(2, dtype=torch.int64))
 
 
+def test_images_are_encoded_once_for_all_models_that_train_on_the_same(data: Data) -> None:
+    """Scales are made of latents, but for those of images that are encoded at every scale."""
+    coarse = replace(CONFIG, latent_size=7, latent_channels=16, scales=(1, 7))
+    fine = replace(coarse, scales=(1, 4, 7))
+    plain = [
+        data.store("pixel:4", MODELS[name](config)) for name in ("flowar", "addition") for config in (coarse, fine)
+    ]
+    assert all(store is plain[0] for store in plain)
+    encoded = [data.store("pixel:4", MODELS["encoded scales"](config)) for config in (coarse, fine)]
+    assert [store.shards[0].moments.shape[-2] for store in encoded] == [1 + 49, 1 + 16 + 49]
+    assert data.store("pixel:4", MODELS["aligned"](fine)).shards[0].moments.shape[3] == 16 + CHANNELS
+
+
 def test_aligned_states_point_where_the_features_do() -> None:
     """At first at random, then ever more; what is behind the latents is the image's features, and nothing is drawn."""
     torch.manual_seed(0)

@@ -51,3 +51,10 @@ def posterior(model: FlowAR, tokenizer: Tokenizer, images: Tensor) -> tuple[Tens
     if isinstance(model, AlignedFlowAR):
         return encode_with_features(tokenizer, images)
     return tokenizer.posterior(images)
+
+
+def latents_key(model: FlowAR) -> tuple[object, ...]:
+    """What the latents that `model` trains on depend on besides the tokenizer: with equal keys, they are the same."""
+    if isinstance(model, EncodedScalesFlowAR):
+        return EncodedScalesFlowAR, model.config.grids
+    return (AlignedFlowAR,) if isinstance(model, AlignedFlowAR) else ()
