@@ -655,7 +655,7 @@ class TestTrain:
                 return step(self, *rest)  # type: ignore[arg-type]
 
             patch.setattr(TrainingStep, "__call__", interrupted)
-            assert refused_after_log(capsys, arguments) == "flowar: interrupted"
+            assert refused_after_log(capsys, arguments, 130) == "flowar: interrupted"
         assert [path.stem for path in checkpoints(run / "checkpoints")] == ["step_00000002"]
         assert "resume it instead" in refused_after_log(capsys, arguments)
         main([*arguments, "--resume"])
@@ -769,11 +769,11 @@ class TestTrain:
         assert [path.name for path in files(tmp_path / "run")] == ["tokenizer.json"]
 
 
-def refused_after_log(capsys: pytest.CaptureFixture[str], arguments: Iterable[object]) -> str:
+def refused_after_log(capsys: pytest.CaptureFixture[str], arguments: Iterable[object], code: int = 2) -> str:
     """The last line on stderr of a command that has logged something before it failed."""
     with pytest.raises(SystemExit) as exit_:
         main([*map(str, arguments)])
-    assert exit_.value.code == 2
+    assert exit_.value.code == code
     return capsys.readouterr().err.splitlines()[-1]
 
 

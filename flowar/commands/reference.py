@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from flowar.commands import say
+
 
 @dataclass
 class Options:
@@ -59,4 +61,4 @@ def run(options: Options) -> None:
     reference.save(options.output)
     shutil.rmtree(chunks, ignore_errors=True)
     count = "statistics" if reference.count is None else f"{reference.count} images"
-    print(f"{extractor.name} features of {count} in {options.output}")
+    say(f"{extractor.name} features of {count} in {options.output}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from flowar.commands import say
 from flowar.errors import MissingPackageError
 from flowar.system.files import write_aside
 
@@ -96,5 +97,5 @@ def run(options: Options) -> None:
     write_tables(options.output, rows)
     figure = sweep_plot(rows)
     write_aside(options.output / PLOT, lambda aside: figure.savefig(aside, format="png", dpi=100))
-    print(markdown(rows), end="")
-    print(f"{len(rows)} points in {options.output}")
+    say(*markdown(rows).splitlines())
+    say(f"{len(rows)} points in {options.output}")

@@ -26,7 +26,7 @@ def write_card(folder: Path, card: Mapping[str, Any]) -> None:
         OSError: if writing fails; files that were there stay as they were.
     """
     write_json(folder / JSON_FILE, {"format": FORMAT} | dict(card))
-    write_aside(folder / MARKDOWN_FILE, lambda aside: aside.write_text(markdown(card)))
+    write_aside(folder / MARKDOWN_FILE, lambda aside: aside.write_text(markdown(card), encoding="utf-8"))
 
 
 def read_card(path: Path) -> dict[str, Any]:

@@ -204,8 +204,8 @@ def write_tables(folder: Path, rows: Sequence[Row]) -> None:
     writer = csv.DictWriter(text, [*rows[0]], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_aside(folder / CSV_TABLE, lambda aside: aside.write_text(text.getvalue()))
-    write_aside(folder / MARKDOWN_TABLE, lambda aside: aside.write_text(markdown(rows)))
+    write_aside(folder / CSV_TABLE, lambda aside: aside.write_text(text.getvalue(), encoding="utf-8"))
+    write_aside(folder / MARKDOWN_TABLE, lambda aside: aside.write_text(markdown(rows), encoding="utf-8"))
 
 
 def markdown(rows: Sequence[Row]) -> str:
