@@ -16,6 +16,7 @@ from flowar.images import to_pil
 from flowar.model import FlowAR
 from flowar.sampling.options import SamplingOptions
 from flowar.storage.hub import locate
+from flowar.system.together import write_together
 from flowar.tokenizers.base import Tokenizer
 from flowar.tokenizers.loading import check_tokenizer, load_tokenizer
 
@@ -86,11 +87,14 @@ class FlowARPipeline:
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write model and tokenizer into one folder; `dtype` is that of the model's stored weights.
 
+        Whenever the process is killed, the folder has all files as they were, or all new.
+
         Raises:
             OSError: if writing fails; files that were there stay as they were.
         """
-        self.model.save_pretrained(folder, dtype)
-        self.tokenizer.save_pretrained(folder)
+        with write_together(Path(folder)) as aside:
+            self.model.save_pretrained(aside, dtype)
+            self.tokenizer.save_pretrained(aside)
 
     def push_to_hub(
         self,

@@ -146,7 +146,7 @@ class Sweep:
         """
         own = {"num_images": self.num_images, "batch_size": self.batch_size, "seed": self.seed}
         precision = {"dtype": self.pipeline.model.precision(self.dtype).name}
-        check_settings(folder, dict(settings) | own | precision)
+        check_settings(folder, dict(settings) | own | precision, POINTS)
         metrics, seconds = self.metrics(folder / POINTS), self.times()
         return [point._asdict() | metrics[point] | {SECONDS: seconds[point]} for point in self.points]
 

@@ -27,6 +27,7 @@ from flowar.storage.weights import (
     shapes_of,
 )
 from flowar.system.files import read_json, write_json
+from flowar.system.together import write_together
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 METADATA = "flowar"  # what the configuration is called in the metadata of the weights
@@ -44,6 +45,8 @@ class PretrainedModel(nn.Module):
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write `config.json` and `model.safetensors`, which holds the configuration in its metadata too.
 
+        Whenever the process is killed, the folder has both files as they were, or both new.
+
         Args:
             folder: made if it does not exist.
             dtype: of the stored weights; the parameters' own if left out. Loading gives float32 again.
@@ -51,10 +54,11 @@ class PretrainedModel(nn.Module):
         Raises:
             OSError: if writing fails; files that were there stay as they were.
         """
-        folder, config = Path(folder), self.config.to_dict()
+        config = self.config.to_dict()
         weights = {name: weight.to("cpu", dtype) for name, weight in self.state_dict().items()}
-        save_tensors(folder / WEIGHTS_FILE, weights, {"format": "pt", METADATA: json.dumps(config)})
-        write_json(folder / CONFIG_FILE, config)
+        with write_together(Path(folder)) as aside:
+            save_tensors(aside / WEIGHTS_FILE, weights, {"format": "pt", METADATA: json.dumps(config)})
+            write_json(aside / CONFIG_FILE, config)
 
     @classmethod
     def from_pretrained(

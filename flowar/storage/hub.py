@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from flowar.errors import CheckpointError, first_line
+from flowar.system.together import finish_saving
 
 ASSETS = Path(__file__).parents[1] / "assets"
 # What this package saves, and the autoencoders of diffusers, alone or as a part of a pipeline. Nothing pickled.
@@ -21,11 +22,13 @@ def locate(source: str | Path, revision: str | None = None, cache_dir: str | Pat
 
     Raises:
         CheckpointError: if it is none of these, or the download fails.
+        OSError: if a process was killed while it saved into the folder, and what it left to do cannot be done.
     """
     shipped = {path.name: path for path in shipped_models()}
     if source in shipped:
         return shipped[str(source)]
     if Path(source).exists():
+        finish_saving(Path(source))
         return Path(source)
     names = ", ".join(shipped) or "none"
     if not isinstance(source, str) or not HUB_ID.fullmatch(source):

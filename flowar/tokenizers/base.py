@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from flowar.storage.weights import fingerprint, save_tensors
 from flowar.system.files import write_json
 from flowar.system.precision import exact_convolutions
+from flowar.system.together import write_together
 from flowar.tokenizers.tiled_decoding import decode_tiled
 
 RECORD_FILE, WEIGHTS_FILE = "tokenizer.json", "tokenizer.safetensors"
@@ -153,13 +154,16 @@ class Tokenizer(nn.Module):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `tokenizer.json` (the record) and, if there are weights, `tokenizer.safetensors`.
 
+        Whenever the process is killed, the folder has both files as they were, or both new.
+
         Raises:
             OSError: if writing fails; files that were there stay as they were.
         """
-        folder, weights = Path(folder), self.state_dict()
-        if weights:
-            save_tensors(folder / WEIGHTS_FILE, weights, {"format": "pt"})
-        write_json(folder / RECORD_FILE, self.record())
+        weights = self.state_dict()
+        with write_together(Path(folder)) as aside:
+            if weights:
+                save_tensors(aside / WEIGHTS_FILE, weights, {"format": "pt"})
+            write_json(aside / RECORD_FILE, self.record())
 
     @property
     def decoder(self) -> nn.Module | None:
