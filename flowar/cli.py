@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
-from flowar.errors import FlowARError, first_line, printable, sentence
+from flowar.errors import FlowARError, escaped, first_line, sentence
 from flowar.system.process import take_over_process, take_over_terminal
 from flowar.system.signals import exit_code
 from flowar.system.streams import flushed_output
@@ -107,7 +107,7 @@ class PrintableFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         message = super().formatMessage(record)
-        return "\n".join(map(printable, [message] if record.name.startswith("flowar") else message.split("\n")))
+        return "\n".join(map(escaped, [message] if record.name.startswith("flowar") else message.split("\n")))
 
 
 def report(error: Exception, show_traceback: bool) -> NoReturn:

@@ -7,7 +7,7 @@ import re
 __all__ = ["CheckpointError", "DataError", "FlowARError", "MissingPackageError", "TrainingError"]
 
 SYSTEM_NUMBER = re.compile(r"\[Errno -?\d+\] | \(os error \d+\)")  # as Python writes it, and Rust
-UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class FlowARError(ValueError):
@@ -40,7 +40,7 @@ def first_line(error: BaseException) -> str:
     refused = re.search(r"WeightsUnpickler error:\s*(.*)", text)
     line = next(iter((refused[1] if refused else text).strip().splitlines()), type(error).__name__)
     kept = [each for each in re.split(r"(?<=\.) ", SYSTEM_NUMBER.sub("", line)) if "weights_only" not in each]
-    return printable(" ".join(kept) or "it holds more than tensors and plain containers")
+    return escaped(" ".join(kept) or "it holds more than tensors and plain containers")
 
 
 def sentence(error: BaseException) -> str:
@@ -49,13 +49,13 @@ def sentence(error: BaseException) -> str:
         text = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
     else:
         text = str(error) if isinstance(error, FlowARError) else " ".join(str(error).split())
-    return printable(SYSTEM_NUMBER.sub("", text) or type(error).__name__)
+    return escaped(SYSTEM_NUMBER.sub("", text) or type(error).__name__)
 
 
-def printable(text: str) -> str:
+def escaped(text: str) -> str:
     """The text with escapes for what would move the cursor, end the line or turn the writing direction of a terminal.
 
     Those are control characters, line and paragraph separators, the controls of bidirectional text, and halves of
     surrogate pairs, which stand for the bytes of file names that are no text.
     """
-    return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

@@ -18,7 +18,7 @@ import torch
 from flowar.cli import COMMANDS, PrintableFormatter, main
 from flowar.commands import classes as classes_command
 from flowar.commands import say
-from flowar.errors import DataError, first_line, printable, sentence
+from flowar.errors import DataError, escaped, first_line, sentence
 
 FLOWAR = [sys.executable, "-m", "flowar"]
 
@@ -153,7 +153,7 @@ class TestNames:
         ],
     )
     def test_printable(self, text: str, shown: str) -> None:
-        assert printable(text) == shown
+        assert escaped(text) == shown
         assert sentence(DataError(text)) == shown
 
     def test_classes(self, capsys: pytest.CaptureFixture[str], tmp_path: Path, small_config: dict[str, Any]) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from flowar.errors import printable
+from flowar.errors import escaped
 
 
 def say(*lines: str) -> None:
     """Print lines at once, whatever control characters the names in them have."""
-    print(*map(printable, lines), sep="\n", flush=True)
+    print(*map(escaped, lines), sep="\n", flush=True)

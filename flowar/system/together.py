@@ -21,12 +21,19 @@ def write_together(folder: Path) -> Iterator[Path]:
     Raises:
         OSError: if writing fails; the files in `folder` are as they were and nothing is left behind.
     """
+    new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    with part_of(folder / SAVED, folder) as aside:
-        aside.mkdir()
-        yield aside
-        finish_saving(folder)
-        aside.rename(folder / SAVED)
+    try:
+        with part_of(folder / SAVED, folder) as aside:
+            aside.mkdir()
+            yield aside
+            finish_saving(folder)
+            aside.rename(folder / SAVED)
+    except BaseException:
+        if new:
+            with suppress(OSError):  # somebody else has put something there
+                folder.rmdir()
+        raise
     finish_saving(folder)
 
 

@@ -12,6 +12,7 @@ import torch
 from flowar.config import IMAGENET_CLASSES, FlowARConfig
 from flowar.model import FlowAR
 from flowar.pipeline import FlowARPipeline
+from flowar.system.arguments import check_type
 from flowar.system.files import read_rows, write_json
 from flowar.system.lock import locked_by_main
 from flowar.system.precision import default_device, matmul_precision, parse_dtype
@@ -65,6 +66,7 @@ def train(config: TrainConfig, ranks: Ranks | None = None) -> Path:
         pipe = FlowARPipeline.from_pretrained(folder)
         ```
     """
+    check_type("config", config, TrainConfig, "a TrainConfig")
     ranks = ranks or Ranks(default_device(config.device))
     with locked_by_main(Path(config.output), ranks):
         return Run(config, ranks).to_the_end()
