@@ -6,6 +6,7 @@ import os
 import socket
 from dataclasses import dataclass
 
+from flowar.commands import say
 from flowar.errors import FlowARError, MissingPackageError
 
 LAST_PORT = 65535
@@ -42,7 +43,7 @@ def run(options: Options) -> None:
     pipeline = FlowARPipeline.from_pretrained(options.model).to(default_device(options.device)).prepack()
     page = build_page(pipeline, options.model)
     serve(page, options.host, options.port)
-    print(f"{options.model} at http://{options.host}:{options.port}, until Ctrl+C", flush=True)
+    say(f"{options.model} at http://{options.host}:{options.port}, until Ctrl+C")
     page.block_thread()
 
 

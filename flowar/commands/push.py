@@ -7,6 +7,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import ClassVar
 
+from flowar.commands import say
+
 
 @dataclass
 class Options:
@@ -58,4 +60,4 @@ def run(options: Options) -> None:
         if CARD_FILE not in files:
             write_model_card(Path(page), pipeline, options.repo, details)
         files |= {path.name: path for path in Path(page).iterdir()}
-        print(f"{len(files)} files in {repository.upload(files)}")
+        say(f"{len(files)} files in {repository.upload(files)}")

@@ -8,6 +8,8 @@ from typing import Any
 
 import gradio as gr
 
+from flowar.errors import sentence
+
 
 def gallery(label: str, name: str, columns: int = 8) -> gr.Gallery:
     """A gallery of pictures without loss, to look at and to choose from."""
@@ -37,4 +39,4 @@ def shown_errors() -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError) as error:
-        raise gr.Error(" ".join(str(error).split()), print_exception=False) from error
+        raise gr.Error(sentence(error), print_exception=False) from error

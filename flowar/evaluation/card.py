@@ -12,6 +12,7 @@ import torch
 
 from flowar.errors import FlowARError
 from flowar.evaluation.settings import flatten
+from flowar.system.arguments import check_path
 from flowar.system.files import read_json, write_aside, write_json
 
 FORMAT = "flowar-evaluation-card"
@@ -26,15 +27,16 @@ def write_card(folder: Path, card: Mapping[str, Any]) -> None:
         OSError: if writing fails; files that were there stay as they were.
     """
     write_json(folder / JSON_FILE, {"format": FORMAT} | dict(card))
-    write_aside(folder / MARKDOWN_FILE, lambda aside: aside.write_text(markdown(card)))
+    write_aside(folder / MARKDOWN_FILE, lambda aside: aside.write_text(markdown(card), encoding="utf-8"))
 
 
-def read_card(path: Path) -> dict[str, Any]:
+def read_card(path: str | Path) -> dict[str, Any]:
     """Read the card in a file, or in a folder that `flowar evaluate` wrote.
 
     Raises:
         FlowARError: if there is none, or the file is something else.
     """
+    path = check_path("card", path)
     path = path / JSON_FILE if path.is_dir() else path
     card = read_json(path)
     if card.get("format") != FORMAT or any(name not in card for name in REQUIRED):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
 from flowar.errors import CheckpointError, first_line
+from flowar.system.arguments import check_path
+from flowar.system.together import finish_saving
 
 ASSETS = Path(__file__).parents[1] / "assets"
 # What this package saves, and the autoencoders of diffusers, alone or as a part of a pipeline. Nothing pickled.
@@ -21,12 +24,14 @@ def locate(source: str | Path, revision: str | None = None, cache_dir: str | Pat
 
     Raises:
         CheckpointError: if it is none of these, or the download fails.
+        OSError: if a process was killed while it saved into the folder, and what it left to do cannot be done.
     """
-    shipped = {path.name: path for path in shipped_models()}
+    shipped, path = {path.name: path for path in shipped_models()}, check_path("model", source)
     if source in shipped:
         return shipped[str(source)]
-    if Path(source).exists():
-        return Path(source)
+    if os.path.exists(path):  # False also for a name too long for any file
+        finish_saving(path)
+        return path
     names = ", ".join(shipped) or "none"
     if not isinstance(source, str) or not HUB_ID.fullmatch(source):
         raise CheckpointError(f"model: expected a folder, a shipped model ({names}) or a Hub id, got {str(source)!r}")
