@@ -19,7 +19,8 @@ class Options:
     Attributes:
         model: shipped name, folder, or Hub id.
         device: device to compute on; "auto" is the GPU if there is one.
-        host: address to serve on; 0.0.0.0 serves everybody who can reach this machine.
+        host: address to serve on; 0.0.0.0 serves everybody who can reach this machine. Where it is this machine's own,
+            as 127.0.0.1, requests by other names and from other pages are refused.
         port: port to serve on.
     """
 

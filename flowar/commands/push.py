@@ -23,7 +23,7 @@ class Options:
         revision: branch to commit to, made if there is none; the main one if left out.
         private: whether to make a new repository private.
         license: licence of the weights by the Hub's identifier, such as apache-2.0.
-        training_data: description of the training data, in a sentence or more.
+        training_data: description of the training data, in a sentence or more of Markdown.
         datasets: Hub ids of the training data.
         evaluation: card of flowar evaluate, a file or its folder, which is uploaded as well.
         samples: images per class in the card's picture, of the first ten classes; 0 for no picture.

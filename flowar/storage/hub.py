@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from flowar.errors import CheckpointError, first_line
@@ -38,9 +41,25 @@ def locate(source: str | Path, revision: str | None = None, cache_dir: str | Pat
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(source, revision=revision, cache_dir=cache_dir, allow_patterns=FILES))
+        with progress_on_terminals():
+            return Path(snapshot_download(source, revision=revision, cache_dir=cache_dir, allow_patterns=FILES))
     except Exception as error:  # the Hub's errors, the network's and the disk's have no common base
         raise CheckpointError(f"{source}: no such folder, and {refusal(error, revision)}") from error
+
+
+@contextmanager
+def progress_on_terminals() -> Iterator[None]:
+    """Hide the bars of the Hub's client unless stderr is a terminal: in a file they would be control characters."""
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    hide = not (sys.stderr and sys.stderr.isatty()) and not are_progress_bars_disabled()
+    if hide:
+        disable_progress_bars()
+    try:
+        yield
+    finally:
+        if hide:
+            enable_progress_bars()
 
 
 def refusal(error: BaseException, revision: str | None) -> str:
