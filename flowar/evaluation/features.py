@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowar.errors import FlowARError
+from flowar.errors import CheckpointError, FlowARError
 from flowar.evaluation.extractors import Extractor, Features
 from flowar.evaluation.images import Images
 from flowar.evaluation.settings import differences
@@ -18,6 +19,8 @@ from flowar.storage.weights import open_safetensors, save_tensors
 from flowar.system.files import read_json, write_json
 from flowar.system.progress import step_progress
 from flowar.system.ranks import Ranks
+
+log = logging.getLogger(__name__)
 
 SETTINGS = "settings.json"
 
@@ -60,8 +63,8 @@ def extract(
     """Compute the features of all images, which can then be read on every rank.
 
     Chunk j holds the images from `j * batch_size` on, and rank j % world_size computes it, so that features do not
-    depend on the number of ranks. Chunks that are in `folder` already are not computed again. All ranks must see the
-    same folder.
+    depend on the number of ranks. Chunks that are in `folder` already are not computed again, unless they are damaged.
+    All ranks must see the same folder.
 
     Args:
         images: the images.
@@ -80,7 +83,7 @@ def extract(
         check_settings(folder, settings)
     starts = [*range(0, len(images), batch_size)]
     mine = starts[ranks.rank :: ranks.world_size]
-    missing = [start for start in mine if not chunk_path(folder, start).exists()]
+    missing = [start for start in mine if not is_whole(chunk_path(folder, start))]
     with step_progress(len(mine), None, description, len(mine) - len(missing)) as advance:
         for start in missing:
             features = extractor(images.read(start, min(start + batch_size, len(images))))
@@ -107,6 +110,18 @@ def check_settings(folder: Path, settings: dict[str, Any]) -> None:
         raise FlowARError(
             f"{folder}: expected features of {name} {here}, found those of {there}{more}: use another folder"
         )
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a chunk is there and as it was written."""
+    if not path.exists():
+        return False
+    try:
+        open_safetensors(path)
+    except CheckpointError as error:
+        log.warning("%s; computing it again", error)
+        return False
+    return True
 
 
 def chunk_path(folder: Path, start: int) -> Path:
