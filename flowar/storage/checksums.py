@@ -1,4 +1,4 @@
-"""Checksums of tensors, in the metadata of the files that hold them: a bit that flips on a disk is found on loading.
+"""Checksums of files of tensors, in their metadata, and of JSON: a bit that flips on a disk is found on loading.
 
 Every tensor has one of its bytes, a CRC-32 of their sums over short runs, which the copy that loading makes anyway
 takes on its way (`flowar.ops.checked_copy`). One more is of the rest: names, shapes and all other metadata. Files
@@ -8,10 +8,11 @@ without checksums, older ones and those of other programs, are read as they are.
 from __future__ import annotations
 
 import json
+import sys
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -19,8 +20,10 @@ from torch import Tensor
 
 from flowar.errors import CheckpointError
 from flowar.ops import checked_copy
+from flowar.system.files import read_json, write_json
 
-KEY = "checksums"
+KEY, SEAL = "checksums", "checksum"
+CHUNK = 2**24  # bytes read at once
 BEGINNING = '{"header": "'  # of what stands under it, by which it is known even where the key is damaged
 
 
@@ -81,4 +84,36 @@ def header_checksum(
 ) -> str:
     """Eight hex digits of all that a file holds beside the bytes of its tensors."""
     about = [[name, list(shape), checksums[name]] for name, shape in sorted(shapes.items())]
-    return f"{zlib.crc32(json.dumps([about, sorted(metadata.items())]).encode()):08x}"
+    return text_checksum([about, dict(metadata)])
+
+
+def text_checksum(values: Any) -> str:
+    """Eight hex digits of plain data, whatever the order of its keys."""
+    return f"{zlib.crc32(json.dumps(values, sort_keys=True).encode()):08x}"
+
+
+def crc32_of(file: BinaryIO, size: int = sys.maxsize) -> int:
+    """The CRC-32 of the next `size` bytes of a file, or of all that are left if they are fewer."""
+    crc = 0
+    while chunk := file.read(min(size, CHUNK)):
+        crc, size = zlib.crc32(chunk, crc), size - len(chunk)
+    return crc
+
+
+def write_sealed(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a JSON object with a checksum of its own, aside first."""
+    plain = json.loads(json.dumps(values))  # as it will be read, where all keys are strings
+    write_json(path, plain | {SEAL: text_checksum(plain)})
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """The JSON object of a file, without its checksum, which older files do not have.
+
+    Raises:
+        CheckpointError: if the file is missing, damaged, or holds something else.
+    """
+    values = read_json(path)
+    expected, found = values.pop(SEAL, None), text_checksum(values)
+    if expected not in (None, found):
+        raise CheckpointError(f"{path}: damaged: expected checksum {expected}, got {found}")
+    return values
