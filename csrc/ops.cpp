@@ -44,6 +44,7 @@ STABLE_TORCH_LIBRARY(flowar, m) {
       "velocity_step(Tensor(a!) state, Tensor velocity, float dt, float guidance_weight, Tensor(b!)? next_input) -> "
       "()");
   m.def("quantize_rows(Tensor x) -> (Tensor, Tensor)");
+  m.def("checked_copy(Tensor(a!) out, Tensor source) -> Tensor");
   m.def("counter_normal(Tensor seeds, int stream, int count) -> Tensor");
 }
 

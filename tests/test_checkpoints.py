@@ -92,7 +92,11 @@ def test_record_without_what_it_needs(tmp_path: Path, caplog: pytest.LogCaptureF
     step = save_steps(tmp_path, 1)
     path = tmp_path / "step_00000001" / "checkpoint.json"
     record = json.loads(path.read_text())
-    del record["updates"]
+    path.write_text(path.read_text().replace('"updates": 1', '"updates": 3'))
+    with pytest.raises(DataError, match="got 1 damaged ones"):
+        load_checkpoint(step.state, tmp_path)
+    assert "checkpoint.json: damaged: expected checksum" in caplog.text
+    del record["updates"], record["checksum"]  # which no older one has
     path.write_text(json.dumps(record))
     with pytest.raises(DataError, match="got 1 damaged ones"):
         load_checkpoint(step.state, tmp_path)

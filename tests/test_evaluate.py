@@ -136,6 +136,17 @@ class TestChunks:
         run(config | {"bootstrap": 0})
         assert len(begun) == 6  # the features are there
 
+    def test_a_damaged_chunk_is_computed_again(
+        self, card: dict[str, Any], config: dict[str, Any], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        run(config | {"bootstrap": 0})
+        path = next(config["output"].rglob("chunk_00000010.safetensors"))
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-9] + bytes([whole[-9] ^ 4]) + whole[-8:])
+        assert run(config)["metrics"] == card["metrics"]
+        assert "chunk_00000010.safetensors: damaged: tensor" in caplog.text
+        assert path.read_bytes() == whole
+
     def test_other_settings_in_the_same_folder(self, config: dict[str, Any]) -> None:
         run(config | {"bootstrap": 0})
         with pytest.raises(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +17,14 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from test_data import pictures, write_class_folders, write_idx
 from torch import Tensor
 
 from flowar.data.sources import open_images
 from flowar.data.transforms import to_unit_range
 from flowar.errors import DataError
+from flowar.storage.checksums import read_sealed, write_sealed
 from flowar.tokenizers.conv import ConvTokenizer
 from flowar.tokenizers.pixel import PixelTokenizer
 from flowar.training.data_config import DataConfig
@@ -66,7 +71,7 @@ def shards(folder: Path) -> list[Path]:
 
 def edit_record(folder: Path, **fields: Any) -> None:
     path = folder / "latents" / "store.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    write_sealed(path, read_sealed(path) | fields)
 
 
 def edit_shard(path: Path, edit: Callable[[Shard], None]) -> None:
@@ -472,9 +477,111 @@ class TestRefused:
         edit_record(tmp_path, format=2)
         with pytest.raises(DataError, match=r"store\.json: expected a latent store of format 1, got 2"):
             LatentStore.open(path.parent)
+        path.write_text(whole.replace("Ankle boot", "Ankle root"))
+        with pytest.raises(DataError, match=r"store\.json: damaged: expected checksum [0-9a-f]{8}, got"):
+            LatentStore.open(path.parent)
         path.write_text('{"format": 1, "key": {}}')
         with pytest.raises(DataError, match=r"got one without class_names, moments, shards"):
             LatentStore.open(path.parent)
         path.write_text(whole[:100])
         with pytest.raises(DataError, match=r"store\.json: expected a JSON object"):
             LatentStore.open(path.parent)
+
+
+class TestReplacedPictures:
+    @pytest.fixture
+    def photos(self, tmp_path: Path) -> Path:
+        """Two classes of five pictures, all files of one length."""
+        for number in range(10):
+            path = tmp_path / "photos" / "ab"[number % 2] / f"{number}.bmp"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8), (20 * number, 255 - 20 * number, 9 + number)).save(path)
+        return tmp_path / "photos"
+
+    def replace(self, path: Path) -> None:
+        time = path.stat().st_mtime_ns + 10**9
+        Image.new("RGB", (8, 8), (1, 2, 3)).save(path)
+        os.utime(path, ns=(time, time))
+
+    @pytest.mark.parametrize("tokenizer", ["pixel:2", "stored"])
+    def test_its_shard_is_encoded_again(
+        self, photos: Path, tmp_path: Path, tokenizer: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        PixelTokenizer(3, 2).save_pretrained(tmp_path / "stored")
+        options = config(photos, tokenizer=tokenizer.replace("stored", str(tmp_path / "stored")), shard_size=4)
+        before = all_latents(load(tmp_path, options))
+        kept = [path.stat().st_mtime_ns for path in shards(tmp_path)]
+        self.replace(photos / "b" / "1.bmp")  # number 5, of the second shard
+        with caplog.at_level(logging.WARNING):
+            after = all_latents(load(tmp_path, options))
+        assert "b/1.bmp: changed since it was encoded; encoding" in caplog.text
+        assert "shard_00001.safetensors again" in caplog.text
+        assert [bool((one != other).any()) for one, other in zip(before, after, strict=True)] == [
+            number == 5 for number in range(10)
+        ]
+        now = [path.stat().st_mtime_ns for path in shards(tmp_path)]
+        assert [one == other for one, other in zip(kept, now, strict=True)] == [True, False, True]
+        caplog.clear()
+        load(tmp_path, options)
+        assert not caplog.text
+
+    def test_interrupted_on_the_way(self, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        options = config(photos, shard_size=4)
+        load(tmp_path, options)
+        self.replace(photos / "b" / "1.bmp")
+        with monkeypatch.context() as patch:
+            patch.setattr(Encoder, "write", interrupted_at(1))
+            with pytest.raises(KeyboardInterrupt):
+                load(tmp_path, options)
+        self.replace(photos / "b" / "3.bmp")
+        assert len(load(tmp_path, options)) == 10
+
+    def test_a_copy_of_the_folder_is_the_same(
+        self, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        load(tmp_path, config(photos))
+        monkeypatch.setattr(PixelTokenizer, "_posterior", None)
+        shutil.copytree(photos, tmp_path / "copy", copy_function=shutil.copyfile)
+        load(tmp_path, config(tmp_path / "copy"))
+
+    def test_a_picture_that_was_unreadable(self, photos: Path, tmp_path: Path) -> None:
+        content = (photos / "a" / "0.bmp").read_bytes()
+        (photos / "a" / "0.bmp").write_bytes(b"no image")
+        assert len(load(tmp_path, config(photos, on_bad_image="skip"))) == 9
+        (photos / "a" / "0.bmp").write_bytes(content)
+        assert len(load(tmp_path, config(photos, on_bad_image="skip"))) == 10
+
+    def test_in_a_tar(self, photos: Path, tmp_path: Path) -> None:
+        tar = tmp_path / "photos.tar"
+
+        def pack(number: int) -> None:
+            with tarfile.open(tar, "w") as file:
+                for path in sorted(photos.glob("a/*.bmp")):
+                    file.add(path, path.name)
+                    label = tarfile.TarInfo(f"{path.stem}.cls")
+                    label.size = 1
+                    file.addfile(label, io.BytesIO(b"0"))
+            os.utime(tar, (number, number))
+
+        pack(1)
+        first = all_latents(load(tmp_path, config(tar, shard_size=2)))
+        kept = [path.stat().st_mtime_ns for path in shards(tmp_path)]
+        self.replace(photos / "a" / "4.bmp")
+        pack(2)
+        second = all_latents(load(tmp_path, config(tar, shard_size=2)))
+        assert [bool((one != other).any()) for one, other in zip(first, second, strict=True)] == [0, 0, 1, 0, 0]
+        now = [path.stat().st_mtime_ns for path in shards(tmp_path)]
+        assert [one == other for one, other in zip(kept, now, strict=True)] == [True, False, True]
+
+    def test_older_stores_do_not_know(self, photos: Path, tmp_path: Path) -> None:
+        load(tmp_path, config(photos))
+        (path,) = shards(tmp_path)
+
+        def forget(shard: Shard) -> None:
+            shard.pictures = None
+
+        edit_shard(path, forget)
+        self.replace(photos / "b" / "1.bmp")
+        before = path.read_bytes()
+        load(tmp_path, config(photos))
+        assert path.read_bytes() == before

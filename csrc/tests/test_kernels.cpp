@@ -1,12 +1,14 @@
 // Checks every CPU kernel against its formula, written out in double, one element at a time. Outputs lie between
 // sentinels at every misaligned offset. Usage: test_kernels [baseline|avx2|avx512]; 77 where the processor lacks it.
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdio>
 #include <functional>
 #include <vector>
 
 #include "buffer.h"
+#include "kernels/checked_copy.h"
 #include "kernels/counter_normal.h"
 #include "kernels/cpu/isa.h"
 #include "kernels/geglu.h"
@@ -278,6 +280,27 @@ void test_quantize_rows(DType dtype, int64_t c, int64_t offset) {
   }
 }
 
+// A run and a part of one; sums of words in another order, and every word where a sum would not tell its place.
+void test_checked_copy(DType from, DType to, int64_t offset, bool finite) {
+  const int64_t bytes = from == DType::kFloat64 ? 8 : from == DType::kFloat32 ? 4 : 2, run = kRunBytes / bytes;
+  const int64_t n = run + 7, words = (7 * bytes + kWordBytes - 1) / kWordBytes;
+  Buffer source = Buffer::random(from, n, offset, 1), out(to, n, offset);
+  if (!finite) source.set(n - 2, from == DType::kFloat16 ? 65536 : INFINITY);  // 2^16 has the exponent of no half
+  const Input view = source.input(0, run);
+  std::vector<uint64_t> sums(2 + words, 0x5a), expected(1 + words, 0);
+  std::vector<uint64_t> copy((n * bytes + kWordBytes - 1) / kWordBytes, 0);
+  std::memcpy(copy.data(), view.data, n * bytes);
+  for (int64_t i = kRunWords; i-- > 0;) expected[0] += copy[i];
+  std::copy(copy.begin() + kRunWords, copy.end(), expected.begin() + 1);
+  std::atomic<bool> broken = false;
+  checked_copy_cpu({n, bytes, view, out.output(0, run), sums.data(), &broken}, 0, 2);
+  for (int64_t i = 0; i < n - 2; ++i) out.expect("checked_copy", i, source.get(i));
+  out.expect_sentinels("checked_copy");
+  if (broken == finite || sums.back() != 0x5a || !std::equal(expected.begin(), expected.end(), sums.begin())) {
+    ++failures, std::printf("checked_copy: wrong sums\n");
+  }
+}
+
 // Known answer of Philox4x32-10 for counter and key 0 (Random123's kat_vectors): 6627e8d5 e169c58d bc57ac4c 9b00dbd8.
 void test_counter_normal(int64_t count, int64_t offset) {
   const int64_t seeds[2] = {0, -5};
@@ -314,6 +337,11 @@ int main(int argc, char** argv) {
         }
         for (const bool guided : {false, true}) test_velocity_step(dtype, c, offset, guided);
         if (c < 100) test_latent(dtype, c, offset);
+      }
+    }
+    for (const DType to : {DType::kFloat32, DType::kFloat64, DType::kBFloat16, DType::kFloat16}) {
+      for (const int64_t offset : {0, 1, 3}) {
+        for (const bool finite : {false, true}) test_checked_copy(dtype, to, offset, finite);
       }
     }
     for (const int64_t dim : {2, 6, 8, 16, 34, 64}) {

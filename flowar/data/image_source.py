@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from PIL import Image
@@ -17,6 +17,14 @@ from torch import Tensor
 from flowar.config import Grid
 from flowar.data.transforms import variants
 from flowar.errors import DataError, first_line
+
+
+class FilePart(NamedTuple):
+    """The bytes of an image: in a file, from `offset` on, `size` of them, or all."""
+
+    file: Path
+    offset: int = 0
+    size: int | None = None
 
 
 @dataclass
@@ -51,6 +59,10 @@ class ImageSource(ABC):
     @abstractmethod
     def _read(self, index: int, cover: Grid | None) -> Image.Image:
         """As `read`, but may raise anything."""
+
+    def part(self, index: int) -> FilePart | None:
+        """The bytes of image number `index`; None where `fingerprint` depends on its pixels."""
+        return None
 
     def read(self, index: int, cover: Grid | None = None) -> Image.Image:
         """Image number `index`, upright, in mode L or RGB, of any size.

@@ -18,7 +18,7 @@ from flowar.config import Grid, as_grid
 from flowar.data.class_folders import class_folders, images_of_folders
 from flowar.data.class_names import names_of_folders, read_class_names
 from flowar.data.folders import Ignored, look_into
-from flowar.data.image_source import ImageSource
+from flowar.data.image_source import FilePart, ImageSource
 from flowar.data.opening import open_image
 from flowar.data.webdataset import find_tars, open_tars
 from flowar.errors import DataError, first_line
@@ -57,6 +57,9 @@ class FolderImages(ImageSource):
 
     def _read(self, index: int, cover: Grid | None) -> Image.Image:
         return open_image(self.root / self.names[index], self.channels, cover)
+
+    def part(self, index: int) -> FilePart:
+        return FilePart(self.root / self.names[index])
 
 
 def open_images(

@@ -18,7 +18,7 @@ from PIL import Image
 
 from flowar.config import Grid
 from flowar.data.folders import Ignored, junk
-from flowar.data.image_source import ImageSource
+from flowar.data.image_source import FilePart, ImageSource
 from flowar.data.opening import check_length, decode, image_suffixes
 from flowar.errors import DataError, first_line
 from flowar.system.files import open_regular
@@ -58,6 +58,10 @@ class TarImages(ImageSource):
         with open_regular(self.root / self.tars[member.tar]) as file:
             file.seek(member.offset)
             return decode(io.BytesIO(file.read(member.size)), self.channels, cover)
+
+    def part(self, index: int) -> FilePart:
+        member = self.members[index]
+        return FilePart(self.root / self.tars[member.tar], member.offset, member.size)
 
 
 def find_tars(source: str) -> list[Path]:

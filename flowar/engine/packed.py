@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowar.config import FlowARConfig
@@ -20,13 +19,11 @@ from flowar.networks.ar_transformer import ARTransformer
 from flowar.networks.flow_transformer import FlowTransformer
 from flowar.networks.latent_pyramid import LatentPyramid
 from flowar.networks.layers import GEGLU, is_plain
+from flowar.ops import reference
 from flowar.system.autotune import autotune_enabled, gpu_tuner, use_tuner
 from flowar.system.precision import Precision, matmul_precision
 
-WORD = 8  # bytes that are summed at once
-RUN = (
-    61  # words; shorter than the rows of matrices, and no divisor of them, so that a row cannot change its place unseen
-)
+RUN = 61  # words that are summed; fewer than rows of matrices have, and no divisor, so that no row moves unseen
 
 NAIVE_SERVES = "naive=True samples as the modules say"
 
@@ -180,21 +177,8 @@ def contents(*networks: nn.Module) -> tuple[list[Any], Tensor]:
 
 @torch.inference_mode()
 def bit_sums(tensors: Sequence[Tensor]) -> Tensor:
-    """Sums over the bits of tensors, int64 on their device: exact, and read at the speed of memory.
-
-    There is one, modulo 2**64, for every `RUN` words of 64 bits; the words of a tensor behind its last run stay as they
-    are. A change that leaves no trace must cancel out in every run.
-    """
-    sums, rest = [], []
-    for tensor in tensors:
-        data = tensor.reshape(-1)
-        if tensor.nbytes % WORD or data.storage_offset() * data.itemsize % WORD:
-            data = F.pad(data.view(torch.uint8), (0, -tensor.nbytes % WORD))  # a copy, which begins at a word
-        words = data.view(torch.int64)
-        if len(words) >= RUN:
-            sums.append(words.unfold(0, RUN, RUN).sum(1))
-        rest.append(words[len(words) // RUN * RUN :])
-    return torch.cat((*sums, *rest))
+    """Sums over the bits of tensors, int64 on their device, see `reference.bit_sums`."""
+    return torch.cat([part for tensor in tensors for part in reference.bit_sums(tensor, RUN)])
 
 
 def weight_bytes(module: nn.Module) -> dict[int, int]:

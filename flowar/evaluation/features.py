@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowar.errors import FlowARError
+from flowar.errors import CheckpointError, FlowARError
 from flowar.evaluation.extractors import Extractor, Features
 from flowar.evaluation.images import Images
 from flowar.evaluation.settings import differences
@@ -64,8 +64,8 @@ def extract(
     """Compute the features of all images, which can then be read on every rank.
 
     Chunk j holds the images from `j * batch_size` on, and rank j % world_size computes it, so that features do not
-    depend on the number of ranks. Chunks that are in `folder` already are not computed again. All ranks must see the
-    same folder.
+    depend on the number of ranks. Chunks that are in `folder` already are not computed again, unless they are damaged.
+    All ranks must see the same folder.
 
     Args:
         images: the images.
@@ -85,7 +85,7 @@ def extract(
         check_settings(folder, settings, CHUNKS, renew)
     starts = [*range(0, len(images), batch_size)]
     mine = starts[ranks.rank :: ranks.world_size]
-    missing = [start for start in mine if not chunk_path(folder, start).exists()]
+    missing = [start for start in mine if not is_whole(chunk_path(folder, start))]
     with step_progress(len(mine), None, description, len(mine) - len(missing)) as advance:
         for start in missing:
             features = extractor(images.read(start, min(start + batch_size, len(images))))
@@ -120,6 +120,18 @@ def check_settings(folder: Path, settings: dict[str, Any], results: str, renew: 
             f"{folder}: expected features of {name} {here}, found those of {there}{more}: use another folder"
         )
     write_json(path, settings)
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a chunk is there and as it was written."""
+    if not path.exists():
+        return False
+    try:
+        open_safetensors(path)
+    except CheckpointError as error:
+        log.warning("%s; computing it again", error)
+        return False
+    return True
 
 
 def chunk_path(folder: Path, start: int) -> Path:

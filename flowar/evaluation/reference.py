@@ -176,13 +176,13 @@ def read_reference(path: Path, extractor: Extractor) -> Reference:
     Raises:
         FlowARError: for features of another extractor, and for a file that is missing, damaged, or something else.
     """
-    metadata = safetensors_metadata(path)
+    tensors, metadata = open_safetensors(path), safetensors_metadata(path)
     if metadata.get("format") != FORMAT:
         raise DataError(f"{path}: expected a file that flowar reference wrote, got format {metadata.get('format')}")
     own, other = extractor.record(), json.loads(metadata["extractor"])
     if other != own:
         raise FlowARError(f"{path}: expected features of {extractor_label(own)}, got those of {extractor_label(other)}")
-    about, tensors = json.loads(metadata["reference"]), open_safetensors(path)
+    about = json.loads(metadata["reference"])
     count = about["count"] or UNKNOWN_COUNT
     pooled = FeatureStatistics(count, tensors["mean"], tensors["scatter"])
     spatial = None

@@ -9,6 +9,7 @@ from flowar.ops.backend import (
     reference_active,
     use_reference,
 )
+from flowar.ops.checked_copy import checked_copy
 from flowar.ops.counter_normal import counter_normal
 from flowar.ops.geglu import geglu
 from flowar.ops.latent_pyramid import latent_pyramid
@@ -21,6 +22,7 @@ from flowar.ops.spatial_adaln_residual import spatial_adaln_residual
 from flowar.ops.velocity_step import velocity_step
 
 __all__ = [
+    "checked_copy",
     "counter_normal",
     "cpu_isa",
     "cuda_kernels",

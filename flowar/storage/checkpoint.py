@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from flowar.config import FlowARConfig, grid_names
 from flowar.errors import CheckpointError
+from flowar.storage.checksums import read_checksums
 from flowar.storage.hub import locate
 from flowar.storage.published import infer_config, published_buffers, published_names, published_shapes
 from flowar.storage.weights import (
@@ -20,8 +23,9 @@ from flowar.storage.weights import (
     check_shapes,
     copy_weights,
     find_weights,
-    open_safetensors,
+    map_safetensors,
     open_torch_file,
+    read_header,
     safetensors_metadata,
     save_tensors,
     shapes_of,
@@ -30,6 +34,8 @@ from flowar.system.arguments import check_path, check_type
 from flowar.system.files import read_json, write_json
 from flowar.system.tensors import check_floats
 from flowar.system.together import write_together
+
+log = logging.getLogger(__name__)
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 METADATA = "flowar"  # what the configuration is called in the metadata of the weights
@@ -89,12 +95,13 @@ class PretrainedModel(nn.Module):
         path = locate(source, revision, cache_dir)
         config = read_config(path)
         weights = path / WEIGHTS_FILE if path.is_dir() else path
-        check_grids(config, weights)
-        found = shapes_of(open_safetensors(weights))
+        header = read_header(weights)
+        checksums = read_checksums(weights, *header)
+        check_stored_config(config, weights, header.metadata)
         model = skeleton(cls, config, dtype)
-        check_shapes(found, shapes_of(dict(model.named_parameters())))
+        check_shapes(header.shapes, shapes_of(dict(model.named_parameters())))
         allocate(model)
-        copy_weights(model, lambda: open_safetensors(weights))
+        copy_weights(model, lambda: map_safetensors(weights), where=weights, checksums=checksums)
         return model
 
     @classmethod
@@ -129,7 +136,8 @@ class PretrainedModel(nn.Module):
         check_shapes(found, published_shapes(model, config), published_buffers(config))
         if not on_meta:
             allocate(model)
-            copy_weights(model, open_tensors, lambda name: published_names(name, config))
+            where = "checkpoint" if isinstance(source, Mapping) else source
+            copy_weights(model, open_tensors, lambda name: published_names(name, config), where)
         return model
 
 
@@ -156,29 +164,45 @@ def read_config(path: Path) -> FlowARConfig:
     Raises:
         CheckpointError: if it is missing, unreadable, or not one that a model can have.
     """
+    if not path.is_dir():
+        return stored_config(path, safetensors_metadata(path))
     try:
-        if path.is_dir():
-            return FlowARConfig.from_dict(read_json(path / CONFIG_FILE))
-        metadata = safetensors_metadata(path).get(METADATA)
-        if metadata is None:
-            raise CheckpointError(f"{path}: expected a FlowAR configuration in the metadata, found none")
-        return FlowARConfig.from_dict(json.loads(metadata))
+        return FlowARConfig.from_dict(read_json(path / CONFIG_FILE))
     except CheckpointError:
         raise
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
 
 
-def check_grids(config: FlowARConfig, weights: Path) -> None:
-    """Check that `config` has the grids of the weights, where their file tells: 2x8 has as many tokens as 8x2.
+def stored_config(weights: Path, metadata: Mapping[str, str]) -> FlowARConfig:
+    """The configuration in the `metadata` of a file of weights.
 
     Raises:
-        CheckpointError: if it has others.
+        CheckpointError: if there is none, or not one that a model can have.
     """
-    if METADATA not in safetensors_metadata(weights):
+    if METADATA not in metadata:
+        raise CheckpointError(f"{weights}: expected a FlowAR configuration in the metadata, found none")
+    try:
+        return FlowARConfig.from_dict(json.loads(metadata[METADATA]))
+    except ValueError as error:
+        raise CheckpointError(f"{weights}: {error}") from error
+
+
+def check_stored_config(config: FlowARConfig, weights: Path, metadata: Mapping[str, str]) -> None:
+    """Compare `config` with what the weights were saved with, where their file tells.
+
+    Grids must be the same, as 2x8 has as many tokens as 8x2. Other fields may have been edited, which is logged.
+
+    Raises:
+        CheckpointError: if the grids are others.
+    """
+    if METADATA not in metadata:
         return
-    trained = read_config(weights).grids
-    if config.grids != trained:
-        expected, got = grid_names(trained), grid_names(config.grids)
+    stored = stored_config(weights, metadata)
+    if config.grids != stored.grids:
+        expected, got = grid_names(stored.grids), grid_names(config.grids)
         remedy = "to use another grid, train on with finetune.interpolate_positions true"
         raise CheckpointError(f"{weights}: expected the grids it was trained on, {expected}, got {got}; {remedy}")
+    edited = [field.name for field in fields(config) if getattr(config, field.name) != getattr(stored, field.name)]
+    if edited:
+        log.warning("%s: saved with another %s than %s has", weights, " and ".join(edited), CONFIG_FILE)

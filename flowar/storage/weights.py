@@ -8,7 +8,7 @@ import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,6 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from flowar.errors import CheckpointError, first_line
+from flowar.ops import checked_copy
+from flowar.storage.checksums import check_tensor, read_checksums, sums_of, with_checksums
 from flowar.system.files import write_aside
 
 Shape = Sequence[int]
@@ -27,29 +29,40 @@ MAPPED_MINIMUM = 2**26  # unless that is less than this: opening a file takes mi
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file, aside first.
+    """Write a safetensors file with checksums, aside first.
 
     Raises:
         OSError: if writing fails.
     """
+    plain = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    described = with_checksums(plain, metadata or {})
 
     def write(aside: Path) -> None:
         try:
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, aside, dict(metadata or {}))
+            save_file(plain, aside, described)
         except SafetensorError as error:  # how the library reports a full disk
             raise OSError(f"{path}: writing failed: {first_line(error)}") from error
 
     write_aside(path, write)
 
 
-def open_safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, memory-mapped: a page is read when it is first touched.
+class Header(NamedTuple):
+    """What a safetensors file says of its tensors."""
+
+    shapes: dict[str, Shape]
+    metadata: dict[str, str]
+
+
+def read_header(path: Path) -> Header:
+    """Read the header of a safetensors file.
 
     Raises:
         CheckpointError: if the file is missing, truncated, or something else.
     """
     try:
-        return load_file(path)
+        with safe_open(path, "pt") as file:
+            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (no mapping)
+            return Header(shapes, file.metadata() or {})
     except (SafetensorError, OSError) as error:
         raise unreadable(path, "a safetensors file", error) from error
 
@@ -58,13 +71,33 @@ def safetensors_metadata(path: Path) -> dict[str, str]:
     """The metadata of a safetensors file.
 
     Raises:
-        CheckpointError: as `open_safetensors`.
+        CheckpointError: as `read_header`.
+    """
+    return read_header(path).metadata
+
+
+def map_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, memory-mapped: a page is read when it is first touched.
+
+    Raises:
+        CheckpointError: as `read_header`.
     """
     try:
-        with safe_open(path, "pt") as file:
-            return dict(file.metadata() or {})
+        return load_file(path)
     except (SafetensorError, OSError) as error:
         raise unreadable(path, "a safetensors file", error) from error
+
+
+def open_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, read through once: finite, and as they were written if it has checksums.
+
+    Raises:
+        CheckpointError: if the file is missing, damaged or something else, or a tensor is not finite.
+    """
+    checksums, tensors = read_checksums(path, *read_header(path)), map_safetensors(path)
+    for name, tensor in tensors.items():
+        check_tensor(path, name, sums_of(tensor), checksums.get(name))
+    return tensors
 
 
 def open_torch_file(path: Path) -> dict[str, Tensor]:
@@ -162,20 +195,30 @@ def copy_weights(
     module: nn.Module,
     open_tensors: Callable[[], Mapping[str, Tensor]],
     sources: Callable[[str], Sequence[str]] = lambda name: (name,),
+    where: str | Path = "checkpoint",
+    checksums: Mapping[str, str] | None = None,
 ) -> None:
     """Fill the parameters of `module`; a parameter whose `sources` are several is their stack along dimension 0.
 
     `open_tensors` is called again for every twentieth of a large module: pages of a mapped file that were read stay
     resident until the mapping ends, and would double the memory that loading takes.
+
+    Args:
+        where: the file that they come from, for messages.
+        checksums: those of tensors by name, of which some or all may be missing.
+
+    Raises:
+        CheckpointError: for a tensor that is not of floats, not finite, or not as its checksum says.
     """
+    expected = checksums or {}
     for group in parameter_groups(module):
         tensors = open_tensors()
         for name, parameter in group:
             names = sources(name)
             for part, source in zip(parameter.chunk(len(names)), names, strict=True):
                 if not tensors[source].is_floating_point():
-                    raise CheckpointError(f"checkpoint: tensor {source}: expected floats, got {tensors[source].dtype}")
-                part.copy_(tensors[source])
+                    raise CheckpointError(f"{where}: tensor {source}: expected floats, got {tensors[source].dtype}")
+                check_tensor(where, source, checked_copy(part, tensors[source]), expected.get(source))
 
 
 def parameter_groups(module: nn.Module) -> Iterator[list[tuple[str, nn.Parameter]]]:

@@ -4,7 +4,7 @@ A checkpoint is a folder `step_00000500`:
 
     shard-*.safetensors   the tensors of a run's state, by torch.distributed.checkpoint: every rank writes its part,
                           and any number of ranks may read
-    checkpoint.json       written last: steps, the configuration, size and checksum of every file
+    checkpoint.json       written last: steps, the configuration, size and checksum of every file, and its own
 
 A folder whose name begins with a dot is one that a killed run did not finish.
 """
@@ -16,7 +16,6 @@ import logging
 import os
 import re
 import shutil
-import zlib
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,13 +28,12 @@ from torch.distributed.checkpoint.state_dict_loader import load as load_distribu
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from flowar.errors import CheckpointError, DataError, first_line
-from flowar.system.files import read_json, write_json
+from flowar.storage.checksums import crc32_of, read_sealed, write_sealed
 from flowar.system.ranks import Ranks
 
 log = logging.getLogger(__name__)
 
 RECORD_FILE = "checkpoint.json"
-CHUNK = 2**24  # bytes read at once
 
 
 class State(Protocol):
@@ -133,7 +131,7 @@ class CheckpointWriter:
             written.result()
             if self.ranks.main:
                 record["files"] = {file.name: file_record(file) for file in sorted(aside.glob("*.safetensors"))}
-                write_json(aside / RECORD_FILE, record)
+                write_sealed(aside / RECORD_FILE, record)
                 shutil.rmtree(path, ignore_errors=True)  # of an earlier run of the same steps
                 os.replace(aside, path)
                 for old in checkpoints(self.folder)[: -self.keep]:
@@ -193,7 +191,7 @@ def check(path: Path, progress: dict[str, int]) -> dict[str, Any]:
         DataError: for a record without one of the keys of `progress`, or naming the first file that has changed.
     """
     try:
-        record = read_json(path / RECORD_FILE)
+        record = read_sealed(path / RECORD_FILE)
     except CheckpointError as error:
         raise DataError(str(error)) from error
     missing = {*progress, "config", "files"} - record.keys()
@@ -211,10 +209,8 @@ def check(path: Path, progress: dict[str, int]) -> dict[str, Any]:
 
 def file_record(file: Path) -> dict[str, Any]:
     """Flush a file to disk and return its size and CRC-32."""
-    crc = 0
     with file.open("rb") as content:
-        while chunk := content.read(CHUNK):
-            crc = zlib.crc32(chunk, crc)
+        crc = crc32_of(content)
         os.fsync(content.fileno())
     return {"bytes": file.stat().st_size, "crc32": f"{crc:08x}"}
 

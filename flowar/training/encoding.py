@@ -29,6 +29,7 @@ from flowar.tokenizers.loading import load_tokenizer
 from flowar.training.calibration import warn_unless_normalised
 from flowar.training.data_config import DataConfig
 from flowar.training.latent_store import (
+    STORE_FILE,
     TOKENIZER_FOLDER,
     Key,
     LatentStore,
@@ -37,6 +38,7 @@ from flowar.training.latent_store import (
     shard_path,
     write_record,
 )
+from flowar.training.pictures import stamps
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +47,8 @@ SAMPLED_IMAGES = 1024  # whose latents tell whether they are normalised
 
 def encode(folder: Path, source: ImageSource, tokenizer: Tokenizer, config: DataConfig) -> LatentStore:
     """Open the store of all images of `source` in `folder`, after encoding what is missing there.
+
+    Shards with images that were replaced since they were encoded are encoded again.
 
     Several processes (`config.workers`) are started afresh, so a script that asks for them needs its
     `if __name__ == "__main__"`. Only one program at a time may encode into a folder: `load_data` holds a lock.
@@ -55,7 +59,11 @@ def encode(folder: Path, source: ImageSource, tokenizer: Tokenizer, config: Data
         OSError: if writing fails. Shards that are finished stay, and the next call goes on from there.
     """
     key = store_key(source, tokenizer, config)
-    if not LatentStore.complete(folder):
+    store = open_complete(folder, key, tokenizer) if LatentStore.complete(folder) else None
+    if store and any(shard.changed(source) for shard in store.shards):
+        (folder / STORE_FILE).unlink()
+        store = None
+    if store is None:
         encoder = Encoder(folder, source, config, key)
         missing = [number for number in range(encoder.shards) if not encoder.finished(number, tokenizer)]
         clear(folder, encoder.shards)
@@ -69,6 +77,12 @@ def encode(folder: Path, source: ImageSource, tokenizer: Tokenizer, config: Data
                 advance()
         write_record(folder, encoder.shards, key, source)
         warn_unless_normalised(*encoder.some_moments())
+        store = open_complete(folder, key, tokenizer)
+    return store
+
+
+def open_complete(folder: Path, key: Key, tokenizer: Tokenizer) -> LatentStore:
+    """Open the complete store in `folder`, which must be of `key`."""
     store = LatentStore.open(folder)
     check_key(folder, store.key, key, tokenizer)
     return store
@@ -146,7 +160,13 @@ class Encoder:
             return False
         refused = shard.skipped and self.config.on_bad_image == "fail"
         images = len(shard.labels) + len(shard.skipped)
-        return not refused and (shard.first, images) == (self.indices(number).start, len(self.indices(number)))
+        if refused or (shard.first, images) != (self.indices(number).start, len(self.indices(number))):
+            return False
+        if changed := shard.changed(self.source):
+            others = f", and {len(changed) - 1} others of its shard" if len(changed) > 1 else ""
+            name = self.source.root / self.source.name(changed[0])
+            log.warning("%s: changed since it was encoded%s; encoding %s again", name, others, path)
+        return not changed
 
     def indices(self, number: int) -> range:
         """The images of shard `number`."""
@@ -169,13 +189,14 @@ class Encoder:
         indices = self.indices(number)
         labels, moments = [self.source.labels[:0]], [self.no_moments()]
         skipped: list[str] = []
+        pictures = stamps(self.source, indices)
         at_once = max(1, self.config.encode_batch // moments[0].shape[1])
         for start in range(0, len(indices), at_once):
             images = self.read(indices[start : start + at_once], skipped)
             if images:
                 labels.append(self.source.labels[[*images]])
                 moments.append(self.moments(images))
-        shard = Shard(torch.cat(moments), torch.cat(labels), self.key, indices.start, skipped)
+        shard = Shard(torch.cat(moments), torch.cat(labels), self.key, indices.start, skipped, pictures=pictures)
         shard.save(shard_path(self.folder, number))
         return skipped
 

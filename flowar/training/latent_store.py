@@ -3,7 +3,8 @@
 A store is a folder:
 
     tokenizer/                  the tokenizer that made it, as `Tokenizer.save_pretrained` writes it
-    shard_00000.safetensors     moments [n, variants, 1 or 2, c, h, w], labels [n] int64, and the key of the store
+    shard_00000.safetensors     moments [n, variants, 1 or 2, c, h, w], labels [n] int64, the key of the store, and
+                                pictures [n + skipped, 3] int64, see `pictures.py`
     store.json                  written last: its presence means that the store is complete
 
 The moments of an image are the mean and the standard deviation of its posterior, or the mean alone if the standard
@@ -26,11 +27,12 @@ from torch import Tensor
 
 from flowar.data.image_source import ImageSource
 from flowar.errors import CheckpointError, DataError, FlowARError, first_line
+from flowar.storage.checksums import read_sealed, write_sealed
 from flowar.storage.weights import save_tensors
-from flowar.system.files import read_json, write_json
 from flowar.tokenizers.base import Tokenizer
 from flowar.tokenizers.loading import check_tokenizer, load_tokenizer
 from flowar.training.draws import Draws, Stream
+from flowar.training.pictures import changed
 
 STORE_FILE, TOKENIZER_FOLDER = "store.json", "tokenizer"
 FORMAT = 1
@@ -51,6 +53,7 @@ class Shard:
         first: the number of its first image in the source.
         skipped: a message for every unreadable image.
         crc32: the checksum when the shard was saved.
+        pictures: the stamps of all its images, unreadable ones too; None in older shards.
     """
 
     moments: Tensor
@@ -59,6 +62,7 @@ class Shard:
     first: int
     skipped: list[str]
     crc32: str = ""
+    pictures: Tensor | None = None
 
     @staticmethod
     def open(path: Path) -> Shard:
@@ -70,7 +74,8 @@ class Shard:
         try:
             with safe_open(path, "pt") as file:
                 about = json.loads((file.metadata() or {})["shard"])
-                return Shard(file.get_tensor("moments"), file.get_tensor("labels"), **about)
+                pictures = file.get_tensor("pictures") if "pictures" in file.keys() else None  # noqa: SIM118
+                return Shard(file.get_tensor("moments"), file.get_tensor("labels"), **about, pictures=pictures)
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(
                 f"{path}: expected a shard of latents ({type(error).__name__}: {first_line(error)})"
@@ -83,7 +88,16 @@ class Shard:
             OSError: if writing fails.
         """
         about = {"key": self.key, "first": self.first, "skipped": self.skipped, "crc32": self.checksum()}
-        save_tensors(path, {"moments": self.moments, "labels": self.labels}, {"shard": json.dumps(about)})
+        tensors = {"moments": self.moments, "labels": self.labels}
+        if self.pictures is not None:
+            tensors["pictures"] = self.pictures
+        save_tensors(path, tensors, {"shard": json.dumps(about)})
+
+    def changed(self, source: ImageSource) -> list[int]:
+        """The numbers of those images that are not in `source` what they were when the shard was written."""
+        if self.pictures is None:
+            return []
+        return changed(source, range(self.first, self.first + len(self.pictures)), self.pictures)
 
     def checksum(self) -> str:
         """The CRC-32 of moments and labels, which is eight times as fast as SHA-256; nobody forges latents."""
@@ -242,7 +256,7 @@ def write_record(folder: Path, shards: int, key: Key, source: ImageSource) -> No
         "skipped": skipped,
         "shards": [{"images": len(shard.labels), "crc32": shard.crc32} for shard in written],
     }
-    write_json(folder / STORE_FILE, record)
+    write_sealed(folder / STORE_FILE, record)
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -253,7 +267,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     """
     path = folder / STORE_FILE
     try:
-        record = read_json(path)
+        record = read_sealed(path)
     except CheckpointError as error:
         raise DataError(str(error)) from error
     if record.get("format") != FORMAT:

@@ -101,12 +101,12 @@ def load_held_out(
 
 
 def stored_tokenizer(config: DataConfig, folder: Path) -> Tokenizer | None:
-    """The tokenizer of the store in `folder`, if the store is complete and `config` names none or a pixel tokenizer.
+    """The tokenizer of the store in `folder`, if it was begun there and `config` names none or a pixel tokenizer.
 
-    A pixel tokenizer is not made anew, as that would take a look at all images.
+    A pixel tokenizer is not made anew, as that would take a look at all images, and find others in some that changed.
     """
     name = config.tokenizer
-    if not LatentStore.complete(folder) or (name and not name.startswith("pixel:")):
+    if not any(folder.glob("shard_*")) or (name and not name.startswith("pixel:")):
         return None
     tokenizer = load_tokenizer(folder / TOKENIZER_FOLDER)
     own = f"{tokenizer.kind}:{tokenizer.stride}"

@@ -28,6 +28,7 @@ REFUSALS: list[tuple[str, tuple[Any, ...], str]] = [
     ("spatial_adaln", (INTEGERS, X, X), "spatial_adaln: x: expected a floating dtype"),
     ("spatial_adaln_residual", (X, randn(3, 1, 8), X, X, X), "spatial_adaln_residual: gate: expected a shape that"),
     ("spatial_adaln_residual", (X, X, randn(2, 4, 8), X, X), "spatial_adaln_residual: branch: expected a shape that"),
+    ("checked_copy", (X, MATRIX), "checked_copy: source: expected the shape of out, [2, 3, 8], got [4, 3]"),
     ("quantize_rows", (INTEGERS,), "quantize_rows: x: expected a floating dtype"),
     ("quantize_rows", (X[..., :0],), "quantize_rows: x: expected a last dimension that is not empty, got [2, 3, 0]"),
     ("rotary_qkv", (X[0], ROTATION, 1), "rotary_qkv: packed: expected three dimensions"),
