@@ -172,7 +172,7 @@ def resume(state: State, folder: Path) -> dict[str, Any]:
     """Continue from the newest checkpoint in `folder` as `load_checkpoint` does, and return its record."""
     path = load_checkpoint(state, folder)
     log.info("resumed from %s", path)
-    return read_json(path / RECORD_FILE)
+    return read_sealed(path / RECORD_FILE)
 
 
 def load(state: State, path: Path) -> None:
