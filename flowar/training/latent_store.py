@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from flowar.data.image_source import ImageSource
 from flowar.errors import CheckpointError, DataError, FlowARError, first_line
 from flowar.storage.weights import save_tensors
 from flowar.system.files import read_json, write_json
@@ -220,7 +219,7 @@ def shard_path(folder: Path, number: int) -> Path:
     return folder / f"shard_{number:05d}.safetensors"
 
 
-def write_record(folder: Path, shards: int, key: Key, source: ImageSource) -> None:
+def write_record(folder: Path, shards: int, key: Key, source: str, class_names: Sequence[str]) -> None:
     """Write `store.json` beside its `shards`, which completes the store.
 
     Raises:
@@ -236,8 +235,8 @@ def write_record(folder: Path, shards: int, key: Key, source: ImageSource) -> No
         "format": FORMAT,
         "images": images,
         "moments": list(written[0].moments.shape[1:]),
-        "source": str(source.root),
-        "class_names": list(source.class_names),
+        "source": source,
+        "class_names": list(class_names),
         "key": dict(key),
         "skipped": skipped,
         "shards": [{"images": len(shard.labels), "crc32": shard.crc32} for shard in written],
