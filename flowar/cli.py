@@ -8,14 +8,22 @@ import itertools
 import json
 import logging
 import re
+import signal
 import sys
-from collections.abc import Sequence
-from typing import Any, get_args, get_origin, get_type_hints
+import tempfile
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
-from flowar.errors import FlowARError
-from flowar.system.process import take_over_process
+from flowar.errors import FlowARError, escaped, first_line, sentence
+from flowar.system.process import take_over_process, take_over_terminal
+from flowar.system.signals import exit_code
+from flowar.system.streams import flushed_output
 
-EXIT_BAD_INPUT = 2
+EXIT_BAD_INPUT, EXIT_UNFORESEEN = 2, 70
+EXIT_NO_READER = 141  # as of a process that SIGPIPE ends
+TRACEBACK = "--traceback"
 
 COMMANDS = {
     "sample": "class labels to a grid of images, by default from the model that ships with the package",
@@ -41,36 +49,90 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one subcommand. Bad input ends with one line on stderr and exit code 2.
+    """Run one subcommand.
 
-    Without `arguments` they are the process's own, and so is the process: `take_over_process` sets it up.
+    Bad input ends with one line on stderr and exit code 2, an error that nobody foresaw with one that names the file of
+    its traceback and 70, SIGINT and SIGTERM with 130 and 143. Without `arguments` they are the process's own, and so is
+    the process: `take_over_terminal` and `take_over_process` set it up.
     """
-    if arguments is None:
-        arguments = sys.argv[1:]
-        if arguments[:1] != ["doctor"]:  # which must start where torch does not
-            take_over_process()
+    words = sys.argv[1:] if arguments is None else [*arguments]
+    try:
+        with flushed_output(), reported_errors(TRACEBACK in words):
+            if arguments is None:
+                take_over_terminal()
+                if words[:1] != ["doctor"]:  # which must start where torch does not
+                    take_over_process()
+            run(words)
+    except BrokenPipeError:
+        sys.exit(EXIT_NO_READER)
+    except OSError as error:
+        fail(f"stdout: {first_line(error)}")
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Run one subcommand with its options."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
         return
     name, *rest = arguments
     if name not in COMMANDS:
-        fail(f"command: expected one of {', '.join(COMMANDS)}, got {name}")
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    logging.getLogger("flowar").setLevel(logging.INFO)  # not of all packages: the Hub's client tells every request
+        raise FlowARError(f"command: expected one of {', '.join(COMMANDS)}, got {name}")
+    log_to_stderr()
+    command: Any = importlib.import_module(f"flowar.commands.{name.replace('-', '_')}")
+    command.run(parse_options(name, command.Options, rest))
+
+
+@contextmanager
+def reported_errors(show_traceback: bool) -> Iterator[None]:
+    """Turn the errors of this context into a line and an exit code; a missing reader of stdout goes further."""
     try:
-        command: Any = importlib.import_module(f"flowar.commands.{name.replace('-', '_')}")
-        command.run(parse_options(name, command.Options, rest))
-    except (ValueError, OSError, ImportError) as error:
-        fail(" ".join(sentence(error).split()))
+        yield
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        report(error, show_traceback)
     except KeyboardInterrupt:
-        fail("interrupted")
+        fail("interrupted", exit_code(signal.SIGINT))
 
 
-def sentence(error: Exception) -> str:
-    """What an error says; of one of the operating system, the file and the reason without its number."""
-    if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        return f"{error.filename}: {error.strerror}"
-    return str(error)
+def log_to_stderr() -> None:
+    """Show what FlowAR logs, and of other packages what is at least a warning: the Hub's client tells every request."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(PrintableFormatter("%(message)s"))
+    logging.basicConfig(handlers=[handler])
+    logging.getLogger("flowar").setLevel(logging.INFO)
+
+
+class PrintableFormatter(logging.Formatter):
+    """Messages whose names move no cursor; FlowAR's own are one line each."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        message = super().formatMessage(record)
+        return "\n".join(map(escaped, [message] if record.name.startswith("flowar") else message.split("\n")))
+
+
+def report(error: Exception, show_traceback: bool) -> NoReturn:
+    """End with what is to be said about an error: where it was foreseen, expected and got."""
+    foreseen = isinstance(error, (ValueError, OSError, ImportError))
+    file = None if foreseen or show_traceback else write_traceback(error)
+    if show_traceback or not (foreseen or file):
+        traceback.print_exception(error)
+    if foreseen:
+        fail(sentence(error))
+    where = f" (traceback in {file})" if file else ""
+    fail(f"unexpected {type(error).__name__}: {first_line(error)}{where}", EXIT_UNFORESEEN)
+
+
+def write_traceback(error: Exception) -> str | None:
+    """Write the traceback of an error to a file of its own that stays, and return its path; None where that fails."""
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="flowar-", suffix=".txt", delete=False, encoding="utf-8", errors="backslashreplace"
+        ) as file:
+            traceback.print_exception(error, file=file)
+    except OSError:
+        return None
+    return file.name
 
 
 def usage() -> str:
@@ -91,6 +153,7 @@ def parse_options(name: str, options: type[Any], arguments: Sequence[str]) -> An
     program = f"flowar {name}"
     parser = ArgumentParser(prog=program, usage=f"{program} [options]", description=COMMANDS[name], exit_on_error=False)
     parser.add_argument("--config", action="config", help="YAML file with options; those on the command line win")
+    parser.add_argument(TRACEBACK, action="store_true", help="show where an error came from")
     parser.add_class_arguments(options, None, as_group=False)
     arguments = with_several(getattr(options, "several", None), with_positional(options, arguments))
     arguments = with_optional_flags(options, arguments)
@@ -100,7 +163,8 @@ def parse_options(name: str, options: type[Any], arguments: Sequence[str]) -> An
     try:
         values = vars(parser.instantiate(parser.parse_args(arguments)))
     except ArgumentError as error:
-        raise FlowARError(f"{one_line(str(error))}; {program} --help lists the options") from error
+        message = " ".join(one_line(str(error)).split())
+        raise FlowARError(f"{message}; {program} --help lists the options") from error
     return options(**{field.name: values[field.name] for field in dataclasses.fields(options)})
 
 
@@ -152,7 +216,7 @@ def one_line(message: str) -> str:
     return f"{key[1]}: expected {types.replace(', nothing', ' or nothing')}, got {value[1]}"
 
 
-def fail(message: str) -> None:
+def fail(message: str, code: int = EXIT_BAD_INPUT) -> NoReturn:
     """End with `message` on stderr."""
     print(f"flowar: {message}", file=sys.stderr)
-    sys.exit(EXIT_BAD_INPUT)
+    sys.exit(code)

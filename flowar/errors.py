@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 __all__ = ["CheckpointError", "DataError", "FlowARError", "MissingPackageError", "TrainingError"]
+
+SYSTEM_NUMBER = re.compile(r"\[Errno -?\d+\] | \(os error \d+\)")  # as Python writes it, and Rust
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class FlowARError(ValueError):
@@ -26,5 +31,31 @@ class MissingPackageError(FlowARError, ImportError):
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of another library says, cut to one line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """The reason that an error of another library gives, cut to one line that can be shown.
+
+    Of an error of the operating system neither number nor file: whoever quotes it has named the file. What torch says
+    of `weights_only`, with which its users may run a pickle's code, goes no further.
+    """
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    refused = re.search(r"WeightsUnpickler error:\s*(.*)", text)
+    line = next(iter((refused[1] if refused else text).strip().splitlines()), type(error).__name__)
+    kept = [each for each in re.split(r"(?<=\.) ", SYSTEM_NUMBER.sub("", line)) if "weights_only" not in each]
+    return escaped(" ".join(kept) or "it holds more than tensors and plain containers")
+
+
+def sentence(error: BaseException) -> str:
+    """All that an error says, as one line that can be shown; of one of the operating system the file and the reason."""
+    if isinstance(error, OSError) and error.strerror:
+        text = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+    else:
+        text = str(error) if isinstance(error, FlowARError) else " ".join(str(error).split())
+    return escaped(SYSTEM_NUMBER.sub("", text) or type(error).__name__)
+
+
+def escaped(text: str) -> str:
+    """The text with escapes for what would move the cursor, end the line or turn the writing direction of a terminal.
+
+    Those are control characters, line and paragraph separators, the controls of bidirectional text, and halves of
+    surrogate pairs, which stand for the bytes of file names that are no text.
+    """
+    return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

@@ -20,7 +20,7 @@ from flowar.config import FlowARConfig, require
 from flowar.engine.onednn_linear import prepack, unpack, unpacked
 from flowar.engine.plan import InferencePlan, Plans
 from flowar.networks.ar_transformer import ARTransformer
-from flowar.networks.arguments import check_labels, check_shape, matching_scale
+from flowar.networks.arguments import check_labels, matching_scale
 from flowar.networks.attention_backends import use_attention_backend
 from flowar.networks.flow_transformer import FlowTransformer, over_tokens
 from flowar.networks.initialization import initialize
@@ -31,8 +31,10 @@ from flowar.sampling.pins import Pins, check_pins, pin
 from flowar.sampling.schedule import Schedule
 from flowar.sampling.solvers import integrate
 from flowar.storage.checkpoint import PretrainedModel
+from flowar.system.arguments import check_function, check_number, check_type
 from flowar.system.precision import Precision, matmul_precision, resolve_precision
 from flowar.system.progress import step_progress
+from flowar.system.tensors import check_tensor
 from flowar.system.transfer import to_device
 
 __all__ = ["Checkpointing", "FlowAR", "Loss"]
@@ -138,14 +140,19 @@ class FlowAR(PretrainedModel):
 
         context_noise: [B, S - n_last, c], added to the tokens of every scale but the last before they are upsampled for
             the AR transformer.
+
+        Raises:
+            ValueError: for latents, labels or noise that do not fit the model or each other.
         """
+        labels = self._labels_of(latents, class_labels)
         _, inputs = self.pyramid(latents)
-        return self._conditions(inputs, self.check_labels(class_labels, null_class=True), context_noise)
+        return self._conditions(inputs, labels, context_noise)
 
     def _conditions(self, inputs: Tensor, labels: Tensor, context_noise: Tensor | None) -> Tensor:
         if context_noise is not None:
             coarser = self.config.tokens - self.config.scale_lengths[-1]
-            check_shape("context_noise", context_noise, (len(labels), coarser, self.config.latent_channels))
+            shape = (len(labels), coarser, self.config.latent_channels)
+            check_tensor("context_noise", context_noise, shape, self._parameter)
             inputs = inputs + self.pyramid.upsample_each(context_noise)  # upsampling is linear
         return self.ar_transformer(inputs, labels)
 
@@ -156,12 +163,12 @@ class FlowAR(PretrainedModel):
         which are t if left out; others make no use of r.
 
         Raises:
-            ValueError: if no scale has n tokens, or the shapes do not fit together.
+            ValueError: if no scale has n tokens, or for shapes, dtypes or devices that do not fit together.
         """
         widths = (self.config.latent_channels, self.config.ar_width)
-        scale = matching_scale(x_t, t, z_k, self.config.scale_lengths, widths)
+        scale = matching_scale(x_t, t, z_k, self.config.scale_lengths, widths, self._parameter)
         if r is not None:
-            check_shape("r", r, t.shape)
+            check_tensor("r", r, t.shape, self._parameter)
         return self.flow_transformer(x_t, t[:, None], z_k, [scale], None if r is None else r[:, None])
 
     def loss(
@@ -190,14 +197,15 @@ class FlowAR(PretrainedModel):
         Raises:
             ValueError: for latents, labels, noise, times, dropped or context_noise that do not fit.
         """
+        labels, like = self._labels_of(latents, class_labels), self._parameter
+        check_number("scale_exponent", scale_exponent)
         targets, inputs = self.pyramid(latents)  # [B, S, c], [B, S-1, c]
         noise = torch.randn_like(targets) if noise is None else noise
         times = torch.rand(len(self.config.grids), len(latents), device=latents.device) if times is None else times
-        check_shape("noise", noise, targets.shape)
-        check_shape("times", times, (len(self.config.grids), len(latents)))
-        labels = self.check_labels(class_labels, null_class=True)
+        check_tensor("noise", noise, targets.shape, like)
+        check_tensor("times", times, (len(self.config.grids), len(latents)), like)
         dropped = self.draw_dropped(labels) if dropped is None else dropped
-        check_shape("dropped", dropped, labels.shape)
+        check_tensor("dropped", dropped, labels.shape, like, floating=False)
         z = self._conditions(inputs, labels.masked_fill(dropped, self.config.null_class), context_noise)  # [B, S, D]
 
         lengths = self.config.scale_lengths
@@ -246,6 +254,10 @@ class FlowAR(PretrainedModel):
             ValueError: for labels, schedule, seeds, noise or pins that do not fit, saying what was expected and came.
         """
         labels = self.check_labels(class_labels)
+        check_type("naive", naive, bool, "true or false")
+        check_type("progress", progress, (bool, type(None)), "true, false or None")
+        check_function("on_scale", on_scale)
+        check_function("on_evaluation", on_evaluation)
         schedule = self.schedule(num_inference_steps, guidance_scale, guidance_interval, schedule)
         precision = self.precision(dtype)
         state_dtype = torch.promote_types(precision.dtype, torch.float32)
@@ -326,6 +338,7 @@ class FlowAR(PretrainedModel):
         Raises:
             ValueError: for `num_inference_steps` beside a base, or what no schedule of this model can have.
         """
+        check_type("schedule", base, (Schedule, str, type(None)), "a schedule or the name of one")
         return self.config.make_schedule(num_inference_steps, guidance_scale, guidance_interval, base)
 
     def check_labels(self, class_labels: Tensor | Sequence[int] | int, null_class: bool = False) -> Tensor:
@@ -337,6 +350,19 @@ class FlowAR(PretrainedModel):
         """
         last = self.config.num_classes - (0 if null_class else 1)
         return check_labels(class_labels, last, self.ar_transformer.input_positions.device)
+
+    @property
+    def _parameter(self) -> Tensor:
+        """A parameter, whose device and dtype those of inputs have to be."""
+        return self.ar_transformer.input_positions
+
+    def _labels_of(self, latents: Tensor, class_labels: Tensor) -> Tensor:
+        """The labels [B] of latents [B, c, h, w], the null class among them, when both are checked."""
+        config = self.config
+        check_tensor("latents", latents, ("B", config.latent_channels, *config.grid), self._parameter)
+        labels = self.check_labels(class_labels, null_class=True)
+        require("class_labels", f"{len(latents)}, one per image", len(labels), len(labels) == len(latents))
+        return labels
 
     def draw_dropped(self, class_labels: Tensor) -> Tensor:
         """Draw which labels [B] the null class replaces: a share `class_dropout` in training mode, otherwise none."""

@@ -16,6 +16,10 @@ from flowar.images import to_pil
 from flowar.model import FlowAR
 from flowar.sampling.options import SamplingOptions
 from flowar.storage.hub import locate
+from flowar.system.arguments import check_function, check_integer, check_path, check_type
+from flowar.system.precision import default_device
+from flowar.system.tensors import check_tensor
+from flowar.system.together import write_together
 from flowar.tokenizers.base import Tokenizer
 from flowar.tokenizers.loading import check_tokenizer, load_tokenizer
 
@@ -57,6 +61,8 @@ class FlowARPipeline:
     """
 
     def __init__(self, model: FlowAR, tokenizer: Tokenizer) -> None:
+        check_type("model", model, FlowAR, "a FlowAR")
+        check_type("tokenizer", tokenizer, Tokenizer, "a tokenizer")
         record = dict(model.config.tokenizer or {}) | {"channels": model.config.latent_channels}
         check_tokenizer(record, tokenizer)
         self.model = model
@@ -86,11 +92,14 @@ class FlowARPipeline:
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write model and tokenizer into one folder; `dtype` is that of the model's stored weights.
 
+        Whenever the process is killed, the folder has all files as they were, or all new.
+
         Raises:
             OSError: if writing fails; files that were there stay as they were.
         """
-        self.model.save_pretrained(folder, dtype)
-        self.tokenizer.save_pretrained(folder)
+        with write_together(check_path("folder", folder)) as aside:
+            self.model.save_pretrained(aside, dtype)
+            self.tokenizer.save_pretrained(aside)
 
     def push_to_hub(
         self,
@@ -126,7 +135,8 @@ class FlowARPipeline:
         return push_pipeline(self, repository, details, commit_message, dtype)
 
     def to(self, device: torch.device | str) -> FlowARPipeline:
-        """Move both to `device`, in place."""
+        """Move both to `device`, in place. Raises ValueError for one that this machine does not have."""
+        device = default_device(device)
         self.model.to(device)
         self.tokenizer.to(device)
         return self
@@ -192,6 +202,7 @@ class FlowARPipeline:
             images[0].save("boot.png")
             ```
         """
+        check_function("preview", preview)
         if preview is not None:
             on_scale = previewing(self.decode_tokens, preview, on_scale)
             if preview_steps:
@@ -229,12 +240,24 @@ class FlowARPipeline:
         return self.model.sample(self._labels(class_labels), noise=noise, pins=pins, **options)
 
     def decode(self, latents: Tensor) -> list[Image]:
-        """Pictures of normalised latents [B, c, h, w], as many at once as memory allows."""
-        parts = latents.to(self.decode_dtype).split(self.tokenizer.images_at_once(latents))
+        """Pictures of normalised latents [B, c, h, w], as many at once as memory allows.
+
+        Raises:
+            ValueError: for latents of another number of channels, or on another device.
+        """
+        at_once = self.tokenizer.images_at_once(latents)
+        parts = latents.to(self.decode_dtype).split(at_once)
         return [image for part in parts for image in to_pil(self._decode(part))]
 
     def decode_tokens(self, tokens: Tensor, scale: int) -> list[Image]:
-        """Pictures of full size from tokens [B, n_k, c] of a scale, whose grid is enlarged to the finest (bicubic)."""
+        """Pictures of full size from tokens [B, n_k, c] of a scale, whose grid is enlarged to the finest (bicubic).
+
+        Raises:
+            ValueError: for a scale that the model does not have, and tokens that are not its.
+        """
+        lengths = self.model.config.scale_lengths
+        scale = check_integer("scale", scale, 0, len(lengths) - 1)
+        check_tensor("tokens", tokens, ("B", lengths[scale], self.model.config.latent_channels))
         config, grid = self.model.config, self.model.pyramid.to_grid(tokens.float(), scale)  # [B, c, h_k, w_k]
         if config.grids[scale] != config.grid:
             grid = F.interpolate(grid, size=config.grid, mode="bicubic")

@@ -566,6 +566,23 @@ class TestEvaluate:
         main(["evaluate", "--compare=[a, a]"])
         assert "difference +0 (chance: up to" in capsys.readouterr().out
 
+    def test_a_reference_that_failed_can_be_repeated(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        """With the image mended, or by an option: in both cases what was computed is of other images."""
+        monkeypatch.chdir(tmp_path)
+        judge = ["--extractor", "fashion", "--classifier", str(write_material(tmp_path)["classifier"])]
+        command = ["reference", "--images", "photos", "--output", "a.safetensors", "--batch_size", "2", *judge]
+        (tmp_path / "photos").mkdir()
+        for number in range(5):
+            Image.new("L", (20 if number == 4 else 28, 28), 40 * number).save(tmp_path / "photos" / f"{number}.png")
+        assert "4.png: expected 28x28, got 20x28" in refused_after_log(capsys, command)
+        assert "4.png: expected 28x28, got 20x28" in refused_after_log(capsys, command)
+        assert len([*(tmp_path / "a.features").glob("chunk_*")]) == 2
+        main([*command, "--image_size", "28"])
+        assert capsys.readouterr().out == "fashion features of 5 images in a.safetensors\n"
+        assert not (tmp_path / "a.features").exists()
+
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
@@ -655,7 +672,7 @@ class TestTrain:
                 return step(self, *rest)  # type: ignore[arg-type]
 
             patch.setattr(TrainingStep, "__call__", interrupted)
-            assert refused_after_log(capsys, arguments) == "flowar: interrupted"
+            assert refused_after_log(capsys, arguments, 130) == "flowar: interrupted"
         assert [path.stem for path in checkpoints(run / "checkpoints")] == ["step_00000002"]
         assert "resume it instead" in refused_after_log(capsys, arguments)
         main([*arguments, "--resume"])
@@ -769,11 +786,11 @@ class TestTrain:
         assert [path.name for path in files(tmp_path / "run")] == ["tokenizer.json"]
 
 
-def refused_after_log(capsys: pytest.CaptureFixture[str], arguments: Iterable[object]) -> str:
+def refused_after_log(capsys: pytest.CaptureFixture[str], arguments: Iterable[object], code: int = 2) -> str:
     """The last line on stderr of a command that has logged something before it failed."""
     with pytest.raises(SystemExit) as exit_:
         main([*map(str, arguments)])
-    assert exit_.value.code == 2
+    assert exit_.value.code == code
     return capsys.readouterr().err.splitlines()[-1]
 
 

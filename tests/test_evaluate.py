@@ -143,6 +143,20 @@ class TestChunks:
         ):
             run(config | {"num_inference_steps": 3})
 
+    def test_settings_without_features_are_forgotten(
+        self, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Those of an evaluation that failed at its first image."""
+
+        def failed(*_: object) -> Tensor:
+            raise DataError("no image")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(GeneratedImages, "read", failed)
+            with pytest.raises(DataError, match="no image"):
+                run(config)
+        assert run(config | {"num_inference_steps": 3, "bootstrap": 0})["metrics"]
+
     @pytest.mark.parametrize("share", [0, 1])
     def test_every_rank_has_its_chunks(
         self, config: dict[str, Any], fashion: Extractor, monkeypatch: pytest.MonkeyPatch, share: int

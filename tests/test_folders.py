@@ -103,7 +103,7 @@ def test_one_folder_with_every_oddity(oddities: Path, caplog: pytest.LogCaptureF
     assert found.pop("cats/torn.png").startswith("(")  # in words of Pillow, which may change
     assert found == {
         "cats/UPPER.PNG": "class 0, 100 to 100",
-        "cats/broken.png": f"([Errno 2] No such file or directory: '{oddities / 'cats' / 'broken.png'}')",
+        "cats/broken.png": "(No such file or directory)",
         "cats/camera.jpg": "class 0, 50 to 200",
         "cats/depth.tif": "class 0, 0 to 255",
         "cats/download.jfif": "class 0, 100 to 100",

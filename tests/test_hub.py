@@ -195,7 +195,7 @@ class TestPush:
             ),
             (
                 lambda hub, patch: patch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9"),
-                "not uploaded, as asking the Hub failed: [Errno 111] Connection refused",
+                "not uploaded, as asking the Hub failed: Connection refused",
             ),
             (
                 lambda hub, patch: patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True),
@@ -233,7 +233,7 @@ class TestCommand:
         main(["push", str(folder), "user/model", "--license", "mit", "--samples", "1", "--private"])
         repository = hub.repositories["user/model"]
         oid = repository.branches["main"]
-        assert capsys.readouterr().out == f"5 files in {hub.endpoint}/user/model/commit/{oid}\n"
+        assert capsys.readouterr() == (f"5 files in {hub.endpoint}/user/model/commit/{oid}\n", "")  # no bars
         assert repository.private
         pushed = repository.commits[oid]
         assert {name: pushed[name] for name in files} == files

@@ -13,7 +13,7 @@ from PIL import Image
 
 from flowar import FlowARPipeline
 from flowar.errors import FlowARError
-from flowar.evaluation.card import read_card, write_card
+from flowar.evaluation.card import markdown, read_card, write_card
 from flowar.sharing.model_card import CardDetails
 from flowar.sharing.push import write_model_card
 from flowar.storage.weights import fingerprint
@@ -74,6 +74,24 @@ def test_what_the_model_is(tmp_path: Path) -> None:
     assert "## Schedule\n\nUnless a call says otherwise:\n\n```text\nscale  solver" in text
     assert "\n2      euler         2            2  2.5\nguidance where 0.1 <= t <= 0.8\n```\n" in text
     assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+
+
+def test_names_show_as_they_are(tmp_path: Path) -> None:
+    names = ["<img src=//x>", "![x](http://e/x.png)", "a | b", "c\n## d", "`*e*`"]
+    table = write(tmp_path, pipeline(class_names=names), samples=0).split("## Model")[1].split("## Training")[0]
+    assert r"5: &lt;img src=//x>, ![x\](http\://e/x.png), a \| b, c ## d, \`\*e\*\` |" in table
+
+
+def test_words_of_an_evaluation_show_as_they_are() -> None:
+    metric = {"value": 1.0, "interval": None, "better": "low|er", "error_by": "<b>"}
+    settings = {"images": {"source": "![x](http://e/x.png)"}, "a|b": "c\nd"}
+    card = {"settings": settings, "metrics": {"F|D": metric}, "unavailable": {"<i>": "`x`"}, "warnings": ["*few*"]}
+    lines = markdown(card).splitlines()
+    assert r"| F\|D | 1 | not computed | low\|er | &lt;b> |" in lines
+    assert r"| &lt;i> | none: \`x\` | | | |" in lines
+    assert r"| images.source | ![x\](http\://e/x.png) |" in lines
+    assert r"| a\|b | c d |" in lines
+    assert r"Warning: \*few\*" in lines
 
 
 def test_many_classes_and_colours(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flowar.commands import say
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -49,7 +51,7 @@ def run(options: Options) -> None:
     calibrate(tokenizer, first_images(source.batches(CALIBRATION_BATCH), options.max_images))
     tokenizer.save_pretrained(options.output)
     for name in ("mean", "std"):
-        print(f"{name}: {', '.join(f'{value:.4f}' for value in getattr(tokenizer, name).tolist())}")
+        say(f"{name}: {', '.join(f'{value:.4f}' for value in getattr(tokenizer, name).tolist())}")
 
 
 def first_images(batches: Iterable[Tensor], count: int) -> Iterator[Tensor]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from flowar.commands import say
+
 
 @dataclass
 class Options:
@@ -38,7 +40,7 @@ def run(options: Options) -> None:
         proposals = ", ".join(closest(options.search, names)) or "none"
         raise FlowARError(f"search: expected a part of a name, got {options.search!r}; closest names: {proposals}")
     width = len(str(len(names) - 1))
-    print("\n".join(f"{label:>{width}}  {names[label]}" for label in found))
+    say(*(f"{label:>{width}}  {names[label]}" for label in found))
 
 
 def names_of(model: str) -> tuple[str, ...]:

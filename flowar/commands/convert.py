@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from flowar.commands import say
+
 
 @dataclass
 class Options:
@@ -38,4 +40,4 @@ def run(options: Options) -> None:
         model.config = replace(model.config, tokenizer=pipeline.tokenizer.record())
         pipeline.save_pretrained(options.output, dtype)
     count = sum(parameter.numel() for parameter in model.parameters())
-    print(f"{count / 1e6:.1f} M parameters in {options.output}")
+    say(f"{count / 1e6:.1f} M parameters in {options.output}")

@@ -6,6 +6,7 @@ import os
 import socket
 from dataclasses import dataclass
 
+from flowar.commands import say
 from flowar.errors import FlowARError, MissingPackageError
 
 LAST_PORT = 65535
@@ -18,7 +19,8 @@ class Options:
     Attributes:
         model: shipped name, folder, or Hub id.
         device: device to compute on; "auto" is the GPU if there is one.
-        host: address to serve on; 0.0.0.0 serves everybody who can reach this machine.
+        host: address to serve on; 0.0.0.0 serves everybody who can reach this machine. Where it is this machine's own,
+            as 127.0.0.1, requests by other names and from other pages are refused.
         port: port to serve on.
     """
 
@@ -42,7 +44,7 @@ def run(options: Options) -> None:
     pipeline = FlowARPipeline.from_pretrained(options.model).to(default_device(options.device)).prepack()
     page = build_page(pipeline, options.model)
     serve(page, options.host, options.port)
-    print(f"{options.model} at http://{options.host}:{options.port}, until Ctrl+C", flush=True)
+    say(f"{options.model} at http://{options.host}:{options.port}, until Ctrl+C")
     page.block_thread()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from flowar.commands import say
 from flowar.system.ranks import join_ranks
 from flowar.training.distillation import distill
 from flowar.training.distillation_config import DistillConfig as Options
@@ -16,4 +17,4 @@ def run(options: Options) -> None:
             logging.getLogger("flowar").setLevel(logging.WARNING)
         folder = distill(options, ranks)
         if ranks.main:
-            print(f"student in {folder}")
+            say(f"student in {folder}")

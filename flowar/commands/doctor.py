@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
+from flowar.commands import say
 from flowar.doctor.examination import checks, examine
 from flowar.doctor.finding import Finding
 
@@ -44,7 +45,7 @@ def as_lines(found: Iterable[tuple[str, Finding]], model: str) -> list[Finding]:
     width = max(len(check.name) for check in checks(model)) + 2
     findings = []
     for name, finding in found:
-        print(f"{name:<{width}}{finding}", flush=True)
+        say(f"{name:<{width}}{finding}")
         findings.append(finding)
     return findings
 
@@ -54,5 +55,6 @@ def as_json(found: Iterable[tuple[str, Finding]]) -> list[Finding]:
     named = list(found)
     findings = [finding for _, finding in named]
     ok = all(finding.status != "wrong" for finding in findings)
-    print(json.dumps({"ok": ok, "checks": [{"name": name, **asdict(finding)} for name, finding in named]}, indent=2))
+    report = {"ok": ok, "checks": [{"name": name, **asdict(finding)} for name, finding in named]}
+    say(*json.dumps(report, indent=2).splitlines())
     return findings

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from flowar.commands import say
 from flowar.commands.sample import Classes
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def run(options: Options) -> None:
     pipeline = FlowARPipeline.from_pretrained(options.model).to(default_device(options.device)).prepack()
     images, kept = edited(pipeline, options)
     write_aside(options.output, lambda aside: image_grid(images, len(images)).save(aside, "PNG"))
-    print(f"{len(images)} images in {options.output}{kept}")
+    say(f"{len(images)} images in {options.output}{kept}")
 
 
 def edited(pipeline: FlowARPipeline, options: Options) -> tuple[list[Image], str]:

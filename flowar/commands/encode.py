@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from flowar.commands import say
 from flowar.errors import FlowARError
 from flowar.training.data_config import DataConfig as Options
 
@@ -17,7 +18,7 @@ def run(options: Options) -> None:
     folder = Path(options.latents)
     store, _ = load_data(options, folder)
     shape = "x".join(map(str, (store.channels, *store.grid)))
-    print(
+    say(
         f"{len(store)} images (variants: {store.variants}), latents {shape}, {store.nbytes / 2**20:.1f} MiB, "
         f"{len(store.skipped)} images skipped, in {folder}"
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from flowar.commands import say
 from flowar.commands.sample import Classes, parse_labels
 
 
@@ -77,7 +78,7 @@ def run(options: Options) -> None:
         from flowar.evaluation.card import read_card
         from flowar.evaluation.compare import compare_cards
 
-        print("\n".join(compare_cards(*map(read_card, options.compare))))
+        say(*compare_cards(*map(read_card, options.compare)))
         return
     from flowar.commands.classes import names_of
     from flowar.evaluation.card import MARKDOWN_FILE
@@ -94,5 +95,5 @@ def run(options: Options) -> None:
         return
     for name, found in card["metrics"].items():
         interval = "" if found["interval"] is None else " (95 %: {:.5g} to {:.5g})".format(*found["interval"])
-        print(f"{name}: {found['value']:.5g}{interval}")
-    print(f"card in {options.output / MARKDOWN_FILE}")
+        say(f"{name}: {found['value']:.5g}{interval}")
+    say(f"card in {options.output / MARKDOWN_FILE}")

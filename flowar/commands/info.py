@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+from flowar.commands import say
+
 if TYPE_CHECKING:
     from flowar.model import FlowAR
 
@@ -29,11 +31,11 @@ def run(options: Options) -> None:
     """Print the facts, one per line or as JSON."""
     facts = machine_facts() | (model_facts(options.model) if options.model else {})
     if options.json:
-        print(json.dumps(facts, indent=2))
+        say(*json.dumps(facts, indent=2).splitlines())
         return
     width = max(map(len, facts)) + 2
     for name, value in facts.items():
-        print(f"{name:<{width}}{value}")
+        say(f"{name:<{width}}{value}")
 
 
 def machine_facts() -> dict[str, Any]:

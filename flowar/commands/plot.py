@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from flowar.commands import say
 from flowar.errors import MissingPackageError
 from flowar.system.files import write_aside
 
@@ -39,7 +40,7 @@ def run(options: Options) -> None:
     figure = training_curves(runs)
     output = options.output or (options.runs[0] / CURVES if len(runs) == 1 else Path(CURVES))
     write_aside(output, lambda aside: figure.savefig(aside, format="png", dpi=100))
-    print(f"curves of {sum(map(len, runs.values()))} rows in {output}")
+    say(f"curves of {sum(map(len, runs.values()))} rows in {output}")
 
 
 def names(runs: list[Path]) -> list[str]:

@@ -7,6 +7,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import ClassVar
 
+from flowar.commands import say
+
 
 @dataclass
 class Options:
@@ -21,7 +23,7 @@ class Options:
         revision: branch to commit to, made if there is none; the main one if left out.
         private: whether to make a new repository private.
         license: licence of the weights by the Hub's identifier, such as apache-2.0.
-        training_data: description of the training data, in a sentence or more.
+        training_data: description of the training data, in a sentence or more of Markdown.
         datasets: Hub ids of the training data.
         evaluation: card of flowar evaluate, a file or its folder, which is uploaded as well.
         samples: images per class in the card's picture, of the first ten classes; 0 for no picture.
@@ -58,4 +60,4 @@ def run(options: Options) -> None:
         if CARD_FILE not in files:
             write_model_card(Path(page), pipeline, options.repo, details)
         files |= {path.name: path for path in Path(page).iterdir()}
-        print(f"{len(files)} files in {repository.upload(files)}")
+        say(f"{len(files)} files in {repository.upload(files)}")

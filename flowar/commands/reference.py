@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from flowar.commands import say
+
 
 @dataclass
 class Options:
@@ -42,21 +44,20 @@ def run(options: Options) -> None:
 
     from flowar.evaluation.extractors import open_extractor
     from flowar.evaluation.reference import open_reference
+    from flowar.system.lock import locked_by_main
     from flowar.system.ranks import join_ranks
 
     if options.output.suffix != ".safetensors":
         raise ValueError(f"output: expected a file that ends with .safetensors, got {options.output}")
     if options.batch_size < 1:
         raise ValueError(f"batch_size: expected a positive integer, got {options.batch_size}")
-    chunks = options.output.with_suffix(".features")
-    with join_ranks(options.device) as ranks:
+    chunks, form = options.output.with_suffix(".features"), (options.image_size, options.split)
+    with join_ranks(options.device) as ranks, locked_by_main(chunks, ranks):
         extractor = open_extractor(options.extractor, ranks.device, options.classifier)
-        reference = open_reference(
-            options.images, extractor, chunks, ranks, options.batch_size, options.image_size, options.split
-        )
+        reference = open_reference(options.images, extractor, chunks, ranks, options.batch_size, *form, renew=True)
         if not ranks.main:
             return
-    reference.save(options.output)
-    shutil.rmtree(chunks, ignore_errors=True)
+        reference.save(options.output)
+        shutil.rmtree(chunks, ignore_errors=True)
     count = "statistics" if reference.count is None else f"{reference.count} images"
-    print(f"{extractor.name} features of {count} in {options.output}")
+    say(f"{extractor.name} features of {count} in {options.output}")

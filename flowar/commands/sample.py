@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from flowar.commands import say
 from flowar.data.class_names import class_names_of, resolve
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def run(options: Options) -> None:
         ).images
     write_aside(options.output, lambda aside: image_grid(images, len(classes)).save(aside, "PNG"))
     watch.write_film()
-    print(f"{len(images)} images in {options.output}" + (f", film in {options.animate}" if options.animate else ""))
+    say(f"{len(images)} images in {options.output}" + (f", film in {options.animate}" if options.animate else ""))
 
 
 def open_terminal() -> TerminalPicture | None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from flowar.commands import say
 from flowar.commands.sample import Classes, parse_labels
 from flowar.data.class_names import class_names_of
 from flowar.errors import MissingPackageError
@@ -67,7 +68,7 @@ def run(options: Options) -> None:
     image = picture(options)
     output = options.output or Path(f"{options.kind}.png")
     write_aside(output, lambda aside: image.save(aside, "PNG"))
-    print(f"{options.kind} in {output}")
+    say(f"{options.kind} in {output}")
 
 
 def picture(options: Options) -> Image:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from flowar.commands import say
 from flowar.errors import MissingPackageError
 from flowar.system.files import write_aside
+
+if TYPE_CHECKING:
+    from flowar.evaluation.sweep import Row
 
 PLOT = "sweep.png"
 
@@ -63,10 +68,24 @@ def run(options: Options) -> None:
         from flowar.evaluation.sweep_plot import sweep_plot
     except ImportError as error:
         raise MissingPackageError("matplotlib draws the plot: pip install flowar[train]") from error
+    from flowar.evaluation.sweep import markdown, write_tables
+    from flowar.system.lock import locked
+
+    with locked(options.output):
+        rows = swept(options)
+        write_tables(options.output, rows)
+        figure = sweep_plot(rows)
+        write_aside(options.output / PLOT, lambda aside: figure.savefig(aside, format="png", dpi=100))
+    say(*markdown(rows).splitlines())
+    say(f"{len(rows)} points in {options.output}")
+
+
+def swept(options: Options) -> list[Row]:
+    """Run the sweep, and return a row per point."""
     from flowar.evaluation.extractors import open_extractor
     from flowar.evaluation.reference import open_reference
     from flowar.evaluation.run import check_sizes, model_record
-    from flowar.evaluation.sweep import ExtractorQuality, Sweep, grid, markdown, write_tables
+    from flowar.evaluation.sweep import ExtractorQuality, Sweep, grid
     from flowar.pipeline import FlowARPipeline
     from flowar.system.precision import default_device
     from flowar.system.ranks import Ranks
@@ -92,9 +111,4 @@ def run(options: Options) -> None:
     )
     check_sizes(sweep.images(points[0]), reference)
     settings = {"model": about_model, "extractor": extractor.record(), "reference": reference.record()}
-    rows = sweep.run(options.output, settings | {"device": device.type})
-    write_tables(options.output, rows)
-    figure = sweep_plot(rows)
-    write_aside(options.output / PLOT, lambda aside: figure.savefig(aside, format="png", dpi=100))
-    print(markdown(rows), end="")
-    print(f"{len(rows)} points in {options.output}")
+    return sweep.run(options.output, settings | {"device": device.type})

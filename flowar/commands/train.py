@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from flowar.commands import say
 from flowar.system.ranks import join_ranks
 from flowar.training.config import TrainConfig as Options
 from flowar.training.trainer import train
@@ -16,4 +17,4 @@ def run(options: Options) -> None:
             logging.getLogger("flowar").setLevel(logging.WARNING)
         folder = train(options, ranks)
         if ranks.main:
-            print(f"model in {folder}")
+            say(f"model in {folder}")

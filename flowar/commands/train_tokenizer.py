@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from flowar.commands import say
 from flowar.config import is_number, require
 from flowar.errors import DataError
 from flowar.training.tokenizer_config import TokenizerTrainingConfig
@@ -111,7 +112,7 @@ def run(options: Options) -> None:
     warn_unless_normalised(*tokenizer.posterior(some))
     found = reconstruct(tokenizer, held_out)
     weights = tokenizer.record()["weights"]
-    print(f"tokenizer {weights} in {options.output}; {len(held_out)} images held out: {found}")
+    say(f"tokenizer {weights} in {options.output}; {len(held_out)} images held out: {found}")
 
 
 def read(source: ImageSource, skip_bad: bool) -> Tensor:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from flowar.commands import say
+
 
 @dataclass
 class Options:
@@ -48,6 +50,6 @@ def run(options: Options) -> None:
     chosen = tuning.choose(plans, options.target_ms / 1e3)
     schedule = tuning.plan_schedule(model, chosen.counts)
     schedule.save(options.output)
-    print(tuning.table(plans, chosen))
-    print(schedule.describe(scales))
-    print(f"schedule in {options.output}, measured in {model.precision(options.dtype).name}")
+    say(*tuning.table(plans, chosen).splitlines())
+    say(schedule.describe(scales))
+    say(f"schedule in {options.output}, measured in {model.precision(options.dtype).name}")

@@ -68,11 +68,14 @@ def draw(pipeline: FlowARPipeline, labels: Sequence[int], per_class: int, settin
     """Draw rows of all labels, `per_class` times, and yield the drawing after every scale.
 
     Raises:
-        ValueError: for no picture or too many at once, and as `FlowAR.sample`.
+        ValueError: for labels that are no list, no picture or too many at once, and as `FlowAR.sample`.
     """
+    if not isinstance(labels, Sequence) or isinstance(labels, str):
+        raise FlowARError(f"classes: expected a list, got {labels!r}")
+    count = len(labels) * per_class
+    if not 0 < count <= MOST_IMAGES:
+        raise FlowARError(f"pictures: expected 1 to {MOST_IMAGES} of all classes together, got {count}")
     all_labels = [*labels] * per_class
-    if not 0 < len(all_labels) <= MOST_IMAGES:
-        raise FlowARError(f"pictures: expected 1 to {MOST_IMAGES} of all classes together, got {len(all_labels)}")
     scales: list[list[Image.Image]] = []
 
     def sample(report: Callable[[Drawing], None]) -> None:
@@ -105,18 +108,27 @@ def timing(count: int, seconds: float) -> str:
     return f"{images} in {seconds:.2f} s, {1000 * seconds / count:.0f} ms each"
 
 
-def coarse_to_fine(pipeline: FlowARPipeline, drawing: Drawing, index: int) -> list[tuple[Image.Image, str]]:
-    """Picture `index` at every scale drawn so far, with the name of the scale."""
+def coarse_to_fine(pipeline: FlowARPipeline, drawing: Drawing | None, index: int) -> list[tuple[Image.Image, str]]:
+    """Picture `index` at every scale drawn so far, with the name of the scale.
+
+    Raises:
+        ValueError: without a drawing, and for a number that none of its pictures has.
+    """
+    if drawing is None:
+        raise FlowARError("drawing: expected one, got none")
+    last = len(drawing.labels) - 1
+    if not isinstance(index, int) or not 0 <= index <= last:
+        raise FlowARError(f"picture: expected a number from 0 to {last}, got {index!r}")
     return [(images[index], scale_name(pipeline.model, k)) for k, images in enumerate(drawing.scales)]
 
 
-def open_image(pipeline: FlowARPipeline, path: str) -> Image.Image:
+def open_image(pipeline: FlowARPipeline, path: str | None) -> Image.Image:
     """The picture in a file.
 
     Raises:
-        ValueError: for a file that is no picture, or one of another size than the pipeline's.
+        ValueError: without a file, for one that is no picture, or one of another size than the pipeline's.
     """
-    picture = open_picture("image", Path(path), pipeline.tokenizer.image_channels)
+    picture = open_picture("image", None if path is None else Path(path), pipeline.tokenizer.image_channels)
     check_size(pipeline, picture, "image")
     return picture
 

@@ -11,7 +11,7 @@ from flowar.data.opening import image_suffixes
 from flowar.demo.actions import Drawing, Edit, Settings, class_choices, edit, open_image
 from flowar.demo.canvas import SIDE, enlarged
 from flowar.demo.settings import settings_inputs
-from flowar.demo.shown import gallery, model_event, shown_errors
+from flowar.demo.shown import gallery, model_event
 from flowar.errors import FlowARError
 from flowar.pipeline import FlowARPipeline
 
@@ -57,17 +57,15 @@ class EditTab:
         inputs = [self.picture, self.editor, kind, self.label, count, keep_scales, paste, *settings]
         model_event(apply.click, self.apply, inputs, [edited, time], edited)
 
-    def open(self, path: str) -> tuple[Image.Image, Image.Image]:
+    def open(self, path: str | None) -> tuple[Image.Image, Image.Image]:
         """Open the picture in a file, and return it with its enlarged copy."""
-        with shown_errors():
-            picture = open_image(self.pipeline, path)
+        picture = open_image(self.pipeline, path)
         return picture, enlarged(picture)
 
     def receive(self, drawing: Drawing | None, chosen: int) -> tuple[Any, ...]:
         """Receive a picture of the other tab: itself, its enlarged copy, and its class."""
-        with shown_errors():
-            if drawing is None:
-                raise FlowARError("image: expected a picture to edit, got none")
+        if drawing is None:
+            raise FlowARError("image: expected a picture to edit, got none")
         picture = drawing.scales[-1][chosen]
         return picture, enlarged(picture), drawing.labels[chosen]
 
@@ -85,8 +83,7 @@ class EditTab:
         """Edit the picture, and return the edited ones and their time in words."""
         layers = painting["layers"] if painting else []
         wanted = Edit(kind, layers, label, count, keep_scales, paste)
-        with shown_errors():
-            return edit(self.pipeline, picture, wanted, Settings(*settings))
+        return edit(self.pipeline, picture, wanted, Settings(*settings))
 
 
 def editor() -> gr.ImageEditor:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from flowar.demo.edit_tab import EditTab
+from flowar.demo.guard import Guard, for_this_machine_alone
 from flowar.demo.sample_tab import SampleTab
+from flowar.demo.shown import Page
 from flowar.editing.pictures import picture_size
 from flowar.pipeline import FlowARPipeline
+from flowar.system.markdown import plain
 
 # Fonts of the reader's own machine: nothing is fetched from elsewhere.
 THEME = gr.themes.Default(
@@ -31,12 +35,14 @@ CSS = """
 [data-testid="status-tracker"]:has(.error) { display: none; }
 """
 DAY = 86400  # seconds, after which pictures that were shown are removed
+WAITING = 20  # calls of all users together; the next one is told to come back later
+LARGEST_FILE = "100mb"
 
 
 def build_page(pipeline: FlowARPipeline, name: str) -> gr.Blocks:
     """Build the page of a pipeline whose model has this name."""
     title, old = f"FlowAR: {name}", (DAY, DAY)
-    with gr.Blocks(title=title, analytics_enabled=False, fill_width=True, delete_cache=old) as page:
+    with Page(title=title, analytics_enabled=False, fill_width=True, delete_cache=old) as page:
         gr.Markdown(heading(pipeline, name))
         with gr.Tabs() as tabs:
             with gr.Tab("Sample", id="sample"):
@@ -58,12 +64,13 @@ def heading(pipeline: FlowARPipeline, name: str) -> str:
     width, height = picture_size(pipeline)
     model = pipeline.model
     device = model.ar_transformer.input_positions.device.type
-    return f"## FlowAR: {name}\n{model.config.num_classes} classes, pictures of {width}x{height}, on {device}"
+    return f"## FlowAR: {plain(name)}\n{model.config.num_classes} classes, pictures of {width}x{height}, on {device}"
 
 
 def serve(page: gr.Blocks, host: str, port: int) -> Any:
     """Serve the page, without waiting and without any service of Gradio's."""
-    return page.queue(api_open=False).launch(
+    guard = Middleware(Guard, local=for_this_machine_alone(host))
+    return page.queue(api_open=False, max_size=WAITING).launch(
         server_name=host,
         server_port=port,
         share=False,
@@ -71,6 +78,8 @@ def serve(page: gr.Blocks, host: str, port: int) -> Any:
         prevent_thread_lock=True,
         ssr_mode=False,
         footer_links=[],
+        max_file_size=LARGEST_FILE,
+        app_kwargs={"middleware": [guard]},
         theme=THEME,
         css=CSS,
     )

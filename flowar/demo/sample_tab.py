@@ -9,7 +9,7 @@ import gradio as gr
 
 from flowar.demo.actions import Drawing, Settings, class_choices, coarse_to_fine, draw, finished, summary
 from flowar.demo.settings import settings_inputs
-from flowar.demo.shown import gallery, model_event, shown_errors
+from flowar.demo.shown import gallery, model_event
 from flowar.pipeline import FlowARPipeline
 from flowar.show.states import class_name
 
@@ -44,19 +44,18 @@ class SampleTab:
 
     def generate(self, labels: list[int], per_class: int, *settings: Any) -> Iterator[tuple[Any, ...]]:
         """Draw, and yield the values of the outputs after every scale; the first picture is chosen."""
-        columns = len(labels) if len(labels) in COLUMNS else OTHER_COLUMNS
-        with shown_errors():
-            for drawing in draw(self.pipeline, labels, per_class, Settings(*settings)):
-                named = [
-                    (image, class_name(self.pipeline.model, label))
-                    for image, label in zip(drawing.scales[-1], drawing.labels, strict=True)
-                ]
-                # At the end: sent again with every scale, its files would be written while they are being read.
-                done = finished(self.pipeline, drawing)
-                strip = coarse_to_fine(self.pipeline, drawing, 0) if done else gr.skip()
-                shown = gr.Gallery(named, columns=columns, selected_index=None)
-                yield shown, strip, summary(self.pipeline, drawing), drawing, 0
+        for drawing in draw(self.pipeline, labels, per_class, Settings(*settings)):
+            named = [
+                (image, class_name(self.pipeline.model, label))
+                for image, label in zip(drawing.scales[-1], drawing.labels, strict=True)
+            ]
+            # At the end: sent again with every scale, its files would be written while they are being read.
+            done = finished(self.pipeline, drawing)
+            strip = coarse_to_fine(self.pipeline, drawing, 0) if done else gr.skip()
+            columns = len(labels) if len(labels) in COLUMNS else OTHER_COLUMNS
+            shown = gr.Gallery(named, columns=columns, selected_index=None)
+            yield shown, strip, summary(self.pipeline, drawing), drawing, 0
 
-    def choose(self, drawing: Drawing, event: gr.SelectData) -> tuple[Any, int]:
+    def choose(self, drawing: Drawing | None, event: gr.SelectData) -> tuple[Any, int]:
         """The picture that was clicked, from coarse to fine."""
         return coarse_to_fine(self.pipeline, drawing, event.index), event.index

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Sequence
 
+from flowar.errors import first_line
+
 TIMEOUT = 20  # seconds; a driver in trouble may never answer
 
 
@@ -21,7 +23,7 @@ def output(command: Sequence[str], text: str = "") -> str:
     try:
         done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=TIMEOUT, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise ProgramError(str(error)) from error
+        raise ProgramError(first_line(error)) from error
     if done.returncode:
         said = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()[0]
         raise ProgramError(f"exit code {done.returncode}: {said}")

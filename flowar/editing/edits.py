@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from flowar.data.class_names import class_names_of, resolve
 from flowar.data.opening import plain
 from flowar.editing.known import pins_of_known, pins_of_scales, pins_where, with_mean
-from flowar.editing.pictures import Size, known_latents, paste_known, picture_size, placed, to_latents
+from flowar.editing.pictures import Size, check_picture, known_latents, paste_known, picture_size, placed, to_latents
 from flowar.model import FlowAR
 from flowar.pipeline import FlowARPipeline, PictureOptions
 from flowar.sampling.noise import scale_noise
 from flowar.sampling.options import SamplingOptions
 from flowar.sampling.pins import Pins
+from flowar.system.arguments import check_integer, check_type
 from flowar.system.transfer import to_device
 
 if TYPE_CHECKING:
@@ -61,8 +62,9 @@ def inpaint(
     Raises:
         ValueError: for an image or a mask of another size than the pipeline's, a mask without white, or no round.
     """
-    if rounds < 1:
-        raise ValueError(f"rounds: expected a positive integer, got {rounds}")
+    check_integer("rounds", rounds)
+    check_type("paste", paste, bool, "true or false")
+    check_integer("count", count)
     known, latents = known_latents(pipeline, mask), to_latents(pipeline, image)
     pins = pins_where(pipeline.model, latents, known)
     certain = pins_of_known(pins)
@@ -106,7 +108,8 @@ def vary(
     Raises:
         ValueError: for an image of another size, or `keep_scales` that leave nothing to draw.
     """
-    pins = pins_of_scales(pipeline.model, to_latents(pipeline, image), keep_scales)
+    latents = to_latents(pipeline, image)
+    pins = pins_of_scales(pipeline.model, latents, keep_scales)
     return draw(pipeline, pins, class_label, count, options)
 
 
@@ -123,6 +126,7 @@ def super_resolve(
         ValueError: for an image of another aspect than the pipeline's, or too large or too small to tell any scale.
     """
     width, height = picture_size(pipeline)
+    check_picture("image", image)
     image = plain(image, pipeline.tokenizer.image_channels)
     if image.width * height != image.height * width:
         raise ValueError(
@@ -157,10 +161,15 @@ def interpolate(
     Class embeddings go along a line, noise along a circle, so that it stays normal.
 
     Raises:
-        ValueError: for labels that the model does not have, or fewer than two pictures.
+        ValueError: for labels that the model does not have, or fewer than two pictures, labels or seeds.
     """
-    if count < 2:
+    check_type("pipeline", pipeline, FlowARPipeline, "a FlowARPipeline")
+    if check_integer("count", count) < 2:
         raise ValueError(f"count: expected at least 2 pictures, got {count}")
+    for name, pair in (("class_labels", class_labels), ("seeds", seeds)):
+        check_type(name, pair, (list, tuple), "two of them")
+        if len(pair) != 2:
+            raise ValueError(f"{name}: expected two of them, got {len(pair)}")
     model = pipeline.model
     ends = model.check_labels(resolve(class_labels, class_names_of(model.config)))
     shares = torch.linspace(0, 1, count)
@@ -173,7 +182,7 @@ def draw(
     pipeline: FlowARPipeline, pins: Pins, class_label: int | str, count: int, options: PictureOptions
 ) -> list[Image.Image]:
     """Draw `count` pictures of a class under their pins, or under those of one picture."""
-    return pipeline([class_label] * count, pins=repeated(pins, count), **options).images
+    return pipeline([class_label] * check_integer("count", count), pins=repeated(pins, count), **options).images
 
 
 def draft(pipeline: FlowARPipeline, pins: Pins, class_label: int | str, count: int, options: PictureOptions) -> Tensor:
@@ -188,8 +197,7 @@ def repeated(pins: Pins, count: int) -> Pins:
     Raises:
         ValueError: for no picture.
     """
-    if count < 1:
-        raise ValueError(f"count: expected a positive integer, got {count}")
+    check_integer("count", count)
     return Pins([each.expand(count, -1, -1) for each in pins.tokens], pins.masks)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from flowar.model import FlowAR
 from flowar.sampling.pins import Pins
+from flowar.system.arguments import check_integer
 from flowar.system.transfer import to_device
 
 
@@ -53,8 +54,7 @@ def pins_of_scales(model: FlowAR, latents: Tensor, scales: int) -> Pins:
         ValueError: unless that leaves at least one scale to sample.
     """
     lengths = model.config.scale_lengths
-    if not 0 <= scales < len(lengths):
-        raise ValueError(f"keep_scales: expected an integer from 0 to {len(lengths) - 1}, got {scales}")
+    scales = check_integer("keep_scales", scales, 0, len(lengths) - 1)
     targets, _ = model.pyramid(latents)
     masks = [torch.full((1, n, 1), float(k < scales)) for k, n in enumerate(lengths)]
     return Pins(targets.split(list(lengths), 1), masks)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from pathlib import Path
+from typing import SupportsIndex
 
 import torch
 from PIL import Image
@@ -11,6 +13,7 @@ from torch import Tensor
 from flowar.data.opening import BACKGROUND, open_image, plain
 from flowar.data.transforms import to_tensor, to_unit_range
 from flowar.pipeline import FlowARPipeline
+from flowar.system.arguments import check_type
 
 Size = tuple[int, int]  # width, height, as PIL has it
 MIDDLE = 128  # of the grey levels of a mask, from where on they count as white
@@ -37,9 +40,15 @@ def open_mask(path: Path | None) -> Image.Image:
 
 
 def picture_size(pipeline: FlowARPipeline) -> Size:
-    """The width and the height of the pictures that the pipeline draws."""
+    """The width and the height of the pictures that the pipeline draws. Raises ValueError for what is no pipeline."""
+    check_type("pipeline", pipeline, FlowARPipeline, "a FlowARPipeline")
     height, width = (side * pipeline.tokenizer.stride for side in pipeline.model.config.grid)
     return width, height
+
+
+def check_picture(name: str, picture: object) -> None:
+    """Check that an argument is a picture. Raises ValueError for anything else."""
+    check_type(name, picture, Image.Image, "a PIL image")
 
 
 def check_size(pipeline: FlowARPipeline, picture: Image.Image, name: str) -> None:
@@ -55,6 +64,8 @@ def check_size(pipeline: FlowARPipeline, picture: Image.Image, name: str) -> Non
 
 def to_latents(pipeline: FlowARPipeline, picture: Image.Image) -> Tensor:
     """The latents [1, c, h, w] of a picture of the pipeline's size. Raises ValueError for another size."""
+    check_type("pipeline", pipeline, FlowARPipeline, "a FlowARPipeline")
+    check_picture("image", picture)
     picture = plain(picture, pipeline.tokenizer.image_channels)
     check_size(pipeline, picture, "image")
     images = to_unit_range(to_tensor(picture))[None]
@@ -70,7 +81,11 @@ def placed(
         ValueError: for a box that is not inside the picture.
     """
     width, height = picture_size(pipeline)
-    left, top, right, bottom = box
+    check_picture("image", picture)
+    check_type("box", box, (list, tuple), "left, top, right, bottom")
+    if len(box) != 4 or not all(isinstance(side, SupportsIndex) for side in box):
+        raise ValueError(f"box: expected left, top, right, bottom in whole pixels, got {box}")
+    left, top, right, bottom = map(operator.index, box)
     if not (0 <= left < right <= width and 0 <= top < bottom <= height):
         raise ValueError(f"box: expected left, top, right, bottom within {width}x{height} pixels, got {box}")
     picture = plain(picture, pipeline.tokenizer.image_channels)
@@ -91,6 +106,7 @@ def known_latents(pipeline: FlowARPipeline, mask: Image.Image) -> Tensor:
     Raises:
         ValueError: for a mask of another size, or one that replaces nothing.
     """
+    check_picture("mask", mask)
     white = white_parts(mask)
     check_size(pipeline, white, "mask")
     replaced = (to_tensor(white) > 0).float()[None]

@@ -12,7 +12,9 @@ import torch
 
 from flowar.errors import FlowARError
 from flowar.evaluation.settings import flatten
+from flowar.system.arguments import check_path
 from flowar.system.files import read_json, write_aside, write_json
+from flowar.system.markdown import plain
 
 FORMAT = "flowar-evaluation-card"
 JSON_FILE, MARKDOWN_FILE = "card.json", "card.md"
@@ -26,15 +28,16 @@ def write_card(folder: Path, card: Mapping[str, Any]) -> None:
         OSError: if writing fails; files that were there stay as they were.
     """
     write_json(folder / JSON_FILE, {"format": FORMAT} | dict(card))
-    write_aside(folder / MARKDOWN_FILE, lambda aside: aside.write_text(markdown(card)))
+    write_aside(folder / MARKDOWN_FILE, lambda aside: aside.write_text(markdown(card), encoding="utf-8"))
 
 
-def read_card(path: Path) -> dict[str, Any]:
+def read_card(path: str | Path) -> dict[str, Any]:
     """Read the card in a file, or in a folder that `flowar evaluate` wrote.
 
     Raises:
         FlowARError: if there is none, or the file is something else.
     """
+    path = check_path("card", path)
     path = path / JSON_FILE if path.is_dir() else path
     card = read_json(path)
     if card.get("format") != FORMAT or any(name not in card for name in REQUIRED):
@@ -44,9 +47,10 @@ def read_card(path: Path) -> dict[str, Any]:
 
 def markdown(card: Mapping[str, Any]) -> str:
     """The card as Markdown: metrics first, then every setting."""
-    lines = ["# Evaluation", "", *metrics_table(card), "", *(f"Warning: {warning}" for warning in card["warnings"])]
+    lines = ["# Evaluation", "", *metrics_table(card), ""]
+    lines += [f"Warning: {plain(warning)}" for warning in card["warnings"]]
     lines += ["", "## Settings", "", "| setting | value |", "|---|---|"]
-    lines += [f"| {name} | {value} |" for name, value in flatten(card["settings"]).items()]
+    lines += [f"| {plain(name)} | {plain(value)} |" for name, value in flatten(card["settings"]).items()]
     return "\n".join(lines) + "\n"
 
 
@@ -55,8 +59,9 @@ def metrics_table(card: Mapping[str, Any]) -> list[str]:
     lines = ["| metric | value | 95 % interval | better | interval by |", "|---|---|---|---|---|"]
     for name, found in card["metrics"].items():
         interval = "not computed" if found["interval"] is None else "{:.5g} to {:.5g}".format(*found["interval"])
-        lines.append(f"| {name} | {found['value']:.5g} | {interval} | {found['better']} | {found['error_by']} |")
-    return lines + [f"| {name} | none: {reason} | | | |" for name, reason in card["unavailable"].items()]
+        words = [plain(word) for word in (name, found["better"], found["error_by"])]
+        lines.append(f"| {words[0]} | {found['value']:.5g} | {interval} | {words[1]} | {words[2]} |")
+    return lines + [f"| {plain(name)} | none: {plain(reason)} | | | |" for name, reason in card["unavailable"].items()]
 
 
 def code_record() -> dict[str, str]:

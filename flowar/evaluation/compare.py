@@ -8,6 +8,7 @@ from typing import Any
 from flowar.errors import FlowARError
 from flowar.evaluation.measure import NORMAL_95
 from flowar.evaluation.settings import differences
+from flowar.system.arguments import shown
 
 COMPARABLE = ("extractor.name", "extractor.weights", "extractor.resizing", "reference.fingerprint")
 
@@ -19,8 +20,12 @@ def compare_cards(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[s
     were independent. With equal seeds they are not, and the verdict is on the safe side.
 
     Raises:
-        FlowARError: for cards of different extractors or references, whose metrics cannot be compared.
+        FlowARError: for what is no card, and for cards of different extractors or references, whose metrics cannot be
+            compared.
     """
+    for card in (first, second):
+        if not isinstance(card, Mapping) or not {"settings", "metrics"} <= {*card}:
+            raise FlowARError(f"compare: expected cards with settings and metrics, got {shown(card)}")
     different = differences(first["settings"], second["settings"])
     for name in COMPARABLE:
         if name in different:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,9 @@ from flowar.system.files import read_json, write_json
 from flowar.system.progress import step_progress
 from flowar.system.ranks import Ranks
 
-SETTINGS = "settings.json"
+log = logging.getLogger(__name__)
+
+SETTINGS, CHUNKS = "settings.json", "chunk_*.safetensors"
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ def extract(
     ranks: Ranks,
     batch_size: int,
     description: str,
+    renew: bool = False,
 ) -> FeatureChunks:
     """Compute the features of all images, which can then be read on every rank.
 
@@ -71,13 +75,14 @@ def extract(
         ranks: this process among others.
         batch_size: the number of images in a chunk.
         description: the words beside the progress bar, which counts the chunks of this rank.
+        renew: whether features of other settings make room for these.
 
     Raises:
-        FlowARError: if the folder holds features of other settings, naming the first difference.
+        FlowARError: if the folder holds features of other settings, naming the first difference, unless `renew`.
     """
     settings = settings | {"batch_size": batch_size}
     with ranks.main_first():
-        check_settings(folder, settings)
+        check_settings(folder, settings, CHUNKS, renew)
     starts = [*range(0, len(images), batch_size)]
     mine = starts[ranks.rank :: ranks.world_size]
     missing = [start for start in mine if not chunk_path(folder, start).exists()]
@@ -90,23 +95,31 @@ def extract(
     return FeatureChunks([chunk_path(folder, start) for start in starts], batch_size)
 
 
-def check_settings(folder: Path, settings: dict[str, Any]) -> None:
-    """Write the settings of a folder, or compare them with those that are there.
+def check_settings(folder: Path, settings: dict[str, Any], results: str, renew: bool = False) -> None:
+    """Write the settings of a folder without results, or compare them with those that its results have.
+
+    Args:
+        folder: the folder.
+        settings: plain data that results depend on.
+        results: the pattern of the names of files with results.
+        renew: whether results of other settings are removed.
 
     Raises:
-        FlowARError: if they differ, naming the first difference.
+        FlowARError: if the settings differ, naming the first difference, unless `renew`.
     """
-    path = folder / SETTINGS
-    if not path.exists():
-        write_json(path, settings)
-        return
-    different = differences(read_json(path), settings)
-    if different:
+    path, found = folder / SETTINGS, [*folder.glob(results)]
+    different = differences(read_json(path), settings) if found and path.exists() else {}
+    if different and renew:
+        log.info("%s: what another run left unfinished there is removed", folder)
+        for result in found:
+            result.unlink()
+    elif different:
         name, (there, here) = next(iter(different.items()))
         more = f" (and {len(different) - 1} more)" if len(different) > 1 else ""
         raise FlowARError(
             f"{folder}: expected features of {name} {here}, found those of {there}{more}: use another folder"
         )
+    write_json(path, settings)
 
 
 def chunk_path(folder: Path, start: int) -> Path:

@@ -95,6 +95,7 @@ def open_reference(
     batch_size: int,
     image_size: int | Sequence[int] | None,
     split: str,
+    renew: bool = False,
 ) -> Reference:
     """Open the reference that `source` names, or compute it.
 
@@ -106,6 +107,7 @@ def open_reference(
         ranks: this process among others.
         batch_size: the number of images in a chunk.
         image_size, split: those of `open_stored`.
+        renew: whether chunks of other settings make room for these.
 
     Raises:
         FlowARError: for a file of another extractor, or one that is missing, damaged, or something else.
@@ -114,27 +116,37 @@ def open_reference(
         return read_reference(Path(source), extractor)
     moments = read_npz(Path(source), MOMENTS) if source.endswith(".npz") else {}
     if moments and extractor.name == "inception":
-        return from_moments(source, moments, extractor, folder, ranks, batch_size)
+        return from_moments(source, moments, extractor, folder, ranks, batch_size, renew)
     if moments and ADM_IMAGES not in npz_names(Path(source)):
         raise FlowARError(f"{source}: expected statistics of {extractor.name}, got mu and sigma, which are Inception's")
-    return from_images(open_stored(source, extractor.channels, image_size, split), extractor, folder, ranks, batch_size)
+    stored = open_stored(source, extractor.channels, image_size, split)
+    return from_images(stored, extractor, folder, ranks, batch_size, renew)
 
 
-def from_images(images: StoredImages, extractor: Extractor, folder: Path, ranks: Ranks, batch_size: int) -> Reference:
+def from_images(
+    images: StoredImages, extractor: Extractor, folder: Path, ranks: Ranks, batch_size: int, renew: bool
+) -> Reference:
     """Compute a reference from images."""
     settings = {"images": images.record(), "extractor": extractor.record()}
-    chunks = extract(images, extractor, folder, settings, ranks, batch_size, "reference")
+    chunks = extract(images, extractor, folder, settings, ranks, batch_size, "reference", renew)
     return Reference.from_chunks(chunks, images, extractor)
 
 
 def from_moments(
-    source: str, moments: dict[str, Any], extractor: Extractor, folder: Path, ranks: Ranks, batch_size: int
+    source: str,
+    moments: dict[str, Any],
+    extractor: Extractor,
+    folder: Path,
+    ranks: Ranks,
+    batch_size: int,
+    renew: bool,
 ) -> Reference:
     """Read a reference from the moments in an npz, and compute the features of its images if it has some."""
     digest = hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in moments.values()))
     size, features = None, None
     if ADM_IMAGES in npz_names(Path(source)):
-        of_images = from_images(open_stored(source, extractor.channels), extractor, folder, ranks, batch_size)
+        stored = open_stored(source, extractor.channels)
+        of_images = from_images(stored, extractor, folder, ranks, batch_size, renew)
         size, features = of_images.size, of_images.features
     pooled, spatial = (statistics_from(source, moments, *names) for names in (MOMENTS[:2], MOMENTS[2:]))
     if pooled is None:

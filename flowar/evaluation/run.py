@@ -20,6 +20,8 @@ from flowar.evaluation.reference import Reference, open_reference
 from flowar.pipeline import FlowARPipeline
 from flowar.sampling.schedule import Schedule
 from flowar.storage.weights import fingerprint
+from flowar.system.arguments import check_type
+from flowar.system.lock import locked_by_main
 from flowar.system.precision import default_device
 from flowar.system.ranks import Ranks
 
@@ -76,9 +78,17 @@ def evaluate(config: EvaluationConfig, ranks: Ranks | None = None) -> dict[str, 
         The card, on the main rank; None on the others.
 
     Raises:
-        FlowARError: for a model, images, a reference or an extractor that are not there or do not fit together.
+        FlowARError: for a model, images, a reference or an extractor that are not there or do not fit together, and for
+            an `output` that another process writes to.
     """
+    check_type("config", config, EvaluationConfig, "an EvaluationConfig")
     ranks = ranks or Ranks(default_device())
+    with locked_by_main(config.output, ranks):
+        return card_of(config, ranks)
+
+
+def card_of(config: EvaluationConfig, ranks: Ranks) -> dict[str, Any] | None:
+    """Evaluate in a folder that is this run's alone; see `evaluate`."""
     extractor = open_extractor(config.extractor, ranks.device, config.classifier)
     images, about_images = open_images_to_evaluate(config, extractor, ranks)
     reference = open_reference(

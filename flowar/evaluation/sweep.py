@@ -146,7 +146,7 @@ class Sweep:
         """
         own = {"num_images": self.num_images, "batch_size": self.batch_size, "seed": self.seed}
         precision = {"dtype": self.pipeline.model.precision(self.dtype).name}
-        check_settings(folder, dict(settings) | own | precision)
+        check_settings(folder, dict(settings) | own | precision, POINTS)
         metrics, seconds = self.metrics(folder / POINTS), self.times()
         return [point._asdict() | metrics[point] | {SECONDS: seconds[point]} for point in self.points]
 
@@ -204,8 +204,8 @@ def write_tables(folder: Path, rows: Sequence[Row]) -> None:
     writer = csv.DictWriter(text, [*rows[0]], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_aside(folder / CSV_TABLE, lambda aside: aside.write_text(text.getvalue()))
-    write_aside(folder / MARKDOWN_TABLE, lambda aside: aside.write_text(markdown(rows)))
+    write_aside(folder / CSV_TABLE, lambda aside: aside.write_text(text.getvalue(), encoding="utf-8"))
+    write_aside(folder / MARKDOWN_TABLE, lambda aside: aside.write_text(markdown(rows), encoding="utf-8"))
 
 
 def markdown(rows: Sequence[Row]) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from flowar.config import FlowARConfig
 from flowar.networks.attention import KVCache, SelfAttention, rotation_table
 from flowar.networks.layers import GEGLU, Constants, ResidualStream, RMSNorm, run_block
+from flowar.system.arguments import check_type
 
 
 class ARBlock(nn.Module):
@@ -53,6 +54,7 @@ class ARTransformer(nn.Module):
 
     def __init__(self, config: FlowARConfig) -> None:
         super().__init__()
+        check_type("config", config, FlowARConfig, "a FlowARConfig")
         width, tokens = config.ar_width, config.tokens
         self.lengths = config.scale_lengths
         self.class_embedding = nn.Embedding(config.num_classes + 1, width)

@@ -7,27 +7,38 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from flowar.system.arguments import check_integer, check_type
+from flowar.system.tensors import check_tensor
 from flowar.system.transfer import to_device
 
 
-def check_shape(name: str, tensor: Tensor, expected: Sequence[int]) -> None:
-    """Check the shape of the argument `name`. Raises ValueError for another one."""
-    if list(tensor.shape) != list(expected):
-        raise ValueError(f"{name}: expected shape {list(expected)}, got {list(tensor.shape)}")
-
-
-def matching_scale(x_t: Tensor, t: Tensor, z_k: Tensor, lengths: Sequence[int], widths: tuple[int, int]) -> int:
+def matching_scale(
+    x_t: Tensor, t: Tensor, z_k: Tensor, lengths: Sequence[int], widths: tuple[int, int], like: Tensor
+) -> int:
     """The scale that has as many tokens as x_t [B, n, c]; t is to be [B], z_k [B, n, D], and `widths` (c, D).
 
     Raises:
-        ValueError: if no scale has n tokens, or the shapes do not fit together.
+        ValueError: if no scale has n tokens, or for shapes, dtypes or devices that do not fit together, or not `like`
+            a parameter.
     """
+    check_type("x_t", x_t, Tensor, "a tensor")
     if x_t.dim() != 3 or x_t.shape[1] not in lengths:
         raise ValueError(f"x_t: expected [B, n, c] with n one of {lengths}, got {list(x_t.shape)}")
-    check_shape("x_t", x_t, (*x_t.shape[:2], widths[0]))
-    check_shape("t", t, x_t.shape[:1])
-    check_shape("z_k", z_k, (*x_t.shape[:2], widths[1]))
+    check_tensor("x_t", x_t, (*x_t.shape[:2], widths[0]), like)
+    check_tensor("t", t, x_t.shape[:1], like)
+    check_tensor("z_k", z_k, (*x_t.shape[:2], widths[1]), like)
     return lengths.index(x_t.shape[1])
+
+
+def check_heads(width: int, heads: int) -> None:
+    """Check that attention of a `width` can have so many `heads`, halves of which are rotated in pairs of channels.
+
+    Raises:
+        ValueError: naming the argument.
+    """
+    check_integer("width", width)
+    if width % (4 * check_integer("heads", heads)):
+        raise ValueError(f"heads: expected a divisor of width / 4 = {width / 4:g}, got {heads}")
 
 
 def check_labels(class_labels: Tensor | Sequence[int] | int, last: int, device: torch.device) -> Tensor:
@@ -49,6 +60,8 @@ def check_labels(class_labels: Tensor | Sequence[int] | int, last: int, device: 
         raise ValueError(f"class_labels: expected [B] with B >= 1, got shape {list(labels.shape)}")
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise ValueError(f"class_labels: expected {expected}, got dtype {labels.dtype}")
+    if labels.is_meta:
+        raise ValueError(f"class_labels: expected {expected}, got a tensor on the meta device, which has none")
     labels = labels.to(torch.int64)
     if labels.device.type != "cpu":
         labels = labels.to(device)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from flowar import ops
 from flowar.config import Grid
+from flowar.networks.arguments import check_heads
 from flowar.networks.attention_backends import attention
 from flowar.networks.dropout import dropout as drop
 from flowar.networks.layers import RMSNorm
@@ -135,6 +136,7 @@ class SelfAttention(nn.Module):
 
     def __init__(self, width: int, heads: int, qkv_bias: bool, dropout: float = 0.0, qk_norm: bool = False) -> None:
         super().__init__()
+        check_heads(width, heads)
         self.heads = heads
         self.dropout = dropout
         self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)

@@ -18,6 +18,7 @@ from flowar import ops
 from flowar.config import FlowARConfig
 from flowar.networks.attention import CrossAttention, SelfAttention, rotation_table
 from flowar.networks.layers import GEGLU, Constants, ResidualStream, RMSNorm, TimeEmbedding, run_block
+from flowar.system.arguments import check_type
 
 
 class BlockContext(NamedTuple):
@@ -132,6 +133,7 @@ class FlowTransformer(nn.Module):
 
     def __init__(self, config: FlowARConfig) -> None:
         super().__init__()
+        check_type("config", config, FlowARConfig, "a FlowARConfig")
         width, heads = config.flow_width, config.flow_heads
         assert heads is not None
         self.lengths = config.scale_lengths

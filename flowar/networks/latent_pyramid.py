@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from flowar import ops
 from flowar.config import FlowARConfig, UpsampleKind
-from flowar.networks.arguments import check_shape
 from flowar.networks.layers import Constants
+from flowar.system.tensors import check_tensor
 
 
 def resampling_matrix(mode: str, size: int, new_size: int) -> Tensor:
@@ -51,9 +51,9 @@ class LatentPyramid(nn.Module):
         """Latents [B, c, h, w] to the targets [B, S, c] of all scales and the AR inputs [B, S - 1, c].
 
         Raises:
-            ValueError: for other c, h or w than this model's.
+            ValueError: for other c, h or w than this model's, and for what are no floats.
         """
-        check_shape("latents", latents, (*latents.shape[:1], self.channels, *self.grids[-1]))
+        check_tensor("latents", latents, ("B", self.channels, *self.grids[-1]))
         names = [f"target_{{}}_{k}" for k in range(len(self.grids))]
         names += [f"input_{{}}_{k}" for k in range(1, len(self.grids))]
         rows, columns = ([getattr(self.constants, name.format(axis)) for name in names] for axis in ("rows", "columns"))

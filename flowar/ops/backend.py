@@ -12,6 +12,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 
+from flowar.ops.refusal import CAUSES, refusal, refusing
 from flowar.system.installation import INSTALL_TORCH, REBUILD, too_old, without_libraries
 
 Op = TypeVar("Op", bound=Callable[..., Any])
@@ -76,15 +77,19 @@ def reference_serves(name: str, tensor: torch.Tensor) -> bool:
 def defined_by(definition: Op) -> Callable[[Op], Op]:
     """Let a function of `flowar.ops.reference` serve the decorated op of its name, wherever `reference_serves` says so.
 
-    The first argument of an op is a tensor, passed by position: its device matters.
+    The first argument of an op is a tensor, passed by position: its device matters. Arguments that the op does not take
+    raise an ArgumentError.
     """
     name = definition.__name__
 
     def decorate(compiled: Op) -> Op:
         @functools.wraps(compiled)
         def serve(tensor: torch.Tensor, *arguments: Any, **options: Any) -> Any:
-            serving = definition if reference_serves(name, tensor) else compiled
-            return serving(tensor, *arguments, **options)
+            try:
+                serving = definition if reference_serves(name, tensor) else compiled
+                return serving(tensor, *arguments, **options)
+            except CAUSES as error:
+                raise refusal(compiled, (tensor, *arguments), options, error) from error
 
         return cast(Op, serve)
 
@@ -96,6 +101,7 @@ def cuda_kernels() -> list[str]:
     return sorted(name for name, device in _kernels if device == "cuda")
 
 
+@refusing
 def missing_kernels(device_type: str) -> list[str]:
     """The ops of the schema that no loaded library serves on "cpu" or "cuda"."""
     keys = (device_type.upper(), "CompositeExplicitAutograd")
@@ -120,11 +126,12 @@ def implementation() -> str:
     return "reference" if reference_active() else f"compiled ({cpu_isa()})"
 
 
+@refusing
 def cpu_isa(select: str | None = None) -> str:
     """The instruction set that CPU kernels use: "baseline", "avx2" or "avx512".
 
     The best one that the processor has is chosen at start-up (or the one named by the environment variable
-    `FLOWAR_ISA`); `select` changes it for the whole process. Raises RuntimeError for one the processor lacks.
+    `FLOWAR_ISA`); `select` changes it for the whole process. Raises ValueError for one the processor lacks.
     """
     if not compiled:
         raise RuntimeError("flowar runs without its compiled ops")

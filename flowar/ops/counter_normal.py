@@ -4,11 +4,13 @@ import torch
 from torch import Tensor
 
 from flowar.ops import backend, reference
+from flowar.ops.refusal import refusing
 from flowar.system.hardware import widest_float
 
 _forward = backend.op("counter_normal")
 
 
+@refusing
 def counter_normal(seeds: Tensor, stream: int, count: int) -> Tensor:
     """Standard normals, a pure function of (seed, stream, index). Equivalent to `reference.counter_normal`.
 
@@ -21,7 +23,7 @@ def counter_normal(seeds: Tensor, stream: int, count: int) -> Tensor:
         [B, count] float32, the same on every device up to the last place.
 
     Raises:
-        RuntimeError: seeds that are not one-dimensional int64, or `stream` or `count` out of range.
+        ValueError: seeds that are not one-dimensional int64, or `stream` or `count` out of range.
     """
     if backend.reference_serves("counter_normal", seeds):
         if widest_float(seeds.device) != torch.float64:  # in which the reference computes

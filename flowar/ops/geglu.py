@@ -22,7 +22,7 @@ def geglu(packed: Tensor) -> Tensor:
         Contiguous [..., h] of the dtype of `packed`; computed in float32 (float64 for float64) and rounded once.
 
     Raises:
-        RuntimeError: the last dimension is odd, or the dtype is not floating.
+        ValueError: the last dimension is odd, or the dtype is not floating.
     """
     result: Tensor = _forward(packed)
     return result

@@ -23,7 +23,7 @@ def latent_pyramid(latents: Tensor, rows: Sequence[Tensor], columns: Sequence[Te
         float64), rounded once.
 
     Raises:
-        RuntimeError: the matrices do not fit the grid or each other, or a dtype is not floating.
+        ValueError: the matrices do not fit the grid or each other, or a dtype is not floating.
     """
     result: Tensor = _forward(latents, rows, columns)
     return result

@@ -23,7 +23,7 @@ def latent_resample(tokens: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         rounded once.
 
     Raises:
-        RuntimeError: `tokens` has not h * w tokens, a matrix is no matrix, or a dtype is not floating.
+        ValueError: `tokens` has not h * w tokens, a matrix is no matrix, or a dtype is not floating.
     """
     result: Tensor = _forward(tokens, rows, columns)
     return result

@@ -21,7 +21,7 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
         zeros stays one, and the product of a row with an element that is not finite is NaN. There is no gradient.
 
     Raises:
-        RuntimeError: `x` is not floating, or C is 0.
+        ValueError: `x` is not floating, or C is 0.
     """
     result: tuple[Tensor, Tensor] = _forward(x)
     return result

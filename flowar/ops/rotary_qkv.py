@@ -27,7 +27,7 @@ def rotary_qkv(packed: Tensor, rotation: Tensor, heads: int, parts: int = 3) -> 
         Contiguous [parts, B, N, heads, d] of the dtype of `packed`.
 
     Raises:
-        RuntimeError: shapes that do not fit together, `parts` out of range, or a dtype that is not floating.
+        ValueError: shapes that do not fit together, `parts` out of range, or a dtype that is not floating.
     """
     result: Tensor = _forward(packed, rotation, heads, parts)
     return result
@@ -49,7 +49,7 @@ def rotary_qkv_cache(
         q, contiguous [B, N, heads, d] of the dtype of `packed`.
 
     Raises:
-        RuntimeError: shapes that do not fit together, `offset` out of range, or a dtype that is not floating.
+        ValueError: shapes that do not fit together, `offset` out of range, or a dtype that is not floating.
     """
     result: Tensor = _cache(packed, rotation, heads, k_cache, v_cache, offset)
     return result

@@ -24,7 +24,7 @@ def silu_add(a: Tensor, b: Tensor) -> Tensor:
         rounded once.
 
     Raises:
-        RuntimeError: `b` does not broadcast to `a`, or one of them is not floating.
+        ValueError: `b` does not broadcast to `a`, or one of them is not floating.
     """
     result: Tensor = _forward(a, b)
     return result

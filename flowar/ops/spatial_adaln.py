@@ -26,8 +26,7 @@ def spatial_adaln(x: Tensor, scale: Tensor, shift: Tensor, norm: str = "rms", ep
         rounded once.
 
     Raises:
-        ValueError: unknown `norm`.
-        RuntimeError: an argument does not broadcast to x, or is not floating.
+        ValueError: unknown `norm`, or an argument does not broadcast to x, or is not floating.
     """
     result: Tensor = _forward(x, scale, shift, backend.is_layer_norm(norm), eps)
     return result

@@ -28,8 +28,7 @@ def spatial_adaln_residual(
         of the promoted dtype of all. Computed in float32 (float64 for float64), each rounded once.
 
     Raises:
-        ValueError: unknown `norm`.
-        RuntimeError: an argument does not broadcast to x, or is not floating.
+        ValueError: unknown `norm`, or an argument does not broadcast to x, or is not floating.
     """
     total, out = _forward(x, gate, branch, scale, shift, backend.is_layer_norm(norm), eps)
     return total, out

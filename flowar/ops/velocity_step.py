@@ -22,7 +22,7 @@ def velocity_step(
         next_input: [B, n, C] or [2B, n, C] of any floating dtype, last stride 1; receives the new state, once or twice.
 
     Raises:
-        RuntimeError: shapes that do not fit together, or a dtype that is not allowed.
+        ValueError: shapes that do not fit together, or a dtype that is not allowed.
     """
     _forward(state, velocity, dt, guidance_weight, next_input)
 

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, TextIO
 
-from flowar.preview.protocols import Cells, half_blocks, iterm, kitty
+from flowar.preview.protocols import UPPER_HALF, Cells, half_blocks, iterm, kitty
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -24,7 +24,18 @@ def obstacle(output: TextIO, environment: Mapping[str, str]) -> str | None:
         return "stdout is no terminal"
     if environment.get("TERM", "dumb") == "dumb":
         return f"the terminal has no control sequences (TERM={environment.get('TERM', '')})"
+    if choose_protocol(environment) is half_blocks and not writes(output, UPPER_HALF):
+        return f"the terminal has no half blocks (encoding {output.encoding})"
     return None
+
+
+def writes(output: TextIO, text: str) -> bool:
+    """Whether the encoding of `output`, if it has one, has all characters of `text`."""
+    try:
+        text.encode(output.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def choose_protocol(environment: Mapping[str, str]) -> Protocol:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from operator import index
 from typing import Any
 
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor
 
 from flowar import ops
+from flowar.system.arguments import check_each
+from flowar.system.tensors import check_tensor
 from flowar.system.transfer import to_device
 
 
@@ -52,8 +55,9 @@ def check_noise(noise: Sequence[Tensor], batch: int, lengths: Sequence[int], cha
     """`noise`, if it is one tensor [batch, n_k, channels] for every scale.
 
     Raises:
-        ValueError: for other shapes.
+        ValueError: for other shapes, and for what are no tensors of floats.
     """
+    check_each("noise", noise, partial(check_tensor, shape=None))
     shapes, expected = [list(part.shape) for part in noise], [[batch, n, channels] for n in lengths]
     if shapes != expected:
         raise ValueError(f"noise: expected tensors of shapes {expected}, got {shapes}")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import takewhile
 
 import torch
 from torch import Tensor
 
+from flowar.system.arguments import check_each, check_type
+from flowar.system.tensors import check_tensor
 from flowar.system.transfer import to_device
 
 
@@ -48,8 +50,11 @@ def check_pins(pins: Pins, batch: int, lengths: Sequence[int], channels: int) ->
     """`pins`, if they are for `batch` images of so many tokens a scale.
 
     Raises:
-        ValueError: for other shapes, or masks outside [0, 1].
+        ValueError: for other shapes, masks outside [0, 1], and for what are no tensors of floats.
     """
+    check_type("pins", pins, Pins, "Pins")
+    for name, parts in (("tokens", pins.tokens), ("masks", pins.masks)):
+        check_each(f"pins.{name}", parts, partial(check_tensor, shape=None))
     shapes, expected = [list(each.shape) for each in pins.tokens], [[batch, n, channels] for n in lengths]
     if shapes != expected:
         raise ValueError(f"pins: expected tokens of shapes {expected}, got {shapes}")

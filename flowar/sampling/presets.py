@@ -9,6 +9,7 @@ import numpy as np
 
 from flowar.sampling.jumps import jump_times, powers_of_two
 from flowar.sampling.schedule import Schedule, check_name, published_times, times_denser_near_data, uniform_times
+from flowar.system.arguments import check_integer, check_type
 
 Grids = Sequence[float] | Sequence[Sequence[float]]
 
@@ -68,6 +69,8 @@ def named_schedule(name: str, num_scales: int, guidance_scale: float, guidance_i
         ValueError: for a name that is neither, with the nearest preset, or a file that holds no schedule.
         OSError: if the file cannot be read.
     """
+    check_type("schedule", name, str, "a name")
+    check_integer("num_scales", num_scales)
     if name.endswith(".json"):
         return Schedule.load(name)
     presets = SCHEDULES | JUMP_SCHEDULES

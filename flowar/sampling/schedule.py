@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from flowar.sampling.solvers import METHODS, Evaluation
+from flowar.system.arguments import check_integer, check_number
 from flowar.system.files import write_json
 
 Times = tuple[float, ...]
@@ -117,12 +118,18 @@ class Schedule:
         write_json(Path(path), self.to_dict())
 
     def grid(self, scale: int) -> Times:
-        """The times of one scale."""
-        return self.times[scale] if self._several("times") else self.times  # type: ignore[return-value]
+        """The times of one scale. Raises ValueError for a scale that a list of grids does not have."""
+        if not self._several("times"):
+            return self.times  # type: ignore[return-value]
+        check_scale(scale, len(self.times))
+        return self.times[scale]  # type: ignore[return-value]
 
     def solver_of(self, scale: int) -> str:
-        """The name of the solver of one scale."""
-        return self.solver if isinstance(self.solver, str) else self.solver[scale]
+        """The name of the solver of one scale. Raises ValueError for a scale that a list of names does not have."""
+        if isinstance(self.solver, str):
+            return self.solver
+        check_scale(scale, len(self.solver))
+        return self.solver[scale]
 
     def check_scales(self, num_scales: int) -> Schedule:
         """This schedule, if it is one for a model of `num_scales`.
@@ -130,17 +137,28 @@ class Schedule:
         Raises:
             ValueError: if it has a list, one per scale, of another length.
         """
+        check_scale(0, num_scales)
         for name, value in (("times", self.times), ("solver", self.solver)):
             if self._several(name) and len(value) != num_scales:
                 raise ValueError(f"{name}: expected one for all scales or a list of {num_scales}, got {len(value)}")
         return self
 
     def evaluations(self, scale: int, num_scales: int) -> tuple[Evaluation, ...]:
-        """The evaluations of the ODE at one scale. A solver that looks back starts anew where guidance changes."""
+        """The evaluations of the ODE at one scale. A solver that looks back starts anew where guidance changes.
+
+        Raises:
+            ValueError: for a scale that is not one of so many, or that this schedule says nothing of.
+        """
+        check_scale(scale, num_scales)
         return _evaluations(self, scale, num_scales)
 
     def guidance_weights(self, scale: int, num_scales: int) -> list[float]:
-        """The weight of every evaluation at one scale; 1 means that guidance does nothing there."""
+        """The weight of every evaluation at one scale; 1 means that guidance does nothing there.
+
+        Raises:
+            ValueError: as `evaluations`.
+        """
+        check_scale(scale, num_scales)
         weight = self._weight(scale, num_scales)
         return [weight(each.time) for each in self.evaluations(scale, num_scales)]
 
@@ -151,10 +169,12 @@ class Schedule:
 
     def num_evaluations(self, num_scales: int) -> int:
         """The number of velocities asked for at all scales; both halves of guidance count as one."""
+        check_scale(0, num_scales)
         return sum(len(self.evaluations(scale, num_scales)) for scale in range(num_scales))
 
     def describe(self, num_scales: int) -> str:
         """A table in text: solver, steps, evaluations and guidance of every scale."""
+        check_scale(0, num_scales)
         rows = ["scale  solver    steps  evaluations  guidance"]
         for k in range(num_scales):
             weights = self.guidance_weights(k, num_scales)
@@ -180,6 +200,16 @@ def _evaluations(schedule: Schedule, scale: int, num_scales: int) -> tuple[Evalu
     return tuple(METHODS[schedule.solver_of(scale)](times, restarts))
 
 
+def check_scale(scale: int, num_scales: int) -> None:
+    """Check that a scale is one of so many.
+
+    Raises:
+        ValueError: naming the one of both that cannot be.
+    """
+    if not (isinstance(num_scales, int) and isinstance(scale, int) and 0 <= scale < num_scales):
+        check_integer("scale", scale, 0, check_integer("num_scales", num_scales) - 1)
+
+
 def published_times(steps: int) -> list[float]:
     """The authors' grid for a number of "steps"."""
     if steps == 25:
@@ -188,14 +218,20 @@ def published_times(steps: int) -> list[float]:
 
 
 def uniform_times(steps: int) -> list[float]:
-    """`steps` equal steps from 1 to 0."""
+    """`steps` equal steps from 1 to 0. Raises ValueError for what is no positive integer."""
+    steps = check_integer("steps", steps)
     # In float64: floor(1000 t) of the time embedding tells 0.98 from its float32 neighbour below.
     times: list[float] = np.linspace(1, 0, steps + 1).tolist()
     return times
 
 
 def times_denser_near_data(steps: int, power: float = 2.0) -> list[float]:
-    """The times `(1 - i / steps) ** power`: the paths of flow models bend where noise has almost gone."""
+    """The times `(1 - i / steps) ** power`: the paths of flow models bend where noise has almost gone.
+
+    Raises:
+        ValueError: for steps that are no positive integer, and a power that is no positive number.
+    """
+    power = check_number("power", power, positive=True)
     return [t**power for t in uniform_times(steps)]
 
 

@@ -15,6 +15,8 @@ import numpy as np
 from torch import Tensor
 
 from flowar import ops
+from flowar.errors import FlowARError
+from flowar.system.arguments import shown
 
 Times = Sequence[float]
 
@@ -141,8 +143,17 @@ def integrate(
         constrain: called after every evaluation with its time and the one that the state has reached; may change the
             state.
         on_evaluation: called with (i, data [B, n, c]) at every evaluation: where its velocity leads in a straight line.
+
+    Raises:
+        ValueError: for what is no state, no list of evaluations with a weight for each, or no function.
     """
+    check_evaluations(evaluations)
+    for name, function in (("velocity", velocity), ("constrain", constrain), ("on_evaluation", on_evaluation)):
+        if not callable(function) and (function is not None or name == "velocity"):
+            raise FlowARError(f"{name}: expected a function, got {shown(function)}")
     weights = guidance_weights or [1.0] * len(evaluations)
+    if len(weights) != len(evaluations):
+        raise FlowARError(f"guidance_weights: expected {len(evaluations)}, one per evaluation, got {len(weights)}")
     last_use = {j: i for i, evaluation in enumerate(evaluations) for j, _ in evaluation.updates}
     known: dict[int, Tensor] = {}
     for i, evaluation in enumerate(evaluations):
@@ -162,3 +173,18 @@ def integrate(
                 network_input.view(-1, *state.shape).copy_(state)
         known = {j: v for j, v in known.items() if last_use[j] > i}
     return state
+
+
+def check_evaluations(evaluations: Sequence[Evaluation]) -> None:
+    """Check that each of these evaluations goes on by velocities that are known by then.
+
+    Raises:
+        ValueError: naming the first that does not, or is none.
+    """
+    if not isinstance(evaluations, (list, tuple)):
+        raise FlowARError(f"evaluations: expected a list, got {shown(evaluations)}")
+    for i, evaluation in enumerate(evaluations):
+        used = [j for j, _ in evaluation.updates] if isinstance(evaluation, Evaluation) else []
+        if not used or min(used) < 0 or max(used) > i:
+            expected = f"an Evaluation with updates by velocities from 0 to {i}"
+            raise FlowARError(f"evaluations[{i}]: expected {expected}, got {evaluation if used else shown(evaluation)}")

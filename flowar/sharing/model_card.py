@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from flowar.system.markdown import plain
+
 CARD_FILE, PICTURE_FILE = "README.md", "samples.png"
 TAGS = ["flowar", "image-generation", "class-conditional", "flow-matching", "autoregressive"]
 
@@ -15,7 +17,7 @@ class ModelFacts:
     """What a card says that the model itself knows.
 
     Attributes:
-        parts: what the model is made of, the lines of a table by their names.
+        parts: what the model is made of, the lines of a table by their names; both in Markdown.
         schedule: a table of the schedule that it samples with.
         preset: the name of that schedule, if it has one.
     """
@@ -31,7 +33,7 @@ class CardDetails:
 
     Attributes:
         license: of the weights, by the Hub's identifier, such as "apache-2.0".
-        training_data: what the model was trained on, in a sentence or more.
+        training_data: what the model was trained on, in a sentence or more of Markdown.
         datasets: Hub ids of that data.
         evaluation: the card of `flowar evaluate`, a file or its folder; uploaded as well.
         samples: images of every class in the picture, of the first ten classes; 0 for no picture.
@@ -55,7 +57,7 @@ def model_card(repo: str, facts: ModelFacts, details: CardDetails, metrics: Sequ
     """The text of the card; `metrics` are the lines of a table, none without an evaluation."""
     parts = [
         front_matter(details),
-        f"# {repo.split('/')[-1]}",
+        f"# {plain(repo.split('/')[-1])}",
         "A [FlowAR](https://arxiv.org/abs/2412.15205) model: class labels to images, coarse to fine.",
         f"![A column for each class]({PICTURE_FILE})" if details.samples else "",
         "## Load",

@@ -14,9 +14,10 @@ from flowar.errors import FlowARError
 from flowar.evaluation.card import metrics_table, read_card, write_card
 from flowar.images import image_grid
 from flowar.sharing.model_card import CARD_FILE, PICTURE_FILE, CardDetails, ModelFacts, model_card
-from flowar.storage.hub import HUB_ID, refusal
+from flowar.storage.hub import HUB_ID, progress_on_terminals, refusal
 from flowar.storage.weights import fingerprint
 from flowar.system.files import write_aside
+from flowar.system.markdown import plain
 
 if TYPE_CHECKING:
     from flowar.pipeline import FlowARPipeline
@@ -64,10 +65,11 @@ class Repository:
         api = HfApi(token=self.token)
         additions = [CommitOperationAdd(name, path) for name, path in files.items()]
         try:
-            api.create_repo(self.name, private=self.private, exist_ok=True)
-            if self.revision is not None:
-                api.create_branch(self.name, branch=self.revision, exist_ok=True)
-            done = api.create_commit(self.name, additions, commit_message=commit_message, revision=self.revision)
+            with progress_on_terminals():
+                api.create_repo(self.name, private=self.private, exist_ok=True)
+                if self.revision is not None:
+                    api.create_branch(self.name, branch=self.revision, exist_ok=True)
+                done = api.create_commit(self.name, additions, commit_message=commit_message, revision=self.revision)
         except Exception as error:  # the Hub's errors, the network's and the disk's have no common base
             raise FlowARError(f"{self.name}: not uploaded, as {refusal(error, self.revision)}") from error
         return done.commit_url
@@ -112,7 +114,9 @@ def model_facts(pipeline: FlowARPipeline, weights: str) -> ModelFacts:
     """The facts about a pipeline's model, whose weights have the hash `weights`."""
     config, tokenizer = pipeline.model.config, pipeline.tokenizer
     height, width = (side * tokenizer.stride for side in config.grid)
-    names = ", ".join(config.class_names[:NAMED_CLASSES]) + (", ..." if config.num_classes > NAMED_CLASSES else "")
+    names = ", ".join(map(plain, config.class_names[:NAMED_CLASSES])) + (
+        ", ..." if config.num_classes > NAMED_CLASSES else ""
+    )
     parameters = [sum(each.numel() for each in part.state_dict().values()) for part in (pipeline.model, tokenizer)]
     parts = {
         "images": f"{height}x{width}, {'grey' if tokenizer.image_channels == 1 else 'RGB'}",

@@ -26,7 +26,10 @@ from flowar.storage.weights import (
     save_tensors,
     shapes_of,
 )
+from flowar.system.arguments import check_path, check_type
 from flowar.system.files import read_json, write_json
+from flowar.system.tensors import check_floats
+from flowar.system.together import write_together
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 METADATA = "flowar"  # what the configuration is called in the metadata of the weights
@@ -39,22 +42,29 @@ class PretrainedModel(nn.Module):
 
     def __init__(self, config: FlowARConfig) -> None:
         super().__init__()
+        check_type("config", config, FlowARConfig, "a FlowARConfig")
         self.config = config
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write `config.json` and `model.safetensors`, which holds the configuration in its metadata too.
+
+        Whenever the process is killed, the folder has both files as they were, or both new.
 
         Args:
             folder: made if it does not exist.
             dtype: of the stored weights; the parameters' own if left out. Loading gives float32 again.
 
         Raises:
+            ValueError: for a folder that is no path, and a dtype that is not floating.
             OSError: if writing fails; files that were there stay as they were.
         """
-        folder, config = Path(folder), self.config.to_dict()
+        if dtype is not None:
+            check_floats("dtype", dtype)
+        config = self.config.to_dict()
         weights = {name: weight.to("cpu", dtype) for name, weight in self.state_dict().items()}
-        save_tensors(folder / WEIGHTS_FILE, weights, {"format": "pt", METADATA: json.dumps(config)})
-        write_json(folder / CONFIG_FILE, config)
+        with write_together(check_path("folder", folder)) as aside:
+            save_tensors(aside / WEIGHTS_FILE, weights, {"format": "pt", METADATA: json.dumps(config)})
+            write_json(aside / CONFIG_FILE, config)
 
     @classmethod
     def from_pretrained(
@@ -73,7 +83,9 @@ class PretrainedModel(nn.Module):
 
         Raises:
             CheckpointError: if there is no such model, or its files are unreadable or do not fit together.
+            ValueError: for a source that is no path, and a dtype that is not floating.
         """
+        check_floats("dtype", dtype)
         path = locate(source, revision, cache_dir)
         config = read_config(path)
         weights = path / WEIGHTS_FILE if path.is_dir() else path
@@ -102,8 +114,12 @@ class PretrainedModel(nn.Module):
             CheckpointError: for an unreadable file, or a missing, unexpected or misshapen tensor, naming it.
         """
 
+        check_floats("dtype", dtype)
+
         def open_tensors() -> dict[str, Tensor]:
-            return find_weights(source) if isinstance(source, Mapping) else open_torch_file(Path(source))
+            if isinstance(source, Mapping):
+                return find_weights(source)
+            return open_torch_file(check_path("source", source))
 
         tensors = open_tensors()
         found, on_meta = shapes_of(tensors), all(tensor.is_meta for tensor in tensors.values())

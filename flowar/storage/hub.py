@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from flowar.errors import CheckpointError, first_line
+from flowar.system.arguments import check_path
+from flowar.system.together import finish_saving
 
 ASSETS = Path(__file__).parents[1] / "assets"
 # What this package saves, and the autoencoders of diffusers, alone or as a part of a pipeline. Nothing pickled.
@@ -21,21 +27,39 @@ def locate(source: str | Path, revision: str | None = None, cache_dir: str | Pat
 
     Raises:
         CheckpointError: if it is none of these, or the download fails.
+        OSError: if a process was killed while it saved into the folder, and what it left to do cannot be done.
     """
-    shipped = {path.name: path for path in shipped_models()}
+    shipped, path = {path.name: path for path in shipped_models()}, check_path("model", source)
     if source in shipped:
         return shipped[str(source)]
-    if Path(source).exists():
-        return Path(source)
+    if os.path.exists(path):  # False also for a name too long for any file
+        finish_saving(path)
+        return path
     names = ", ".join(shipped) or "none"
     if not isinstance(source, str) or not HUB_ID.fullmatch(source):
         raise CheckpointError(f"model: expected a folder, a shipped model ({names}) or a Hub id, got {str(source)!r}")
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(source, revision=revision, cache_dir=cache_dir, allow_patterns=FILES))
+        with progress_on_terminals():
+            return Path(snapshot_download(source, revision=revision, cache_dir=cache_dir, allow_patterns=FILES))
     except Exception as error:  # the Hub's errors, the network's and the disk's have no common base
         raise CheckpointError(f"{source}: no such folder, and {refusal(error, revision)}") from error
+
+
+@contextmanager
+def progress_on_terminals() -> Iterator[None]:
+    """Hide the bars of the Hub's client unless stderr is a terminal: in a file they would be control characters."""
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    hide = not (sys.stderr and sys.stderr.isatty()) and not are_progress_bars_disabled()
+    if hide:
+        disable_progress_bars()
+    try:
+        yield
+    finally:
+        if hide:
+            enable_progress_bars()
 
 
 def refusal(error: BaseException, revision: str | None) -> str:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from flowar.errors import first_line
+from flowar.system.arguments import check_type
 
 Candidates = Mapping[str, Callable[[], Tensor]]
 Clock = Callable[[Callable[[], object]], float]  # seconds of one call
@@ -136,8 +137,13 @@ def use_tuner(tuner: Tuner | None) -> Iterator[None]:
 
 
 def set_autotune(enabled: bool) -> None:
-    """Choose whether a GPU measures which kernels are fastest; otherwise the defaults serve, the same in every run."""
+    """Choose whether a GPU measures which kernels are fastest; otherwise the defaults serve, the same in every run.
+
+    Raises:
+        ValueError: for what is neither true nor false.
+    """
     global _enabled
+    check_type("enabled", enabled, bool, "true or false")
     _enabled = enabled
 
 

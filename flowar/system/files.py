@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from flowar.errors import CheckpointError, DataError, first_line
+from flowar.system.parts import part_of
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -33,8 +34,7 @@ def write_aside(path: Path, write: Callable[[Path], object]) -> None:
         OSError: if writing fails (disk full, no permission); `path` is as it was and nothing is left behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with part_of(path) as aside:
         aside.touch()
         mode = aside.stat().st_mode  # what the user's umask asks for; some writers would make the file private
         write(aside)
@@ -42,8 +42,6 @@ def write_aside(path: Path, write: Callable[[Path], object]) -> None:
         with aside.open("rb+") as file:
             os.fsync(file.fileno())
         aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

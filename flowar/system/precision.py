@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 
 from flowar.errors import first_line
+from flowar.system.arguments import check_type
 
 
 @dataclass(frozen=True)
@@ -182,14 +183,15 @@ def native_bfloat16(device: torch.device) -> bool:
     return False
 
 
-def default_device(name: str = "auto") -> torch.device:
-    """The device called `name`; "auto" is the GPU if there is one.
+def default_device(name: str | torch.device = "auto") -> torch.device:
+    """The device called `name`, or the very device; "auto" is the GPU if there is one.
 
     Raises:
         ValueError: for one that this machine, or this build of torch, does not have.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    check_type("device", name, (str, torch.device), "the name of a device")
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:  # what torch raises for unknown names and missing hardware

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import signal
 import sys
 import warnings
 
+from flowar.system import signals
+from flowar.system.streams import accept_any_encoding
 from flowar.system.threads import limit_threads
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 LARGEST_INT, LARGEST_BLOCK = 2**31 - 1, 2**30
+
+
+def take_over_terminal() -> None:
+    """Let SIGTERM end the process in good order, unless it is ignored, and any terminal show what is printed."""
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, signals.end)
+    accept_any_encoding()
 
 
 def take_over_process() -> None:

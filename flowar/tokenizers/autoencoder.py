@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from flowar.errors import CheckpointError, MissingPackageError, first_line
+from flowar.system.arguments import check_path, check_type
 from flowar.system.files import read_json
 from flowar.tokenizers.base import Tokenizer
 
@@ -29,7 +30,8 @@ class AutoencoderTokenizer(Tokenizer):
     kind = "autoencoder"
 
     def __init__(self, vae: nn.Module, mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> None:
-        config: Any = vae.config
+        config: Any = getattr(vae, "config", None)
+        check_type("vae", config, Mapping, "an autoencoder of diffusers, which has a config")
         widths = config.get("block_out_channels") or config["encoder_block_out_channels"]
         own_mean, own_std = configured_normalization(config)
         super().__init__(
@@ -46,7 +48,7 @@ class AutoencoderTokenizer(Tokenizer):
             CheckpointError: if there is none, it is of another class, or its files are unreadable.
             MissingPackageError: without diffusers.
         """
-        folder = Path(folder)
+        folder = check_path("folder", folder)
         if (folder / "vae" / "config.json").is_file():
             folder = folder / "vae"
         name = read_json(folder / "config.json").get("_class_name")
@@ -60,7 +62,7 @@ class AutoencoderTokenizer(Tokenizer):
             raise CheckpointError(f"{folder}: expected an autoencoder of diffusers: {first_line(error)}") from error
 
     @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> AutoencoderTokenizer:
+    def _from_record(cls, record: Mapping[str, Any]) -> AutoencoderTokenizer:
         config = dict(record["vae"])
         vae = autoencoder_class(config.pop("class")).from_config(config)
         return cls(vae, record["mean"], record["std"])

@@ -15,9 +15,13 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
+from flowar.errors import first_line
 from flowar.storage.weights import fingerprint, save_tensors
+from flowar.system.arguments import check_integer, check_path, check_type, shown
 from flowar.system.files import write_json
 from flowar.system.precision import exact_convolutions
+from flowar.system.tensors import check_tensor, has_shape
+from flowar.system.together import write_together
 from flowar.tokenizers.tiled_decoding import decode_tiled
 
 RECORD_FILE, WEIGHTS_FILE = "tokenizer.json", "tokenizer.safetensors"
@@ -57,7 +61,8 @@ class Tokenizer(nn.Module):
         std: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
-        self.image_channels, self.channels, self.stride = image_channels, channels, stride
+        self.image_channels = check_integer("image_channels", image_channels)
+        self.channels, self.stride = check_integer("channels", channels), check_integer("stride", stride)
         self.set_normalization(mean or [0.0] * channels, std or [1.0] * channels)
 
     def set_normalization(self, mean: Sequence[float], std: Sequence[float]) -> None:
@@ -66,17 +71,36 @@ class Tokenizer(nn.Module):
         Raises:
             ValueError: unless there is one mean and one positive std for every channel.
         """
-        finite = all(map(math.isfinite, [*mean, *std])) and all(value > 0 for value in std)
-        if len(mean) != self.channels or len(std) != self.channels or not finite:
-            expected = f"{self.channels} means and {self.channels} positive standard deviations"
-            raise ValueError(f"tokenizer normalisation: expected {expected}, got mean {list(mean)}, std {list(std)}")
+        expected = f"{self.channels} means and {self.channels} positive standard deviations"
         device = self.mean.device if hasattr(self, "mean") else None
-        for name, values in (("mean", mean), ("std", std)):
-            self.register_buffer(name, torch.tensor(values, dtype=torch.float32, device=device), persistent=False)
+        try:
+            means, stds = (torch.tensor([*map(float, values)], device=device) for values in (mean, std))
+        except (TypeError, ValueError) as error:
+            got = f"{shown(mean)}, {shown(std)}"
+            raise ValueError(f"tokenizer normalisation: expected {expected}, got {got}") from error
+        finite = bool(torch.cat((means, stds)).isfinite().all() and (stds > 0).all())
+        if len(means) != self.channels or len(stds) != self.channels or not finite:
+            raise ValueError(f"tokenizer normalisation: expected {expected}, got mean {list(mean)}, std {list(std)}")
+        self.register_buffer("mean", means, persistent=False)
+        self.register_buffer("std", stds, persistent=False)
 
     @classmethod
     def from_record(cls: type[AnyTokenizer], record: Mapping[str, Any]) -> AnyTokenizer:
-        """The tokenizer of a `record`, its weights apart."""
+        """The tokenizer of a `record`, its weights apart.
+
+        Raises:
+            ValueError: for what is no mapping, and for values that no tokenizer has.
+            TypeError: for fields that this kind does not have.
+        """
+        check_type("record", record, Mapping, "the record of a tokenizer")
+        try:
+            return cls._from_record(record)
+        except (TypeError, KeyError, AttributeError) as error:
+            got = f"{', '.join(map(str, record)) or 'nothing'} ({first_line(error)})"
+            raise TypeError(f"record: expected that of a tokenizer of kind {cls.kind}, got {got}") from error
+
+    @classmethod
+    def _from_record(cls: type[AnyTokenizer], record: Mapping[str, Any]) -> AnyTokenizer:
         return cls(**{key: value for key, value in record.items() if key not in ("kind", "weights")})
 
     @property
@@ -100,9 +124,11 @@ class Tokenizer(nn.Module):
         """Mean and standard deviation of the normalised latents, each [B, c, h, w]; std 0 if there is no noise.
 
         Raises:
-            ValueError: for images of another number of channels, or sides that `stride` does not divide.
+            ValueError: for images of another number of channels, or sides that `stride` does not divide, or of another
+                dtype or device than the tokenizer's.
         """
-        divided = all(side % self.stride == 0 for side in images.shape[2:])
+        check_tensor("images", images, None, self.mean)
+        divided = all(side > 0 and side % self.stride == 0 for side in images.shape[2:])
         if images.dim() != 4 or images.shape[1] != self.image_channels or not divided:
             expected = f"[B, {self.image_channels}, H, W] with H and W multiples of {self.stride}"
             raise ValueError(f"images: expected {expected}, got {list(images.shape)}")
@@ -129,10 +155,8 @@ class Tokenizer(nn.Module):
                 Convolutions in float32 are exact on GPUs too, where PyTorch's own default is TF32.
 
         Raises:
-            ValueError: for latents of another number of channels, and for another dtype.
+            ValueError: for latents of another number of channels, and for another dtype or device.
         """
-        if latents.dim() != 4 or latents.shape[1] != self.channels:
-            raise ValueError(f"latents: expected [B, {self.channels}, h, w], got {list(latents.shape)}")
         raw = self.denormalize(latents)
         with autocast(raw.device, dtype), exact_convolutions():
             if raw.shape[2:].numel() * self.stride**2 <= self.decode_pixels:
@@ -143,28 +167,44 @@ class Tokenizer(nn.Module):
         return images.clamp(-1, 1).contiguous()
 
     def images_at_once(self, latents: Tensor) -> int:
-        """The number of images of latents [B, c, h, w] to decode together, of `decode_pixels` in all; at least one."""
+        """The number of images of latents [B, c, h, w] to decode together, of `decode_pixels` in all; at least one.
+
+        Raises:
+            ValueError: for latents of another number of channels.
+        """
+        self._check_latents(latents)
         return max(1, self.decode_pixels // (latents.shape[2:].numel() * self.stride**2))
 
     def denormalize(self, latents: Tensor) -> Tensor:
-        """Raw latents [B, c, h, w] from normalised ones."""
+        """Raw latents [B, c, h, w] from normalised ones. Raises ValueError as `decode`."""
+        self._check_latents(latents)
+        check_tensor("latents", latents, None, self.mean)
         return latents * self.std[:, None, None] + self.mean[:, None, None]
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `tokenizer.json` (the record) and, if there are weights, `tokenizer.safetensors`.
 
+        Whenever the process is killed, the folder has both files as they were, or both new.
+
         Raises:
             OSError: if writing fails; files that were there stay as they were.
         """
-        folder, weights = Path(folder), self.state_dict()
-        if weights:
-            save_tensors(folder / WEIGHTS_FILE, weights, {"format": "pt"})
-        write_json(folder / RECORD_FILE, self.record())
+        weights = self.state_dict()
+        with write_together(check_path("folder", folder)) as aside:
+            if weights:
+                save_tensors(aside / WEIGHTS_FILE, weights, {"format": "pt"})
+            write_json(aside / RECORD_FILE, self.record())
 
     @property
     def decoder(self) -> nn.Module | None:
         """The network in `_decode` whose layout follows the device, if there is one."""
         return None
+
+    def _check_latents(self, latents: Tensor) -> None:
+        check_type("latents", latents, Tensor, "a tensor")
+        if not has_shape(latents, ("B", self.channels, "h", "w")) or 0 in latents.shape[2:]:
+            raise ValueError(f"latents: expected [B, {self.channels}, h, w], got {list(latents.shape)}")
+        check_tensor("latents", latents, None)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Tokenizer:
         """Apply `fn` to every tensor, as `to` and its like do, then lay the decoder out anew."""

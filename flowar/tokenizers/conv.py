@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from flowar.tokenizers.base import Tokenizer
-from flowar.tokenizers.conv_autoencoder import ConvAutoencoder
+from flowar.tokenizers.conv_autoencoder import ConvAutoencoder, check_grouped
 
 
 class ConvTokenizer(Tokenizer):
@@ -24,6 +24,7 @@ class ConvTokenizer(Tokenizer):
         stride: int | None = None,
         **normalization: Any,
     ) -> None:
+        check_grouped(widths)
         expected = 2 ** (len(widths) - 1)
         if stride not in (None, expected):
             raise ValueError(f"conv tokenizer: expected stride {expected} with widths {tuple(widths)}, got {stride}")

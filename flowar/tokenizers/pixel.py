@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from flowar.system.arguments import check_integer
 from flowar.tokenizers.base import Tokenizer
 
 
@@ -19,7 +20,7 @@ class PixelTokenizer(Tokenizer):
     def __init__(
         self, image_channels: int = 3, stride: int = 4, channels: int | None = None, **normalization: Any
     ) -> None:
-        expected = image_channels * stride**2
+        expected = check_integer("image_channels", image_channels) * check_integer("stride", stride) ** 2
         if channels not in (None, expected):
             raise ValueError(f"pixel tokenizer: expected {expected} channels at stride {stride}, got {channels}")
         super().__init__(image_channels, expected, stride, **normalization)

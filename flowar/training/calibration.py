@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from flowar.data.transforms import to_unit_range
+from flowar.errors import FlowARError
+from flowar.system.arguments import check_type
 from flowar.tokenizers.base import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -28,12 +30,17 @@ def calibrate(tokenizer: Tokenizer, batches: Iterable[Tensor]) -> None:
         batches: uint8 images [B, C, H, W], which are seen once.
 
     Raises:
-        ValueError: if a channel is constant, so that it cannot be normalised.
+        ValueError: if a channel is constant, so that it cannot be normalised, and for what are no such images.
     """
+    check_type("tokenizer", tokenizer, Tokenizer, "a tokenizer")
+    check_type("batches", batches, Iterable, "batches of images")
     channels = tokenizer.channels
     tokenizer.set_normalization([0.0] * channels, [1.0] * channels)
     count, total, squares = 0, torch.zeros(channels).double(), torch.zeros(channels).double()
     for images in batches:
+        check_type("batches", images, Tensor, "tensors uint8 [B, C, H, W]")
+        if images.dtype != torch.uint8:
+            raise FlowARError(f"batches: expected torch.uint8, got {images.dtype}")
         moments = tokenizer.posterior(to_unit_range(images.to(tokenizer.mean.device)))
         means, stds = (part.cpu().double() for part in moments)
         count += means.numel() // channels

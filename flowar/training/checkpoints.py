@@ -88,8 +88,12 @@ class CheckpointWriter:
             for unfinished in folder.glob(".step_*"):
                 shutil.rmtree(unfinished)
 
-    def save(self, state: State) -> None:
+    def save(self, state: State, **about: Any) -> None:
         """Copy the state, then write it in the background. All ranks must call this together.
+
+        Args:
+            state: the state.
+            about: plain data for its record.
 
         Raises:
             OSError: if writing the one before failed; those before that are as they were.
@@ -97,7 +101,7 @@ class CheckpointWriter:
         self.wait()
         path = self.folder / f"step_{state.step:08d}"
         aside = path.with_name(f".{path.name}")
-        record = {"format": 1, **state.progress(), "config": state.identity()}
+        record = {"format": 1, **state.progress(), **about, "config": state.identity()}
         with self.ranks.main_first():
             aside.mkdir(parents=True, exist_ok=True)
         storage = HuggingFaceStorageWriter(str(aside), save_distributed=True)
@@ -164,6 +168,13 @@ def load_checkpoint(state: State, folder: Path) -> Path:
         state.set_progress(record)
         return path
     raise DataError(f"resume: expected a checkpoint that is whole in {folder}, got {len(found)} damaged ones")
+
+
+def resume(state: State, folder: Path) -> dict[str, Any]:
+    """Continue from the newest checkpoint in `folder` as `load_checkpoint` does, and return its record."""
+    path = load_checkpoint(state, folder)
+    log.info("resumed from %s", path)
+    return read_json(path / RECORD_FILE)
 
 
 def load(state: State, path: Path) -> None:

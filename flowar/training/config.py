@@ -169,6 +169,7 @@ class RunConfig:
         log_every: steps from one row of metrics.jsonl to the next.
         sample_every: steps from one sample grid to the next; 0 for none.
         save_every: steps from one checkpoint to the next.
+        save_minutes: minutes after the last checkpoint at which there is another, whatever the step; 0 for none.
         keep_checkpoints: number of the newest checkpoints that stay.
         nan_trace: whether a step whose gradients are not finite runs again, op by op, to end with the name of the
             module and op that went wrong first.
@@ -187,6 +188,7 @@ class RunConfig:
     log_every: int = 20
     sample_every: int = 1000
     save_every: int = 500
+    save_minutes: float = 10.0
     keep_checkpoints: int = 2
     nan_trace: bool = False
     export_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -198,6 +200,8 @@ class RunConfig:
             require(name, "a positive integer", getattr(self, name), is_count(getattr(self, name)))
         micro = self.micro_batch
         require("micro_batch", "a positive integer", micro, micro is None or is_count(micro))
+        minutes = self.save_minutes
+        require("save_minutes", "a number >= 0", minutes, is_number(minutes) and minutes >= 0)
         require("sample_every", "an integer >= 0", self.sample_every, self.sample_every >= 0)
         whole = self.parallel in ("auto", "ddp") or self.optim.optimizer != "muon"  # Muon needs whole matrices
         require("optimizer", f"adamw for parallel {self.parallel}", self.optim.optimizer, whole)

@@ -12,6 +12,8 @@ from flowar.config import FlowARConfig, require
 from flowar.errors import DataError, FlowARError
 from flowar.model import FlowAR
 from flowar.pipeline import FlowARPipeline
+from flowar.system.arguments import check_type
+from flowar.system.lock import locked_by_main
 from flowar.system.precision import default_device
 from flowar.system.ranks import Ranks
 from flowar.tokenizers.base import Tokenizer
@@ -37,7 +39,8 @@ def distill(config: DistillConfig, ranks: Ranks | None = None) -> Path:
         The folder of the exported student: averaged weights and tokenizer.
 
     Raises:
-        ValueError: for a configuration, a teacher, data or a checkpoint that does not fit.
+        ValueError: for a configuration, a teacher, data or a checkpoint that does not fit, and for a run folder that
+            another process writes to.
         TrainingError: for a run that does not converge.
         OSError: if writing fails; checkpoints that were there stay.
 
@@ -47,7 +50,10 @@ def distill(config: DistillConfig, ranks: Ranks | None = None) -> Path:
         images, _ = FlowARPipeline.from_pretrained(folder)([3, 5], schedule="2-step")
         ```
     """
-    return DistillationRun(config, ranks or Ranks(default_device(config.device))).to_the_end()
+    check_type("config", config, DistillConfig, "a DistillConfig")
+    ranks = ranks or Ranks(default_device(config.device))
+    with locked_by_main(Path(config.output), ranks):
+        return DistillationRun(config, ranks).to_the_end()
 
 
 class DistillationRun(Run):

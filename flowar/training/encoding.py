@@ -47,7 +47,7 @@ def encode(folder: Path, source: ImageSource, tokenizer: Tokenizer, config: Data
     """Open the store of all images of `source` in `folder`, after encoding what is missing there.
 
     Several processes (`config.workers`) are started afresh, so a script that asks for them needs its
-    `if __name__ == "__main__"`. Only one program at a time may encode into a folder.
+    `if __name__ == "__main__"`. Only one program at a time may encode into a folder: `load_data` holds a lock.
 
     Raises:
         DataError: if the folder holds latents of something else, an image is unreadable (unless those are skipped), or
@@ -226,6 +226,7 @@ def encode_shards(encoder: Encoder, numbers: Sequence[int]) -> Iterator[list[str
     if workers < 2:
         yield from map(encoder.write, numbers)
         return
+    others = {*multiprocessing.active_children()}
     with ProcessPoolExecutor(
         workers,
         multiprocessing.get_context("spawn"),  # a forked process has neither threads nor a GPU
@@ -240,6 +241,10 @@ def encode_shards(encoder: Encoder, numbers: Sequence[int]) -> Iterator[list[str
             raise DataError(
                 "encoding: a worker process was killed, as for want of memory; start again to go on"
             ) from error
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            for worker in {*multiprocessing.active_children()} - others:  # rather than wait for their shards
+                worker.terminate()
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
 

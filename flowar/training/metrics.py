@@ -38,6 +38,7 @@ class StepMetrics:
         self.scales = len(config.grids)
         self.weights = torch.tensor(config.scale_lengths, dtype=torch.float64) / config.scale_lengths[-1]
         self.bins = torch.arange(TIME_BINS, device=device)
+        self.lr = 0.0  # of the last step
         self.reset()
 
     def reset(self) -> None:
@@ -46,7 +47,6 @@ class StepMetrics:
         self.binned = torch.zeros(shape, dtype=self.dtype, device=self.device)
         # Steps taken, their gradient norms, the largest of them, and steps skipped.
         self.steps = torch.zeros(4, dtype=self.dtype, device=self.device)
-        self.lr = math.nan
 
     @torch.no_grad()
     def update_loss(self, out: Loss, times: Tensor) -> None:
@@ -70,6 +70,16 @@ class StepMetrics:
     def sums(self) -> Tensor:
         """The sums to add up over ranks (`all_reduce`) before `row`: [2 * K * 10], float64 if the device has it."""
         return self.binned.flatten().clone()
+
+    def record(self, sums: Tensor) -> dict[str, Any]:
+        """Plain data for `restore`, from the sums over all ranks."""
+        return {"sums": sums.tolist(), "steps": self.steps.tolist(), "lr": self.lr}
+
+    def restore(self, record: Mapping[str, Any], with_sums: bool) -> None:
+        """Go on from a record; the sums over all ranks are to be restored on one of them."""
+        self.steps, self.lr = self.steps.new_tensor(record["steps"]), record["lr"]
+        if with_sums:
+            self.binned = self.binned.new_tensor(record["sums"]).view_as(self.binned)
 
     def row(
         self,

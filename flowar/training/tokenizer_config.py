@@ -41,6 +41,7 @@ class TokenizerTrainingConfig:
         precision: "bf16" autocast over float32 weights, "float32" or "tf32" without it, or "auto": bf16 where the
             hardware multiplies it natively, else float32.
         interval: steps from one checkpoint, measurement of held-out images and picture to the next.
+        save_minutes: minutes after the last checkpoint at which there is another, whatever the step; 0 for none.
         seed: seed of weights and batches.
 
     Raises:
@@ -63,6 +64,7 @@ class TokenizerTrainingConfig:
     flips: bool | None = None
     precision: TrainPrecision = "auto"
     interval: int = 200
+    save_minutes: float = 10.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -74,7 +76,7 @@ class TokenizerTrainingConfig:
             require(name, "a positive integer", value, value is None or is_count(value))
         robust = self.robust_steps
         require("robust_steps", "an integer >= 0", robust, robust is None or robust >= 0)
-        for name in ("edge_weight", "perceptual_weight", "kl_weight", "latent_noise", "robust_noise"):
+        for name in ("edge_weight", "perceptual_weight", "kl_weight", "latent_noise", "robust_noise", "save_minutes"):
             value = getattr(self, name)
             require(name, "a number >= 0", value, is_number(value) and value >= 0)
         if self.widths:

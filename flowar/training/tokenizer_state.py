@@ -63,7 +63,7 @@ class TokenizerState:
 
     def identity(self) -> dict[str, Any]:
         """The shape of the images and the configuration, but for fields that may change on the way."""
-        free = {"interval"}
+        free = {"interval", "save_minutes"}
         fixed = {name: value for name, value in asdict(self.config).items() if name not in free}
         return fixed | {"image_channels": self.tokenizer.image_channels, "image_size": [*self.size]}
 

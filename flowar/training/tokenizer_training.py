@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor
 
 from flowar.data.transforms import to_unit_range
+from flowar.system.lock import locked
 from flowar.system.progress import step_progress
+from flowar.system.signals import StopRequest
 from flowar.tokenizers.base import Tokenizer
 from flowar.training.calibration import calibrate
 from flowar.training.step import forward_precision, training_precision
@@ -36,9 +39,12 @@ def train_tokenizer(
         The tokenizer in eval mode, without gradients.
 
     Raises:
-        ValueError: for images whose sides its stride does not divide, and a checkpoint of another training.
+        ValueError: for images whose sides its stride does not divide, a checkpoint of another training, and a folder
+            that another process writes to.
         MissingPackageError: if the kind needs diffusers, or the perceptual loss EfficientNet-Lite0.
         OSError: if writing fails; checkpoints that were there stay.
+        KeyboardInterrupt, SystemExit: for SIGINT and for SIGTERM (143) in a training that is watched, after the step
+            that it is in, whose checkpoint is then there; a second signal ends the process at once.
     """
     height, width = images.shape[2:]
     state = TokenizerState.new(
@@ -46,12 +52,13 @@ def train_tokenizer(
     )
     state.tokenizer.encode(to_unit_range(images[:1].to(device)))  # which checks their size
     losses = TokenizerLosses(state.tokenizer, images, state.config)
-    watch = Watch(state, watched) if watched else None
-    try:
+    with ExitStack() as held:
+        watch = None
+        if watched:
+            held.enter_context(locked(watched.output))
+            watch = Watch(state, watched, held.enter_context(StopRequest()))
+            held.callback(watch.close)
         both_stages(state, losses, watch)
-    finally:
-        if watch:
-            watch.close()
     return state.tokenizer
 
 
@@ -80,6 +87,6 @@ def run_until(last: int, state: TokenizerState, loss: Callable[[int], Tensor], w
                 value = loss(state.step)
             state.update(value)
             advance()
-            if watch and watch.due(state):
-                watch.look(state, value.item())
+            if watch:
+                watch.after_step(state, value)
                 tokenizer.train(training)

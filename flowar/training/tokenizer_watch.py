@@ -1,4 +1,4 @@
-"""The watch over a tokenizer's training: at every interval a checkpoint, metrics, a picture, a line in the log."""
+"""The watch over a tokenizer's training: at every interval metrics, a picture, a line in the log, a checkpoint."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from torch import Tensor
 from flowar.system.files import write_json
 from flowar.system.progress import duration
 from flowar.system.ranks import Ranks
-from flowar.training.checkpoints import CheckpointWriter, load_checkpoint, refuse_second_run
+from flowar.system.signals import StopRequest
+from flowar.training.checkpoints import CheckpointWriter, refuse_second_run, resume
+from flowar.training.interruption import Interruption
 from flowar.training.metrics import MetricsWriter
 from flowar.training.reconstructions import draw, reconstruct
 from flowar.training.tokenizer_state import TokenizerState
@@ -39,37 +41,53 @@ class WatchOptions:
 
 
 class Watch:
-    """Saves and measures a tokenizer's training at every interval."""
+    """Measures and saves a tokenizer's training at every interval, and when a signal ends it."""
 
-    def __init__(self, state: TokenizerState, options: WatchOptions) -> None:
-        """Bring `state` to where the training was, if it is to be resumed.
+    def __init__(self, state: TokenizerState, options: WatchOptions, request: StopRequest) -> None:
+        """Bring `state` to where the training was, if it is to be resumed; `request` notes signals from now on.
 
         Raises:
             DataError: for a checkpoint of another training, for none to resume, and for some where a training is new.
         """
         self.output, self.held_out = options.output, options.held_out
-        folder = self.output / "checkpoints"
+        folder, ranks = self.output / "checkpoints", Ranks(state.tokenizer.mean.device)
+        record = {}
         if options.resume:
-            log.info("resumed from %s", load_checkpoint(state, folder))
+            record = resume(state, folder)
         else:
             refuse_second_run(self.output, folder)
+        reported = record.get("reported", True)
         write_json(self.output / "training.json", asdict(state.config))
-        self.saving = CheckpointWriter(folder, KEPT_CHECKPOINTS, Ranks(state.tokenizer.mean.device))
-        self.metrics = MetricsWriter(self.output, state.step)
+        self.saving = CheckpointWriter(folder, KEPT_CHECKPOINTS, ranks)
+        self.interruption = Interruption(request, state.config.save_minutes, ranks)
+        self.metrics = MetricsWriter(self.output, state.step if reported else state.step - 1)
         self.first, self.started = state.step, time.perf_counter()
+        if not reported:
+            self.look(state, record["loss"])
 
-    def due(self, state: TokenizerState) -> bool:
-        """Whether an interval ends at this step."""
-        return state.step % state.config.interval == 0 or state.step in (state.steps, state.all_steps)
+    def after_step(self, state: TokenizerState, loss: Tensor) -> None:
+        """Look and save, if an interval ends at this step, and end the process, if a signal came.
+
+        The tokenizer may be in eval mode afterwards.
+        """
+        self.interruption.ask()
+        signum = self.interruption.signum
+        due = state.step % state.config.interval == 0 or state.step in (state.steps, state.all_steps)
+        if due and not signum:
+            self.look(state, loss.item())
+        if due or signum or self.interruption.overdue:
+            self.saving.save(state, loss=loss.item(), reported=not (due and signum))
+            self.saving.wait()  # so that a kill at any moment costs no more than the interval
+            self.interruption.saved()
+        if signum:
+            self.interruption.end(state.step)
 
     def look(self, state: TokenizerState, loss: float) -> None:
-        """Save a checkpoint, measure, draw and log; the tokenizer is in eval mode afterwards."""
-        self.saving.save(state)
-        self.saving.wait()  # so that a kill at any moment costs no more than the interval
+        """Measure, draw and log; the tokenizer is in eval mode afterwards."""
         found = reconstruct(state.tokenizer.eval(), self.held_out)
         picture = self.output / "reconstructions" / f"step_{state.step:08d}.png"
         draw(self.held_out, found, picture)
-        seconds = (time.perf_counter() - self.started) / (state.step - self.first)
+        seconds = (time.perf_counter() - self.started) / max(1, state.step - self.first)
         rate, left = state.config.batch_size / seconds, seconds * (state.all_steps - state.step)
         psnr = {"psnr": found.psnr, "psnr_worst": found.worst, "psnr_colour": found.by_colour}
         self.metrics.write(state.step, {"loss": loss, **psnr, "images_per_second": rate})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -15,16 +14,21 @@ from torch import nn
 from flowar.config import IMAGENET_CLASSES, FlowARConfig
 from flowar.model import FlowAR
 from flowar.pipeline import FlowARPipeline
+from flowar.system.arguments import check_type
 from flowar.system.files import read_rows, write_json
+from flowar.system.lock import locked_by_main
 from flowar.system.precision import default_device, matmul_precision, parse_dtype
 from flowar.system.progress import step_progress
 from flowar.system.ranks import Ranks
+from flowar.system.signals import StopRequest
 from flowar.tokenizers.base import Tokenizer
 from flowar.training.batches import batches
-from flowar.training.checkpoints import CheckpointWriter, load_checkpoint, refuse_second_run
+from flowar.training.checkpoints import CheckpointWriter, refuse_second_run, resume
 from flowar.training.config import RunConfig, TrainConfig
 from flowar.training.finetune import load_start, start_from
 from flowar.training.held_out import HeldOut, turned
+from flowar.training.interruption import Interruption
+from flowar.training.interval import Interval
 from flowar.training.latent_store import LatentStore
 from flowar.training.load_data import count_classes, load_data, load_held_out
 from flowar.training.metrics import MetricsWriter, StepMetrics
@@ -49,9 +53,13 @@ def train(config: TrainConfig, ranks: Ranks | None = None) -> Path:
         The folder of the exported model: averaged weights and tokenizer.
 
     Raises:
-        ValueError: for a configuration, data set, tokenizer or checkpoint that does not fit.
+        ValueError: for a configuration, data set, tokenizer or checkpoint that does not fit, and for a run folder that
+            another process writes to.
         TrainingError: for a run that does not converge.
         OSError: if writing fails; checkpoints that were there stay.
+        KeyboardInterrupt, SystemExit: for SIGINT and for SIGTERM (143), after the step that it is in, whose checkpoint
+            is then there; a second signal ends the process at once. Signals that the program handles in its own way,
+            or ignores, are left alone, as all are outside of the main thread.
 
     Example:
         ```python
@@ -60,7 +68,10 @@ def train(config: TrainConfig, ranks: Ranks | None = None) -> Path:
         pipe = FlowARPipeline.from_pretrained(folder)
         ```
     """
-    return TrainingRun(config, ranks or Ranks(default_device(config.device))).to_the_end()
+    check_type("config", config, TrainConfig, "a TrainConfig")
+    ranks = ranks or Ranks(default_device(config.device))
+    with locked_by_main(Path(config.output), ranks):
+        return TrainingRun(config, ranks).to_the_end()
 
 
 class Run(ABC):
@@ -96,9 +107,14 @@ class Run(ABC):
         self.step = self._new_step(distributed)
         self.steps = total_steps(config.optim, len(self.pool))
         self.warmup = warmup_steps(config.optim, len(self.pool))
+        self.interval = Interval(StepMetrics(model.config, ranks.device), 0)
+        self.reported = True  # whether the row, the picture and the checkpoint that are due at this step are there
         if config.resume:
-            path = load_checkpoint(self.state, self.checkpoint_folder)
-            log.info("resumed from %s", path)
+            record = resume(self.state, self.checkpoint_folder)
+            self.reported = record.get("reported", True)
+            self.interval.begin(self.state.step)
+            if "interval" in record:
+                self.interval.restore(record["interval"], ranks)
 
     @abstractmethod
     def _open_data(self) -> None:
@@ -122,57 +138,78 @@ class Run(ABC):
             precision = chosen_precision(self.config.precision, self.ranks.device)  # "auto" tells nobody what it was
             write_json(self.output / "config.json", asdict(replace(self.config, resume=False, precision=precision)))
         saving = CheckpointWriter(self.checkpoint_folder, self.config.keep_checkpoints, self.ranks)
-        writer = MetricsWriter(self.output, self.state.step) if self.ranks.main else None
-        try:
-            self._train(saving, writer)
-        finally:
-            if writer:
-                writer.close()
-            saving.close()
+        last_row = self.state.step if self.reported else self.state.step - 1
+        writer = MetricsWriter(self.output, last_row) if self.ranks.main else None
+        with StopRequest() as request:
+            try:
+                self._train(saving, writer, Interruption(request, self.config.save_minutes, self.ranks))
+            finally:
+                if writer:
+                    writer.close()
+                saving.close()
         return self._export()
 
-    def _train(self, saving: CheckpointWriter, writer: MetricsWriter | None) -> None:
-        config, state, device = self.config, self.state, self.ranks.device
-        optim, metrics = config.optim, StepMetrics(state.model.config, device)
-        interval = Interval(state.step)
-        source = batches(self.pool, optim.batch_size, config.seed, state.step, self.steps, self.ranks)
-        with step_progress(self.steps, None if writer else False, "training", state.step) as advance:
-            while state.step < self.steps:
-                batch = interval.wait_for(source).to(device)
-                lr = learning_rate(state.step, self.steps, self.warmup, optim)
-                outcome = self.step(batch, lr)
-                if not outcome.skipped:
-                    for out, times in outcome.losses:
-                        metrics.update_loss(out, times)
-                metrics.update_step(outcome.grad_norm, torch.tensor(outcome.skipped, device=device), lr)
+    def _train(self, saving: CheckpointWriter, writer: MetricsWriter | None, interruption: Interruption) -> None:
+        """Train to the last step, or to the step in which a signal came."""
+        state, saved = self.state, self.state.step
+        source = batches(self.pool, self.config.optim.batch_size, self.config.seed, saved, self.steps, self.ranks)
+        with step_progress(self.steps, None if writer else False, "training", saved) as advance:
+            while True:
+                interruption.ask()
+                if not (interruption.signum or self.reported):
+                    self._report(writer)
+                due = self._due(self.config.save_every) or interruption.overdue or interruption.signum
+                if due and state.step != saved:
+                    saving.save(state, interval=self.interval.record(self.ranks), reported=self.reported)
+                    interruption.saved()
+                    saved = state.step
+                if interruption.signum:
+                    saving.wait()
+                    interruption.end(saved)
+                if self.interval.first == state.step:
+                    self.interval.begin(state.step)  # once more: what was written did not take its time
+                if state.step == self.steps:
+                    return
+                self._advance(source)
                 advance()
-                save = self._due(config.save_every)
-                evaluate = self.held_out is not None and self._due(self.held_out_every)
-                # A resumed run begins an interval where this one does.
-                log_now = save or evaluate or self._due(config.log_every)
-                if log_now:
-                    self._log(metrics, interval, writer, evaluate)
-                if config.sample_every and self._due(config.sample_every):
-                    picture = sample_grid(state, self.output, config, self.tokenizer, self.ranks)
-                    if writer:
-                        writer.image(state.step, "samples", picture)
-                if save:
-                    saving.save(state)
-                if log_now:
-                    interval = Interval(state.step)
+
+    def _advance(self, source: Iterator[Batch]) -> None:
+        """Make a step."""
+        device, metrics = self.ranks.device, self.interval.metrics
+        batch = self.interval.wait_for(source).to(device)
+        lr = learning_rate(self.state.step, self.steps, self.warmup, self.config.optim)
+        outcome = self.step(batch, lr)
+        if not outcome.skipped:
+            for out, times in outcome.losses:
+                metrics.update_loss(out, times)
+        metrics.update_step(outcome.grad_norm, torch.tensor(outcome.skipped, device=device), lr)
+        self.reported = False
+
+    def _report(self, writer: MetricsWriter | None) -> None:
+        """Write the row of metrics and the picture that are due at this step."""
+        config, state = self.config, self.state
+        evaluate = self.held_out is not None and self._due(self.held_out_every)
+        row = evaluate or self._due(config.save_every) or self._due(config.log_every)
+        if row:
+            self._log(writer, evaluate)
+        if config.sample_every and self._due(config.sample_every):
+            picture = sample_grid(state, self.output, config, self.tokenizer, self.ranks)
+            if writer:
+                writer.image(state.step, "samples", picture)
+        if row:
+            self.interval.begin(state.step)
+        self.reported = True
 
     def _due(self, every: int) -> bool:
         return self.state.step % every == 0 or self.state.step == self.steps
 
-    def _log(self, metrics: StepMetrics, interval: Interval, writer: MetricsWriter | None, evaluate: bool) -> None:
+    def _log(self, writer: MetricsWriter | None, evaluate: bool) -> None:
         """Write a row for the steps since the last one, with the held-out loss if it is due."""
-        sums, step = self.ranks.sum(metrics.sums()), self.state.step
-        images = (step - interval.first) * self.config.optim.batch_size
-        precision = self.step.precision
-        seconds = time.perf_counter() - interval.started
+        interval, metrics, step = self.interval, self.interval.metrics, self.state.step
+        sums, precision = self.ranks.sum(metrics.sums()), self.step.precision
+        images, seconds = (step - interval.first) * self.config.optim.batch_size, interval.seconds
         with matmul_precision(precision):  # which peak to compare with
             row = metrics.row(sums, seconds, images, precision.dtype, interval.waited, self.ranks.world_size)
-        metrics.reset()
         if self.held_out is not None and evaluate:
             model = self.state.average_model(self.config.optim.ema_decays[0])
             per_scale = self.held_out.loss(model, precision, self.ranks)
@@ -221,20 +258,6 @@ class TrainingRun(Run):
 
     def _new_step(self, distributed: nn.Module) -> TrainingStep:
         return TrainingStep(self.state, self.config, self.ranks, distributed)
-
-
-class Interval:
-    """The time between two rows of metrics."""
-
-    def __init__(self, first: int) -> None:
-        self.first, self.started, self.waited = first, time.perf_counter(), 0.0
-
-    def wait_for(self, source: Iterator[Batch]) -> Batch:
-        """The next batch; `waited` grows by the seconds that fetching it took."""
-        started = time.perf_counter()
-        batch = next(source)
-        self.waited += time.perf_counter() - started
-        return batch
 
 
 def new_model(config: TrainConfig, data: LatentStore, tokenizer: Tokenizer) -> FlowAR:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from PIL import Image
@@ -34,14 +34,19 @@ def chromium() -> str | None:
 
 
 @contextmanager
-def served(threads: int = 1) -> Iterator[str]:
-    """The address of a page about the shipped model. Its process must end well when it is interrupted."""
+def served(threads: int = 1, errors: IO[str] | None = None) -> Iterator[str]:
+    """The address of a page about the shipped model, whose stderr goes to `errors`.
+
+    Its process must end well when it is interrupted.
+    """
     with socket.create_server((HOST, 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "flowar", "demo", "--port", str(port)]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     pipe, interruptible = subprocess.PIPE, partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # as from a terminal
-    with subprocess.Popen(command, env=environment, stdout=pipe, text=True, preexec_fn=interruptible) as process:
+    with subprocess.Popen(
+        command, env=environment, stdout=pipe, stderr=errors, text=True, preexec_fn=interruptible
+    ) as process:
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == f"flowar-fashion at http://{HOST}:{port}, until Ctrl+C\n"

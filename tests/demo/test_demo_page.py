@@ -121,3 +121,14 @@ def test_bad_input_is_told_and_loses_nothing(page: Page, tmp_path: Path) -> None
     page.wait_for_timeout(1000)
     page.locator("#edit").click()
     told(page, "mask: expected white where the image is to be replaced, got none")
+
+
+def test_a_full_queue_is_told(page: Page, address: str) -> None:
+    from flowar.demo.page import WAITING
+
+    names = [each["api_name"] for each in page.request.get(f"{address}/config").json()["dependencies"]]
+    drawing = {"fn_index": names.index("generate"), "data": [[*range(10)], 16, 0, "", 2]}
+    for index in range(WAITING + 5):
+        page.request.post(f"{address}/gradio_api/queue/join", data=drawing | {"session_hash": f"waiting{index}"})
+    page.locator("#generate").click()
+    told(page, "busy")
