@@ -35,6 +35,7 @@ COMMANDS = {
     "tune": "find the steps per scale that lose least quality in a given time, on this machine",
     "sweep": "quality against time per picture over guidance scales, intervals, steps and solvers",
     "train": "train a model on a folder of images, or resume a run",
+    "distill": "teach a model to draw in one to four evaluations a scale, guidance inside",
     "encode": "encode images once, into a store of latents to train on",
     "train-tokenizer": "train a small tokenizer on a folder of images",
     "calibrate-tokenizer": "measure the statistics that normalise a tokenizer's latents",

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal, get_args
 
-from flowar.sampling.presets import SCHEDULES, named_schedule
+from flowar.sampling.jumps import check_jumps, jump_schedule
+from flowar.sampling.presets import JUMP_SCHEDULES, SCHEDULES, named_schedule
 from flowar.sampling.schedule import Schedule, check_name
 
 __all__ = ["FlowARConfig"]
@@ -47,6 +48,9 @@ class FlowARConfig:
         num_inference_steps: steps that `sample` takes at every scale unless told otherwise.
         schedule: the preset (`flowar.sampling.presets`) that `sample` takes, unless told otherwise, instead of
             `num_inference_steps`.
+        jumps: the most jumps a scale that the flow transformer has learned, a power of two (`flowar distill`): it is
+            told where a jump arrives, and has the teacher's guidance inside, so that `guidance_scale` is 1. 0 for a
+            model of velocities, as the published ones.
         guidance_scale: of `sample` unless told otherwise.
         guidance_interval: times at which guidance acts in `sample` unless told otherwise.
         tokenizer: record of the tokenizer the latents came from (`Tokenizer.record()`), or None if unknown.
@@ -73,6 +77,7 @@ class FlowARConfig:
     class_dropout: float = 0.1
     num_inference_steps: int = 25
     schedule: str | None = None
+    jumps: int = 0
     guidance_scale: float = 4.3
     guidance_interval: Sequence[float] = (0.0, 0.9)
     tokenizer: Mapping[str, Any] | None = None
@@ -115,7 +120,11 @@ class FlowARConfig:
         require("guidance_scale, guidance_interval", "numbers", numbers, all(map(is_number, numbers)))
         Schedule.published(self.num_inference_steps, self.guidance_scale, self.guidance_interval)
         if self.schedule is not None:
-            check_name("schedule", self.schedule, SCHEDULES)
+            check_name("schedule", self.schedule, SCHEDULES | JUMP_SCHEDULES)
+        power = self.jumps == 0 or (is_count(self.jumps) and self.jumps.bit_count() == 1)
+        require("jumps", "0 or a power of two", self.jumps, power)
+        inside = not self.jumps or self.guidance_scale == 1
+        require("guidance_scale", "1 for a model of jumps, which has it inside", self.guidance_scale, inside)
         channels = dict(self.tokenizer or {}).get("channels", self.latent_channels)
         fits = channels == self.latent_channels
         require("latent_channels", f"{channels}, as the tokenizer has", self.latent_channels, fits)
@@ -173,20 +182,32 @@ class FlowARConfig:
         """The model's own sampling preset, or `base`, a schedule or the name of one, with parts replaced.
 
         Raises:
-            ValueError: for `num_inference_steps` beside a base, or what no schedule of this model can have.
+            ValueError: for `num_inference_steps` beside a base, or what no schedule of this model can have, such as
+                jumps that it has not learned, or guidance where it is inside.
         """
         if base is None and num_inference_steps is None:
             base = self.schedule
         if base is None:
             steps = self.num_inference_steps if num_inference_steps is None else num_inference_steps
-            base = Schedule.published(steps, self.guidance_scale, self.guidance_interval)
+            base = self._of_steps(steps)
         elif num_inference_steps is not None:
             raise ValueError(f"num_inference_steps: expected none beside a schedule, got {num_inference_steps}")
         elif isinstance(base, str):
             base = named_schedule(base, len(self.grids), self.guidance_scale, self.guidance_interval)
         replaced = {"guidance_scale": guidance_scale, "guidance_interval": guidance_interval}
         replaced = {name: value for name, value in replaced.items() if value is not None}
-        return dataclasses.replace(base, **replaced).check_scales(len(self.grids))  # type: ignore[arg-type]
+        scales = len(self.grids)
+        schedule = dataclasses.replace(base, **replaced).check_scales(scales)  # type: ignore[arg-type]
+        check_jumps((each for k in range(scales) for each in schedule.evaluations(k, scales)), self.jumps)
+        guided = self.jumps and schedule.guidance_scale != 1
+        require("guidance_scale", "1 for a model of jumps, which has it inside", schedule.guidance_scale, not guided)
+        return schedule
+
+    def _of_steps(self, steps: int) -> Schedule:
+        """The schedule of a number of steps."""
+        if self.jumps and is_count(steps):
+            return jump_schedule(steps)
+        return Schedule.published(steps, self.guidance_scale, self.guidance_interval)
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as plain data for JSON; `from_dict` restores an equal one."""

@@ -50,11 +50,19 @@ class Loss(NamedTuple):
     per_image: Tensor
 
     @staticmethod
-    def from_errors(per_image: Tensor, lengths: Sequence[int], scale_exponent: float = 1.0) -> Loss:
-        """The loss of these errors by image and scale [B, K].
+    def of(velocity: Tensor, target: Tensor, lengths: Sequence[int], scale_exponent: float = 1.0) -> Loss:
+        """The loss of a velocity [B, S, c] that is to be `target`, of scales of these lengths.
 
         Every scale counts as (n_k / n_last) ** scale_exponent; the exponent is 1 in the paper (section 3.4).
         """
+        squared = (velocity.float() - target).square().mean(2)  # [B, S]
+        return Loss.from_errors(
+            torch.stack([part.mean(1) for part in squared.split(list(lengths), 1)], 1), lengths, scale_exponent
+        )
+
+    @staticmethod
+    def from_errors(per_image: Tensor, lengths: Sequence[int], scale_exponent: float = 1.0) -> Loss:
+        """The loss of these errors by image and scale [B, K]."""
         per_scale = per_image.mean(0)
         weights = torch.tensor([(length / lengths[-1]) ** scale_exponent for length in lengths])
         weights = weights.to(per_scale.device, non_blocking=True)
@@ -127,27 +135,41 @@ class FlowAR(PretrainedModel):
         self.flow_transformer.checkpoint_blocks = which != "none"
         self.ar_transformer.checkpoint_blocks = which == "all"
 
-    def conditions(self, latents: Tensor, class_labels: Tensor) -> Tensor:
+    def conditions(self, latents: Tensor, class_labels: Tensor, context_noise: Tensor | None = None) -> Tensor:
         """Teacher-forced conditions z [B, S, D] from latents [B, c, h, w] and class_labels [B] (null class allowed).
 
+        context_noise: [B, S - n_last, c], added to the tokens of every scale but the last before they are upsampled for
+            the AR transformer.
+
         Raises:
-            ValueError: for latents or labels that do not fit the model or each other.
+            ValueError: for latents, labels or noise that do not fit the model or each other.
         """
         labels = self._labels_of(latents, class_labels)
         _, inputs = self.pyramid(latents)
+        return self._conditions(inputs, labels, context_noise)
+
+    def _conditions(self, inputs: Tensor, labels: Tensor, context_noise: Tensor | None) -> Tensor:
+        if context_noise is not None:
+            coarser = self.config.tokens - self.config.scale_lengths[-1]
+            shape = (len(labels), coarser, self.config.latent_channels)
+            check_tensor("context_noise", context_noise, shape, self._parameter)
+            inputs = inputs + self.pyramid.upsample_each(context_noise)  # upsampling is linear
         return self.ar_transformer(inputs, labels)
 
-    def velocity(self, x_t: Tensor, t: Tensor, z_k: Tensor) -> Tensor:
+    def velocity(self, x_t: Tensor, t: Tensor, z_k: Tensor, r: Tensor | None = None) -> Tensor:
         """Velocity [B, n, c] of one scale at x_t [B, n, c], times t [B], conditions z_k [B, n, D].
 
-        The scale is the one that has n tokens.
+        The scale is the one that has n tokens. Of a distilled model it is the mean velocity from t to times r [B],
+        which are t if left out; others make no use of r.
 
         Raises:
             ValueError: if no scale has n tokens, or for shapes, dtypes or devices that do not fit together.
         """
         widths = (self.config.latent_channels, self.config.ar_width)
         scale = matching_scale(x_t, t, z_k, self.config.scale_lengths, widths, self._parameter)
-        return self.flow_transformer(x_t, t[:, None], z_k, [scale])
+        if r is not None:
+            check_tensor("r", r, t.shape, self._parameter)
+        return self.flow_transformer(x_t, t[:, None], z_k, [scale], None if r is None else r[:, None])
 
     def loss(
         self,
@@ -178,26 +200,20 @@ class FlowAR(PretrainedModel):
         labels, like = self._labels_of(latents, class_labels), self._parameter
         check_number("scale_exponent", scale_exponent)
         targets, inputs = self.pyramid(latents)  # [B, S, c], [B, S-1, c]
-        if context_noise is not None:
-            coarser = self.config.tokens - self.config.scale_lengths[-1]
-            check_tensor("context_noise", context_noise, (len(latents), coarser, targets.shape[2]), like)
-            inputs = inputs + self.pyramid.upsample_each(context_noise)  # upsampling is linear
         noise = torch.randn_like(targets) if noise is None else noise
         times = torch.rand(len(self.config.grids), len(latents), device=latents.device) if times is None else times
         check_tensor("noise", noise, targets.shape, like)
         check_tensor("times", times, (len(self.config.grids), len(latents)), like)
         dropped = self.draw_dropped(labels) if dropped is None else dropped
         check_tensor("dropped", dropped, labels.shape, like, floating=False)
-        z = self.ar_transformer(inputs, labels.masked_fill(dropped, self.config.null_class))  # [B, S, D]
+        z = self._conditions(inputs, labels.masked_fill(dropped, self.config.null_class), context_noise)  # [B, S, D]
 
         lengths = self.config.scale_lengths
         t = over_tokens(times.T[..., None], lengths)  # [B, S, 1]
         x_t = (1 - t) * targets + t * noise
         velocity = self.flow_transformer(x_t, times.T, z, range(len(lengths)))
 
-        squared = (velocity.float() - (noise - targets)).square().mean(2)  # [B, S]
-        parts = squared.split(list(lengths), 1)
-        return Loss.from_errors(torch.stack([part.mean(1) for part in parts], 1), lengths, scale_exponent)
+        return Loss.of(velocity, noise - targets, lengths, scale_exponent)
 
     def sample(
         self,
@@ -285,8 +301,8 @@ class FlowAR(PretrainedModel):
 
         def velocity(k: int, x: Tensor, z: Tensor, i: int) -> Tensor:
             callbacks.on_step()
-            t = x.new_full((len(z), 1), schedule.evaluations(k, scales)[i].time)  # [2B, 1]
-            return flow(x.repeat(2, 1, 1), t, z, [k])  # [2B, n_k, c]
+            t, r = (x.new_full((len(z), 1), each) for each in schedule.evaluations(k, scales)[i].interval)  # [2B, 1]
+            return flow(x.repeat(2, 1, 1), t, z, [k], r)  # [2B, n_k, c]
 
         for k, start in enumerate(noise):  # [B, n_k, c]
             inputs = self.pyramid.upsample(latents[-1], k).repeat(2, 1, 1) if latents else None  # [2B, n_k, c]

@@ -18,7 +18,7 @@ from flowar.cli import main
 from flowar.errors import DataError
 from flowar.system.ranks import Ranks
 from flowar.training.config import ValidationConfig
-from flowar.training.trainer import Run, train
+from flowar.training.trainer import TrainingRun, train
 
 pytestmark = pytest.mark.usefixtures("without_tensorboard")
 
@@ -75,7 +75,7 @@ def test_folders_without_class_folders_may_have_any_name(tmp_path: Path) -> None
     config = run_config(tmp_path / "cats-alone", tmp_path / "run", model=model, optim=optim)
     validation = ValidationConfig(folder=str(tmp_path / "held-alone"))
     config = replace(config, validation=validation, data=replace(config.data, image_size=8))
-    run = Run(config, Ranks(torch.device("cpu")))
+    run = TrainingRun(config, Ranks(torch.device("cpu")))
     assert run.state.model.config.class_names == ("cats-alone",)
 
 

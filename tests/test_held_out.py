@@ -20,7 +20,7 @@ from flowar.training.config import ValidationConfig
 from flowar.training.held_out import HeldOut, turned
 from flowar.training.latent_store import LatentStore, Shard
 from flowar.training.sample_grids import grid_classes
-from flowar.training.trainer import Run, train
+from flowar.training.trainer import TrainingRun, train
 
 pytestmark = pytest.mark.usefixtures("without_tensorboard")
 
@@ -86,10 +86,10 @@ class TestTurned:
 class TestRun:
     def test_share(self, idx_folder: Path, tmp_path: Path) -> None:
         config = run_config(idx_folder, tmp_path, log_every=4, validation=ValidationConfig(share=0.25, every=2))
-        run = Run(config, ONE)
+        run = TrainingRun(config, ONE)
         assert run.held_out is not None
         held = run.held_out.images.tolist()
-        assert len(held) + len(run.pool) == len(run.data)
+        assert len(held) + len(run.pool) == len(run.pool.store)
         assert not {*held} & {*run.pool.images.tolist()}
         run.to_the_end()
         found = {row["step"]: row for row in rows(tmp_path)}
@@ -115,10 +115,10 @@ class TestRun:
         for path in idx_folder.glob("train-*"):
             path.with_name(path.name.replace("train", "t10k")).write_bytes(path.read_bytes())
         config = run_config(idx_folder, tmp_path / "run", validation=ValidationConfig(folder=str(idx_folder), every=3))
-        run = Run(config, ONE)
+        run = TrainingRun(config, ONE)
         assert run.held_out is not None
         assert run.held_out.store.folder == tmp_path / "run" / "held_out_latents"
-        assert len(run.pool) == len(run.data) == len(run.held_out.images)
+        assert len(run.pool) == len(run.pool.store) == len(run.held_out.images)
         assert run.held_out.store.load_tokenizer().record() == run.tokenizer.record()
 
     def test_folder_of_other_classes_or_sizes(self, idx_folder: Path, tmp_path: Path) -> None:
@@ -128,14 +128,14 @@ class TestRun:
         config = run_config(folder, tmp_path / "run", validation=validation, model=model)
         message = r"validation: expected classes \('cats', 'dogs'\) in .*, got \('cats', 'wolves'\)"
         with pytest.raises(ValueError, match=message):
-            Run(replace(config, data=replace(config.data, image_size=8)), ONE)
+            TrainingRun(replace(config, data=replace(config.data, image_size=8)), ONE)
         torch.manual_seed(0)
         images = torch.randint(0, 256, (20, 16, 16), dtype=torch.uint8)
         larger = write_idx(tmp_path / "larger", images, torch.arange(20, dtype=torch.uint8) % 10)
         for path in larger.glob("train-*"):
             path.rename(path.with_name(path.name.replace("train", "t10k")))
         with pytest.raises(ValueError, match=r"validation: expected latents of \(4, 4\) in .*, got \(8, 8\)"):
-            Run(run_config(idx_folder, tmp_path / "r", validation=ValidationConfig(folder=str(larger))), ONE)
+            TrainingRun(run_config(idx_folder, tmp_path / "r", validation=ValidationConfig(folder=str(larger))), ONE)
 
     @pytest.mark.parametrize(
         ("changes", "message"),

@@ -7,7 +7,7 @@ import random
 import gradio as gr
 
 from flowar.pipeline import FlowARPipeline
-from flowar.sampling.presets import SCHEDULES
+from flowar.sampling.presets import schedule_names
 
 MOST_GUIDANCE = 10
 SEEDS = 2**31
@@ -18,7 +18,7 @@ def settings_inputs(pipeline: FlowARPipeline, name: str) -> list[gr.components.C
     with gr.Row():
         seed = gr.Number(0, label="Seed", precision=0, min_width=80, elem_id=f"{name}-seed")
         other = gr.Button("Another seed", size="sm", min_width=120, elem_classes="quiet")
-    choices = [("the model's own", ""), *((preset, preset) for preset in SCHEDULES)]
+    choices = [("the model's own", ""), *((preset, preset) for preset in schedule_names(pipeline.model.config.jumps))]
     schedule = gr.Dropdown(choices, value="", label="Schedule", elem_id=f"{name}-schedule")
     guidance = gr.Slider(
         0, MOST_GUIDANCE, own_guidance(pipeline, ""), step=0.1, label="Guidance scale", buttons=[], info="1 is none"

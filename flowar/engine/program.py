@@ -60,9 +60,9 @@ class SamplingProgram:
         if held is not None:
             self.pins = Pins(buffers(channels, networks.state_dtype), buffers(1, networks.state_dtype))
         self.cache = networks.ar.new_cache(len(self.labels), networks.dtype)
-        times = [tuple(each.time for each in evaluations) for evaluations in self.evaluations]
-        tables = {grid: TimeTables(networks, to_device(torch.tensor(grid), device)[:, None, None]) for grid in {*times}}
-        self.tables = [tables[grid] for grid in times]  # scales with the same times share theirs
+        grids = [tuple(each.interval for each in evaluations) for evaluations in self.evaluations]
+        tables = {grid: TimeTables(networks, to_device(torch.tensor(grid), device)) for grid in {*grids}}
+        self.tables = [tables[grid] for grid in grids]  # scales with the same times share theirs
         self.modulations: Sequence[Tensor] = ()
         self.tokens = [torch.empty(0)] * scales
         self.callbacks = Callbacks()

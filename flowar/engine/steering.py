@@ -22,20 +22,21 @@ MODULATION_BUDGET = {"accelerator": 256 * 2**20, "cpu": 16 * 2**20}
 class TimeTables:
     """τ and the modulations that depend on τ alone, at the times of one scale's evaluations."""
 
-    def __init__(self, networks: PackedNetworks, times: Tensor) -> None:
-        """times: [T, 1, 1], those of the T evaluations."""
-        self.networks, self.times = networks, times
-        self.once = self._compute(times) if networks.savings.time_tables else None
+    def __init__(self, networks: PackedNetworks, intervals: Tensor) -> None:
+        """intervals: [T, 2], those of the T evaluations, see `Evaluation.interval`."""
+        self.networks, self.intervals = networks, intervals
+        self.once = self._compute(intervals) if networks.savings.time_tables else None
 
     def at(self, start: int, stop: int) -> tuple[Tensor, list[Tensor | None]]:
         """τ [T, 1, 1, W] of the steps start .. stop - 1, and for every block [T, 1, 1, 3W] or None."""
         if self.once is None:
-            return self._compute(self.times[start:stop])
+            return self._compute(self.intervals[start:stop])
         tau, by_time = self.once
         return tau[start:stop], [None if table is None else table[start:stop] for table in by_time]
 
-    def _compute(self, times: Tensor) -> tuple[Tensor, list[Tensor | None]]:
-        tau = self.networks.flow.time_embed(times)
+    def _compute(self, intervals: Tensor) -> tuple[Tensor, list[Tensor | None]]:
+        t, r = intervals[:, :, None, None].unbind(1)  # [T, 1, 1] each
+        tau = self.networks.flow.tau(t, r)
         return tau, [block.by_time(F.silu(tau)) for block in self.networks.flow.blocks]
 
 

@@ -27,7 +27,7 @@ def engine_flops(config: FlowARConfig, schedule: Schedule, batch: int) -> int:
     lengths = config.scale_lengths
     weights = [schedule.guidance_weights(k, len(lengths)) for k in range(len(lengths))]
     rows = batch * (2 if any(weight != 1 for scale in weights for weight in scale) else 1)
-    times = {tuple(each.time for each in schedule.evaluations(k, len(lengths))) for k in range(len(lengths))}
+    times = {tuple(each.interval for each in schedule.evaluations(k, len(lengths))) for k in range(len(lengths))}
     total = rows * ar_modulation(config) + sum(map(len, times)) * time_tables(config)
     for k, n in enumerate(lengths):
         evaluations = batch * sum(1 if weight == 1 else 2 for weight in weights[k])
@@ -65,7 +65,8 @@ def time_tables(config: FlowARConfig) -> int:
     """Operations that depend on the time alone: τ, and the modulations that only the time steers."""
     width = config.flow_width
     by_time = config.flow_depth * linear(width, 3 * width) if config.flow_block == "attn_cross_mlp" else 0
-    return linear(256, width) + linear(width, width) + by_time
+    embeddings = 2 if config.jumps else 1
+    return embeddings * (linear(256, width) + linear(width, width)) + by_time
 
 
 def flow_conditions(config: FlowARConfig, n: int) -> int:

@@ -138,6 +138,7 @@ class FlowTransformer(nn.Module):
         assert heads is not None
         self.lengths = config.scale_lengths
         self.time_embed = TimeEmbedding(width)
+        self.jump_embed = TimeEmbedding(width) if config.jumps else None
         self.condition_embed = nn.Linear(config.ar_width, width)
         self.input_proj = nn.Linear(config.latent_channels, width)
         block = BLOCKS[config.flow_block]
@@ -156,10 +157,18 @@ class FlowTransformer(nn.Module):
         """The rotary table of consecutive scales, [sum of their lengths, d/2, 2]."""
         return self.constants.rotation[sum(self.lengths[: scales[0]]) : sum(self.lengths[: scales[-1] + 1])]
 
-    def forward(self, x_t: Tensor, t: Tensor, z: Tensor, scales: Sequence[int]) -> Tensor:
-        """The velocity [B, N, c] at x_t [B, N, c], times t [B, K], conditions z [B, N, D] of K consecutive scales."""
+    def tau(self, t: Tensor, r: Tensor | None = None) -> Tensor:
+        """The embedding τ [..., W] of times t [...] and, in a model of jumps, of the times r [...] they arrive at."""
+        tau = self.time_embed(t)
+        return tau if self.jump_embed is None else tau + self.jump_embed(t - (t if r is None else r))
+
+    def forward(self, x_t: Tensor, t: Tensor, z: Tensor, scales: Sequence[int], r: Tensor | None = None) -> Tensor:
+        """The velocity [B, N, c] at x_t [B, N, c], times t [B, K], conditions z [B, N, D] of K consecutive scales.
+
+        In a model of jumps it is the mean velocity from t to the times r [B, K], which are t if left out.
+        """
         lengths, rotation = [self.lengths[k] for k in scales], self.rotation(scales)
-        tau = self.time_embed(t)  # [B, K, W]
+        tau = self.tau(t, r)  # [B, K, W]
         steer, activated_tau = ops.silu_add(self.condition_embed(z), over_tokens(tau, lengths)), F.silu(tau)
 
         def run_in_context(block: AttnMLPBlock | AttnCrossMLPBlock, stream: ResidualStream) -> ResidualStream:

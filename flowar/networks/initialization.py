@@ -39,5 +39,6 @@ def zero_layers(module: nn.Module) -> list[nn.Linear]:
     if isinstance(module, AttnCrossMLPBlock):
         return [module.time_modulation, module.position_modulation]
     if isinstance(module, FlowTransformer):
-        return [module.output_modulation, module.output_proj]
+        layers = [module.output_modulation, module.output_proj]
+        return layers if module.jump_embed is None else [*layers, module.jump_embed.last]
     return []

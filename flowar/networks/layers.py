@@ -126,6 +126,13 @@ class TimeEmbedding(nn.Module):
         super().__init__()
         self.mlp = nn.Sequential(nn.Linear(2 * self.FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
 
+    @property
+    def last(self) -> nn.Linear:
+        """The layer that τ comes out of."""
+        layer = self.mlp[2]
+        assert isinstance(layer, nn.Linear)
+        return layer
+
     def forward(self, t: Tensor) -> Tensor:
         """Times t [...] in [0, 1] to τ [..., W]."""
         exponents = torch.arange(self.FREQUENCIES, device=t.device, dtype=torch.float32) / self.FREQUENCIES

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from flowar.system.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from flowar.sampling.jumps import jump_schedule, jump_times
     from flowar.sampling.options import SamplingOptions
     from flowar.sampling.pins import Pins
     from flowar.sampling.presets import SCHEDULES, named_schedule
@@ -21,6 +22,8 @@ __all__ = [
     "SamplingOptions",
     "Schedule",
     "integrate",
+    "jump_schedule",
+    "jump_times",
     "named_schedule",
     "times_denser_near_data",
     "uniform_times",
@@ -29,6 +32,7 @@ __all__ = [
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
+        "jumps": ["jump_schedule", "jump_times"],
         "options": ["SamplingOptions"],
         "pins": ["Pins"],
         "presets": ["SCHEDULES", "named_schedule"],

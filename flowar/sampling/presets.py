@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from flowar.sampling.jumps import jump_times, powers_of_two
 from flowar.sampling.schedule import Schedule, check_name, published_times, times_denser_near_data, uniform_times
 from flowar.system.arguments import check_integer, check_type
 
@@ -47,6 +48,16 @@ SCHEDULES = {
     "draft": Preset(same(times_denser_near_data(5)), "dpm2m"),
 }
 
+# Of distilled models alone (`flowar distill`): so many evaluations a scale, without an unconditional half.
+JUMP_SCHEDULES = {
+    f"{steps}-step": Preset(same(jump_times(steps)), "jump", 1.0, (0.0, 1.0)) for steps in powers_of_two(4)
+}
+
+
+def schedule_names(jumps: int) -> list[str]:
+    """The presets for a model that has learned so many jumps."""
+    return [*(name for name, steps in zip(JUMP_SCHEDULES, powers_of_two(4), strict=True) if steps <= jumps), *SCHEDULES]
+
 
 def named_schedule(name: str, num_scales: int, guidance_scale: float, guidance_interval: Sequence[float]) -> Schedule:
     """The preset `name`, or the schedule in a `.json` file, see `Schedule.save`.
@@ -62,8 +73,9 @@ def named_schedule(name: str, num_scales: int, guidance_scale: float, guidance_i
     check_integer("num_scales", num_scales)
     if name.endswith(".json"):
         return Schedule.load(name)
-    check_name("schedule", name, SCHEDULES)
-    preset = SCHEDULES[name]
+    presets = SCHEDULES | JUMP_SCHEDULES
+    check_name("schedule", name, presets)
+    preset = presets[name]
     scale = guidance_scale if preset.guidance_scale is None else preset.guidance_scale
     interval = preset.guidance_interval or guidance_interval
     return Schedule(preset.times(num_scales), scale, interval, solver=preset.solver)

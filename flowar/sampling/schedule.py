@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from flowar.sampling.solvers import SOLVERS, Evaluation
+from flowar.sampling.solvers import METHODS, Evaluation
 from flowar.system.arguments import check_integer, check_number
 from flowar.system.files import write_json
 
@@ -38,8 +38,8 @@ class Schedule:
         guidance_scale: w at the last scale; scale k of K is guided by `1 + (w - 1) g(k / (K - 1))`.
         guidance_interval: guidance acts where low <= t <= high, t the time of an evaluation.
         guidance_growth: g: "linear", as published, "constant" (1 at all scales) or "cosine".
-        solver: "euler", as published, "midpoint", "heun", "ab2" or "dpm2m", see `flowar.sampling.solvers`; or a list,
-            one per scale.
+        solver: "euler", as published, "midpoint", "heun", "ab2" or "dpm2m", or "jump" for distilled models, see
+            `flowar.sampling.solvers`; or a list, one per scale.
 
     Raises:
         ValueError: for times, numbers or names out of range, saying what was expected and what came.
@@ -65,7 +65,7 @@ class Schedule:
             raise ValueError(f"guidance_interval: expected 0 <= low <= high <= 1, got {interval}")
         check_name("guidance_growth", self.guidance_growth, GROWTHS)
         for name in [self.solver] if isinstance(self.solver, str) else self.solver:
-            check_name("solver", name, SOLVERS)
+            check_name("solver", name, METHODS)
 
     @staticmethod
     def published(
@@ -162,6 +162,11 @@ class Schedule:
         weight = self._weight(scale, num_scales)
         return [weight(each.time) for each in self.evaluations(scale, num_scales)]
 
+    def guidance(self, scale: int, num_scales: int) -> float:
+        """The weight at one scale where guidance acts."""
+        growth = GROWTHS[self.guidance_growth](scale / (num_scales - 1) if num_scales > 1 else 1.0)
+        return 1 + (self.guidance_scale - 1) * growth
+
     def num_evaluations(self, num_scales: int) -> int:
         """The number of velocities asked for at all scales; both halves of guidance count as one."""
         check_scale(0, num_scales)
@@ -179,9 +184,7 @@ class Schedule:
         return "\n".join([*rows, f"guidance where {low:g} <= t <= {high:g}"])
 
     def _weight(self, scale: int, num_scales: int) -> Callable[[float], float]:
-        growth = GROWTHS[self.guidance_growth](scale / (num_scales - 1) if num_scales > 1 else 1.0)
-        weight = 1 + (self.guidance_scale - 1) * growth
-        low, high = self.guidance_interval
+        weight, (low, high) = self.guidance(scale, num_scales), self.guidance_interval
         return lambda t: weight if low <= t <= high else 1.0
 
     def _several(self, name: str) -> bool:
@@ -194,7 +197,7 @@ def _evaluations(schedule: Schedule, scale: int, num_scales: int) -> tuple[Evalu
     """`Schedule.evaluations`, kept: every call of `sample` asks for them, and a replayed graph should not wait."""
     times, weight = schedule.grid(scale), schedule._weight(scale, num_scales)
     restarts = {following for t, following in pairwise(times) if weight(t) != weight(following)}
-    return tuple(SOLVERS[schedule.solver_of(scale)](times, restarts))
+    return tuple(METHODS[schedule.solver_of(scale)](times, restarts))
 
 
 def check_scale(scale: int, num_scales: int) -> None:

@@ -24,11 +24,18 @@ Times = Sequence[float]
 class Evaluation(NamedTuple):
     """Ask for the velocity at `time`; then `x += coefficient * v_j` for every (j, coefficient) of `updates`.
 
-    v_j is the velocity of evaluation j, this one or an earlier one.
+    v_j is the velocity of evaluation j, this one or an earlier one. Where there is an `arrival`, it is the mean
+    velocity from `time` to there.
     """
 
     time: float
     updates: tuple[tuple[int, float], ...]
+    arrival: float | None = None
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The times that the velocity is a mean over: twice the same where it is that of one time."""
+        return self.time, self.time if self.arrival is None else self.arrival
 
 
 def euler(times: Times, restarts: Collection[float] = ()) -> list[Evaluation]:
@@ -94,6 +101,12 @@ def dpm_solver_2m(times: Times, restarts: Collection[float] = ()) -> list[Evalua
     return evaluations
 
 
+def jump(times: Times, restarts: Collection[float] = ()) -> list[Evaluation]:
+    """The jumps of a distilled model, which knows the mean velocity over a step: exact, if it has learned them."""
+    steps = enumerate(pairwise(times))
+    return [Evaluation(t, ((i, following - t),), following) for i, (t, following) in steps]
+
+
 def log_ratio(t: float, following: float) -> float:
     """The growth of log((1 - t) / t) from t to `following`."""
     return math.log((1 - following) / following) - math.log((1 - t) / t)
@@ -106,6 +119,8 @@ SOLVERS: dict[str, Callable[[Times, Collection[float]], list[Evaluation]]] = {
     "ab2": adams_bashforth_2,
     "dpm2m": dpm_solver_2m,
 }
+# What a schedule may name: solvers of any ODE, and what distilled models alone can do.
+METHODS = SOLVERS | {"jump": jump}
 
 
 def integrate(

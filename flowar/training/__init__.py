@@ -10,16 +10,20 @@ if TYPE_CHECKING:
     from flowar.training.calibration import calibrate
     from flowar.training.config import FinetuneConfig, LossConfig, OptimConfig, TrainConfig, ValidationConfig
     from flowar.training.data_config import DataConfig
+    from flowar.training.distillation import distill
+    from flowar.training.distillation_config import DistillConfig
     from flowar.training.trainer import train
 
 __all__ = [
     "DataConfig",
+    "DistillConfig",
     "FinetuneConfig",
     "LossConfig",
     "OptimConfig",
     "TrainConfig",
     "ValidationConfig",
     "calibrate",
+    "distill",
     "train",
 ]
 
@@ -29,6 +33,8 @@ __getattr__, __dir__ = lazy_names(
         "calibration": ["calibrate"],
         "config": ["FinetuneConfig", "LossConfig", "OptimConfig", "TrainConfig", "ValidationConfig"],
         "data_config": ["DataConfig"],
+        "distillation": ["distill"],
+        "distillation_config": ["DistillConfig"],
         "trainer": ["train"],
     },
 )

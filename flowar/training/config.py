@@ -150,21 +150,12 @@ class FinetuneConfig:
     interpolate_positions: bool = False
 
 
-@dataclass
-class TrainConfig:
-    """The configuration of a training run.
+@dataclass(kw_only=True)
+class RunConfig:
+    """The configuration of how a run goes, whatever it trains.
 
     Attributes:
-        data: images to train on.
-        output: run folder, which gets checkpoints, metrics.jsonl, TensorBoard events, sample grids, the exported model.
-        model: architecture; channels and grid of its latents are those of the data. If all of it is left out, it is
-            that of `finetune`, or else preset S, with the classes of the data.
-        loss: times and weights of the loss.
         optim: optimizer, learning rate, averages.
-        validation: images to hold out.
-        balance_classes: whether an epoch has equally many images of every class; those of small classes then come
-            repeatedly.
-        finetune: trained model to start from, instead of fresh weights.
         precision: "bf16" autocast over float32 weights, "tf32" or "float32" without it, or "auto": bf16 if the hardware
             multiplies it natively, else float32; the run folder's config.json says which.
         parallel: division among the processes of torchrun: "ddp" (a replica each), "fsdp" (parameters, gradients and
@@ -187,14 +178,7 @@ class TrainConfig:
         device: device to train on; "auto" is the GPU if there is one.
     """
 
-    data: DataConfig
-    output: str
-    model: FlowARConfig
-    loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
-    validation: ValidationConfig = field(default_factory=ValidationConfig)
-    balance_classes: bool = False
-    finetune: FinetuneConfig | None = None
     precision: TrainPrecision = "auto"
     parallel: Parallel = "auto"
     micro_batch: int | None = None
@@ -221,3 +205,28 @@ class TrainConfig:
         require("sample_every", "an integer >= 0", self.sample_every, self.sample_every >= 0)
         whole = self.parallel in ("auto", "ddp") or self.optim.optimizer != "muon"  # Muon needs whole matrices
         require("optimizer", f"adamw for parallel {self.parallel}", self.optim.optimizer, whole)
+
+
+@dataclass
+class TrainConfig(RunConfig):
+    """The configuration of a training run.
+
+    Attributes:
+        data: images to train on.
+        output: run folder, which gets checkpoints, metrics.jsonl, TensorBoard events, sample grids, the exported model.
+        model: architecture; channels and grid of its latents are those of the data. If all of it is left out, it is
+            that of `finetune`, or else preset S, with the classes of the data.
+        loss: times and weights of the loss.
+        validation: images to hold out.
+        balance_classes: whether an epoch has equally many images of every class; those of small classes then come
+            repeatedly.
+        finetune: trained model to start from, instead of fresh weights.
+    """
+
+    data: DataConfig
+    output: str
+    model: FlowARConfig
+    loss: LossConfig = field(default_factory=LossConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    balance_classes: bool = False
+    finetune: FinetuneConfig | None = None

@@ -28,6 +28,9 @@ class Stream(IntEnum):
     LABELS = 4  # labels replaced by the null class
     CONTEXT = 5  # noise on the coarser latents that the AR transformer sees
     CONTEXT_STRENGTH = 6  # how strong that is at every scale
+    TAUGHT = 7  # whether a student of jumps learns from its teacher
+    JUMP_LENGTH = 8  # how far it jumps at every scale
+    JUMP_PLACE = 9  # and from where
 
 
 class Draws:

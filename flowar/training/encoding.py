@@ -75,7 +75,7 @@ def encode(folder: Path, source: ImageSource, tokenizer: Tokenizer, config: Data
                 for reason in skipped:
                     log.warning("skipped %s", reason)
                 advance()
-        write_record(folder, encoder.shards, key, source)
+        write_record(folder, encoder.shards, key, str(source.root), source.class_names)
         warn_unless_normalised(*encoder.some_moments())
         store = open_complete(folder, key, tokenizer)
     return store

@@ -17,7 +17,7 @@ CLASS_EMBEDDING = "ar_transformer.class_embedding.weight"
 SHAPE = (
     *("latent_channels", "upsample"),
     *("ar_width", "ar_depth", "ar_heads"),
-    *("flow_width", "flow_depth", "flow_heads", "flow_block", "qk_norm"),
+    *("flow_width", "flow_depth", "flow_heads", "flow_block", "qk_norm", "jumps"),
 )
 
 

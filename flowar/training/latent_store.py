@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from flowar.data.image_source import ImageSource
 from flowar.errors import CheckpointError, DataError, FlowARError, first_line
 from flowar.storage.checksums import read_sealed, write_sealed
 from flowar.storage.weights import save_tensors
@@ -234,7 +233,7 @@ def shard_path(folder: Path, number: int) -> Path:
     return folder / f"shard_{number:05d}.safetensors"
 
 
-def write_record(folder: Path, shards: int, key: Key, source: ImageSource) -> None:
+def write_record(folder: Path, shards: int, key: Key, source: str, class_names: Sequence[str]) -> None:
     """Write `store.json` beside its `shards`, which completes the store.
 
     Raises:
@@ -250,8 +249,8 @@ def write_record(folder: Path, shards: int, key: Key, source: ImageSource) -> No
         "format": FORMAT,
         "images": images,
         "moments": list(written[0].moments.shape[1:]),
-        "source": str(source.root),
-        "class_names": list(source.class_names),
+        "source": source,
+        "class_names": list(class_names),
         "key": dict(key),
         "skipped": skipped,
         "shards": [{"images": len(shard.labels), "crc32": shard.crc32} for shard in written],

@@ -17,13 +17,13 @@ MOMENTS = {torch.optim.AdamW: ("exp_avg", "exp_avg_sq"), torch.optim.Muon: ("mom
 
 
 def new_optimizers(model: nn.Module, optim: OptimConfig) -> list[Optimizer]:
-    """Make AdamW for all parameters of `model`, or Muon for the hidden matrices and AdamW for the others.
+    """Make AdamW for all parameters of `model` that learn, or Muon for the hidden matrices and AdamW for the others.
 
     Biases and norms are not decayed. The moments exist from the start, as zeros, so that a checkpoint can fill them.
     """
     matrices = [*hidden_matrices(model)] if optim.optimizer == "muon" else []
     chosen = {id(matrix) for matrix in matrices}
-    others = [parameter for parameter in model.parameters() if id(parameter) not in chosen]
+    others = [parameter for parameter in model.parameters() if parameter.requires_grad and id(parameter) not in chosen]
     decayed, plain = ([p for p in others if (p.dim() >= 2) == wide] for wide in (True, False))
     groups = [{"params": decayed, "weight_decay": optim.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     optimizers: list[Optimizer] = []
@@ -43,7 +43,11 @@ def new_optimizers(model: nn.Module, optim: OptimConfig) -> list[Optimizer]:
 def hidden_matrices(model: nn.Module) -> Iterator[Tensor]:
     """Weights of the linear layers that neither read latents nor write them."""
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear) and not name.endswith(("input_proj", "output_proj")):
+        if (
+            isinstance(module, nn.Linear)
+            and module.weight.requires_grad
+            and not name.endswith(("input_proj", "output_proj"))
+        ):
             yield module.weight
 
 

@@ -31,7 +31,10 @@ def parallelize(model: FlowAR, kind: Parallel, ranks: Ranks) -> nn.Module:
     return replicate(model, ranks) if kind in ("auto", "ddp") else shard(model, kind, ranks)
 
 
-def replicate(model: FlowAR, ranks: Ranks) -> nn.Module:
+def replicate(model: nn.Module, ranks: Ranks) -> nn.Module:
+    """DDP around a model, or the model itself where there is one rank alone."""
+    if ranks.world_size == 1:
+        return model
     devices = [ranks.device] if ranks.device.type == "cuda" else None
     return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
 

@@ -13,7 +13,7 @@ from flowar.pipeline import FlowARPipeline
 from flowar.system.files import write_aside
 from flowar.system.ranks import Ranks
 from flowar.tokenizers.base import Tokenizer
-from flowar.training.config import TrainConfig
+from flowar.training.config import RunConfig
 from flowar.training.state import TrainState
 
 log = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 ROWS, COLUMNS = 8, 10
 
 
-def sample_grid(state: TrainState, run: TrainConfig, tokenizer: Tokenizer, ranks: Ranks) -> Path:
+def sample_grid(state: TrainState, output: Path, run: RunConfig, tokenizer: Tokenizer, ranks: Ranks) -> Path:
     """Draw samples of the first average, a column per class, into a PNG that the main rank writes.
 
     A class has the same seeds in every grid. With more than ten classes, each grid shows the next ten. All ranks must
@@ -36,7 +36,7 @@ def sample_grid(state: TrainState, run: TrainConfig, tokenizer: Tokenizer, ranks
     if len(own):
         latents = pipeline.model.sample(own, seed=ranks.share(seeds).tolist(), progress=False)
     latents = ranks.gather(latents)
-    path = Path(run.output) / "samples" / f"step_{state.step:08d}.png"
+    path = output / "samples" / f"step_{state.step:08d}.png"
     if ranks.main:
         images = pipeline.decode(latents)
         write_aside(path, lambda aside: image_grid(images, len(classes)).save(aside, "PNG"))

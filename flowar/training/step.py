@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from flowar.sampling.noise import mix
 from flowar.system.precision import PRECISIONS, Precision, matmul_precision, native_bfloat16
 from flowar.system.ranks import Ranks
 from flowar.training import nan_trace
-from flowar.training.config import LossConfig, TrainConfig, TrainPrecision
+from flowar.training.config import LossConfig, RunConfig, TrainConfig, TrainPrecision
 from flowar.training.draws import Draws, Stream
 from flowar.training.optimizer import update_weights
 from flowar.training.parallel import clip_gradients, gradients_stay
@@ -63,16 +64,16 @@ class Outcome:
     skipped: bool
 
 
-class TrainingStep:
-    """Trains the model of a `state` by one batch per call."""
+class OptimizerStep(ABC):
+    """Trains the model of a `state` by one batch per call, whatever its loss is."""
 
-    def __init__(self, state: TrainState, config: TrainConfig, ranks: Ranks, distributed: nn.Module) -> None:
-        """Prepare the steps; `distributed` is `parallelize` of the state's model."""
+    def __init__(self, state: TrainState, config: RunConfig, ranks: Ranks, distributed: nn.Module) -> None:
+        """Prepare the steps; `distributed` is `parallelize` of what computes the loss of the state's model."""
         self.state, self.config, self.optim, self.ranks = state, config, config.optim, ranks
         self.distributed = distributed
         self.forward: Callable[..., Loss] = torch.compile(distributed) if config.compile else distributed
         self.precision = training_precision(config.precision, ranks.device)
-        self.parameters = [*state.model.parameters()]
+        self.parameters = [each for each in state.model.parameters() if each.requires_grad]
 
     def __call__(self, batch: Batch, lr: float) -> Outcome:
         """Make a step with this rank's part of a batch, on its device.
@@ -115,18 +116,9 @@ class TrainingStep:
             losses.append((Loss(*(each.detach() for each in out)), times))
         return losses
 
+    @abstractmethod
     def _loss(self, part: Batch) -> tuple[Loss, Tensor]:
         """The loss of a part of a batch, and the times [K, B] that it was taken at."""
-        config, draws, loss = self.state.model.config, part.draws, self.config.loss
-        times = draw_times(draws, loss, len(config.grids))
-        noise = draws.normal(Stream.NOISE, (config.tokens, config.latent_channels))
-        dropped = draws.uniform(Stream.LABELS) < config.class_dropout
-        context_noise = draw_context_noise(draws, loss, config) if loss.context_noise else None
-        with forward_precision(self.precision, self.ranks.device):
-            out = self.forward(
-                part.latents, part.class_labels, noise, times, dropped, context_noise, loss.scale_exponent
-            )
-        return out, times
 
     def _look_closer(self, batch: Batch, norm: float) -> None:
         """Run a bad step again under `nan_trace`, if that was asked for."""
@@ -138,6 +130,24 @@ class TrainingStep:
         raise TrainingError(f"step {self.state.step + 1}: {reason}")
 
 
+class TrainingStep(OptimizerStep):
+    """A step by the loss of flow matching."""
+
+    config: TrainConfig
+
+    def _loss(self, part: Batch) -> tuple[Loss, Tensor]:
+        config, draws, loss = self.state.model.config, part.draws, self.config.loss
+        times = draw_times(draws, loss, len(config.grids))
+        noise = draws.normal(Stream.NOISE, (config.tokens, config.latent_channels))
+        dropped = draws.uniform(Stream.LABELS) < config.class_dropout
+        context_noise = draw_context_noise(draws, loss.context_noise, config) if loss.context_noise else None
+        with forward_precision(self.precision, self.ranks.device):
+            out = self.forward(
+                part.latents, part.class_labels, noise, times, dropped, context_noise, loss.scale_exponent
+            )
+        return out, times
+
+
 def draw_times(draws: Draws, loss: LossConfig, scales: int) -> Tensor:
     """Times [K, B] in [0, 1], of the configured distribution."""
     if loss.times == "logit_normal":
@@ -145,10 +155,10 @@ def draw_times(draws: Draws, loss: LossConfig, scales: int) -> Tensor:
     return draws.uniform(Stream.TIMES, (scales,)).T
 
 
-def draw_context_noise(draws: Draws, loss: LossConfig, config: FlowARConfig) -> Tensor:
-    """Noise [B, S - n_last, c] for every scale but the last, with a strength for each image and scale."""
+def draw_context_noise(draws: Draws, strength: float, config: FlowARConfig) -> Tensor:
+    """Noise [B, S - n_last, c] for every scale but the last, up to `strength` for each image and scale."""
     lengths = config.scale_lengths[:-1]
-    strengths = loss.context_noise * draws.uniform(Stream.CONTEXT_STRENGTH, (len(lengths), 1))
+    strengths = strength * draws.uniform(Stream.CONTEXT_STRENGTH, (len(lengths), 1))
     noise = draws.normal(Stream.CONTEXT, (sum(lengths), config.latent_channels))
     return over_tokens(strengths, lengths) * noise
 
@@ -174,7 +184,7 @@ def forward_precision(precision: Precision, device: torch.device) -> Iterator[No
         yield
 
 
-def check_shares(config: TrainConfig, world_size: int) -> None:
+def check_shares(config: RunConfig, world_size: int) -> None:
     """Check that every device gets equally many images, and takes them in equal parts.
 
     Raises:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from flowar.config import IMAGENET_CLASSES, FlowARConfig
 from flowar.model import FlowAR
@@ -22,9 +24,9 @@ from flowar.system.signals import StopRequest
 from flowar.tokenizers.base import Tokenizer
 from flowar.training.batches import batches
 from flowar.training.checkpoints import CheckpointWriter, refuse_second_run, resume
-from flowar.training.config import TrainConfig
+from flowar.training.config import RunConfig, TrainConfig
 from flowar.training.finetune import load_start, start_from
-from flowar.training.held_out import turned
+from flowar.training.held_out import HeldOut, turned
 from flowar.training.interruption import Interruption
 from flowar.training.interval import Interval
 from flowar.training.latent_store import LatentStore
@@ -35,7 +37,7 @@ from flowar.training.parallel import parallelize
 from flowar.training.pool import Pool
 from flowar.training.sample_grids import sample_grid
 from flowar.training.state import TrainState
-from flowar.training.step import Batch, TrainingStep, check_shares, chosen_precision
+from flowar.training.step import Batch, OptimizerStep, TrainingStep, check_shares, chosen_precision
 
 log = logging.getLogger(__name__)
 
@@ -69,30 +71,40 @@ def train(config: TrainConfig, ranks: Ranks | None = None) -> Path:
     check_type("config", config, TrainConfig, "a TrainConfig")
     ranks = ranks or Ranks(default_device(config.device))
     with locked_by_main(Path(config.output), ranks):
-        return Run(config, ranks).to_the_end()
+        return TrainingRun(config, ranks).to_the_end()
 
 
-class Run:
-    """A training run, as one of its processes sees it."""
+class Run(ABC):
+    """A run of any kind, as one of its processes sees it: its data, what it trains, its loop, what it exports.
 
-    def __init__(self, config: TrainConfig, ranks: Ranks) -> None:
-        self.ranks, self.output = ranks, Path(config.output)
+    Attributes:
+        config: the configuration; what the data decide is filled in.
+        pool: the images to train on.
+        tokenizer: what made their latents.
+        held_out: the images to measure the loss on, if there are any.
+        state: all that checkpoints hold.
+        step: what a step does.
+    """
+
+    config: RunConfig
+    pool: Pool
+    tokenizer: Tokenizer
+    held_out: HeldOut | None = None
+    held_out_every = 0
+
+    def __init__(self, config: RunConfig, output: Path, ranks: Ranks) -> None:
+        self.config, self.ranks, self.output = config, ranks, output
         self.checkpoint_folder = self.output / "checkpoints"
         if not config.resume:
             refuse_second_run(self.output, self.checkpoint_folder)
         check_shares(config, ranks.world_size)
-        classes = None if config.model.classes_left_out else config.model.num_classes
-        with ranks.main_first():
-            self.data, self.tokenizer = load_data(config.data, self.output, classes, config.model.class_names)
-            self.held_out, images = load_held_out(config.validation, config.data, self.data, self.output)
-        self.config = config = replace(config, model=with_classes(config.model, self.data))
-        self.pool = Pool(self.data, images, config.balance_classes)
+        self._open_data()
         torch.manual_seed(config.seed)
-        model = new_model(config, self.data, self.tokenizer).to(ranks.device)
+        model = self._new_model().to(ranks.device)
         model.checkpointing = config.checkpointing
-        distributed = parallelize(model, config.parallel, ranks)
+        distributed = self._distribute(model)
         self.state = TrainState.new(model, config.optim)
-        self.step = TrainingStep(self.state, config, ranks, distributed)
+        self.step = self._new_step(distributed)
         self.steps = total_steps(config.optim, len(self.pool))
         self.warmup = warmup_steps(config.optim, len(self.pool))
         self.interval = Interval(StepMetrics(model.config, ranks.device), 0)
@@ -103,6 +115,22 @@ class Run:
             self.interval.begin(self.state.step)
             if "interval" in record:
                 self.interval.restore(record["interval"], ranks)
+
+    @abstractmethod
+    def _open_data(self) -> None:
+        """Set `pool`, `tokenizer` and `held_out`, and what the data decide of `config`."""
+
+    @abstractmethod
+    def _new_model(self) -> FlowAR:
+        """Make the model that the run begins with."""
+
+    def _distribute(self, model: FlowAR) -> nn.Module:
+        """Make the module that computes the loss of the model over all ranks."""
+        return parallelize(model, self.config.parallel, self.ranks)
+
+    @abstractmethod
+    def _new_step(self, distributed: nn.Module) -> OptimizerStep:
+        """Make the step, which trains the model of `state` by the loss of `distributed`."""
 
     def to_the_end(self) -> Path:
         """Train to the last step, and return the folder of the exported model."""
@@ -160,12 +188,12 @@ class Run:
     def _report(self, writer: MetricsWriter | None) -> None:
         """Write the row of metrics and the picture that are due at this step."""
         config, state = self.config, self.state
-        evaluate = self.held_out is not None and self._due(config.validation.every)
+        evaluate = self.held_out is not None and self._due(self.held_out_every)
         row = evaluate or self._due(config.save_every) or self._due(config.log_every)
         if row:
             self._log(writer, evaluate)
         if config.sample_every and self._due(config.sample_every):
-            picture = sample_grid(state, config, self.tokenizer, self.ranks)
+            picture = sample_grid(state, self.output, config, self.tokenizer, self.ranks)
             if writer:
                 writer.image(state.step, "samples", picture)
         if row:
@@ -205,6 +233,31 @@ class Run:
                     pipeline = FlowARPipeline(model, self.tokenizer)
                     pipeline.save_pretrained(folder, parse_dtype(self.config.export_dtype))
         return folders[0]
+
+
+class TrainingRun(Run):
+    """A run that trains a model on images."""
+
+    config: TrainConfig
+
+    def __init__(self, config: TrainConfig, ranks: Ranks) -> None:
+        super().__init__(config, Path(config.output), ranks)
+
+    def _open_data(self) -> None:
+        config = self.config
+        classes = None if config.model.classes_left_out else config.model.num_classes
+        with self.ranks.main_first():
+            data, self.tokenizer = load_data(config.data, self.output, classes, config.model.class_names)
+            self.held_out, images = load_held_out(config.validation, config.data, data, self.output)
+        self.held_out_every = config.validation.every
+        self.config = replace(config, model=with_classes(config.model, data))
+        self.pool = Pool(data, images, config.balance_classes)
+
+    def _new_model(self) -> FlowAR:
+        return new_model(self.config, self.pool.store, self.tokenizer)
+
+    def _new_step(self, distributed: nn.Module) -> TrainingStep:
+        return TrainingStep(self.state, self.config, self.ranks, distributed)
 
 
 def new_model(config: TrainConfig, data: LatentStore, tokenizer: Tokenizer) -> FlowAR:
