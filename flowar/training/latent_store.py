@@ -25,6 +25,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from flowar.data.image_source import ImageSource
 from flowar.errors import CheckpointError, DataError, FlowARError, first_line
 from flowar.storage.checksums import read_sealed, write_sealed
 from flowar.storage.weights import save_tensors
