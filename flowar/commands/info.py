@@ -8,11 +8,15 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+from flowar.system.fields import checks_fields
+from flowar.system.rules import Place
+
 if TYPE_CHECKING:
     from flowar.model import FlowAR
 
 
 @dataclass
+@checks_fields
 class Options:
     """Describe the installation, the machine and, if asked, a model.
 
@@ -21,7 +25,7 @@ class Options:
         json: whether to print JSON.
     """
 
-    model: str | None = None
+    model: Place | None = None
     json: bool = False
 
 

@@ -15,9 +15,11 @@ from flowar.evaluation.extractors import Extractor, Features
 from flowar.evaluation.images import Images
 from flowar.evaluation.settings import differences
 from flowar.storage.weights import open_safetensors, save_tensors
-from flowar.system.files import read_json, write_json
+from flowar.system.files import write_json
+from flowar.system.memory import check_memory
 from flowar.system.progress import step_progress
 from flowar.system.ranks import Ranks
+from flowar.system.structured import read_json
 
 SETTINGS = "settings.json"
 
@@ -76,6 +78,8 @@ def extract(
         FlowARError: if the folder holds features of other settings, naming the first difference.
     """
     settings = settings | {"batch_size": batch_size}
+    at_once, (height, width) = min(batch_size, len(images)), images.size
+    check_memory("batch_size", f"{at_once} images of {width}x{height}", at_once * height * width)
     with ranks.main_first():
         check_settings(folder, settings)
     starts = [*range(0, len(images), batch_size)]
@@ -100,7 +104,7 @@ def check_settings(folder: Path, settings: dict[str, Any]) -> None:
     if not path.exists():
         write_json(path, settings)
         return
-    different = differences(read_json(path), settings)
+    different = differences(read_json(path, dict, FlowARError), settings)
     if different:
         name, (there, here) = next(iter(different.items()))
         more = f" (and {len(different) - 1} more)" if len(different) > 1 else ""

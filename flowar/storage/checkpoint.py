@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,17 +17,22 @@ from flowar.errors import CheckpointError
 from flowar.storage.hub import locate
 from flowar.storage.published import infer_config, published_buffers, published_names, published_shapes
 from flowar.storage.weights import (
+    Shape,
     allocate,
     check_shapes,
     copy_weights,
     find_weights,
+    metadata_record,
     open_safetensors,
     open_torch_file,
     safetensors_metadata,
     save_tensors,
     shapes_of,
 )
-from flowar.system.files import read_json, write_json
+from flowar.system.files import write_json
+from flowar.system.memory import UNNOTICED, size
+from flowar.system.rules import expanded
+from flowar.system.structured import read_json
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 METADATA = "flowar"  # what the configuration is called in the metadata of the weights
@@ -51,7 +57,7 @@ class PretrainedModel(nn.Module):
         Raises:
             OSError: if writing fails; files that were there stay as they were.
         """
-        folder, config = Path(folder), self.config.to_dict()
+        folder, config = expanded(folder), self.config.to_dict()
         weights = {name: weight.to("cpu", dtype) for name, weight in self.state_dict().items()}
         save_tensors(folder / WEIGHTS_FILE, weights, {"format": "pt", METADATA: json.dumps(config)})
         write_json(folder / CONFIG_FILE, config)
@@ -79,6 +85,7 @@ class PretrainedModel(nn.Module):
         weights = path / WEIGHTS_FILE if path.is_dir() else path
         check_grids(config, weights)
         found = shapes_of(open_safetensors(weights))
+        check_size(config, found, weights)
         model = skeleton(cls, config, dtype)
         check_shapes(found, shapes_of(dict(model.named_parameters())))
         allocate(model)
@@ -103,7 +110,7 @@ class PretrainedModel(nn.Module):
         """
 
         def open_tensors() -> dict[str, Tensor]:
-            return find_weights(source) if isinstance(source, Mapping) else open_torch_file(Path(source))
+            return find_weights(source) if isinstance(source, Mapping) else open_torch_file(expanded(source))
 
         tensors = open_tensors()
         found, on_meta = shapes_of(tensors), all(tensor.is_meta for tensor in tensors.values())
@@ -140,17 +147,29 @@ def read_config(path: Path) -> FlowARConfig:
     Raises:
         CheckpointError: if it is missing, unreadable, or not one that a model can have.
     """
-    try:
-        if path.is_dir():
-            return FlowARConfig.from_dict(read_json(path / CONFIG_FILE))
-        metadata = safetensors_metadata(path).get(METADATA)
-        if metadata is None:
+    if path.is_dir():
+        path = path / CONFIG_FILE
+        values = read_json(path, dict)
+    else:
+        if METADATA not in safetensors_metadata(path):
             raise CheckpointError(f"{path}: expected a FlowAR configuration in the metadata, found none")
-        return FlowARConfig.from_dict(json.loads(metadata))
-    except CheckpointError:
-        raise
+        values = metadata_record(path, METADATA, dict)
+    try:
+        return FlowARConfig.from_dict(values)
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
+
+
+def check_size(config: FlowARConfig, found: Mapping[str, Shape], weights: Path) -> None:
+    """Check that `config` is not far larger than the weights in a file, before a model of it is made.
+
+    Raises:
+        CheckpointError: if it is.
+    """
+    stored = 4 * sum(map(math.prod, found.values()))
+    if config.nbytes > UNNOTICED + 2 * stored:
+        expected = f"weights of about {size(config.nbytes)} in float32, as the configuration says"
+        raise CheckpointError(f"{weights}: expected {expected}, got {size(stored)}")
 
 
 def check_grids(config: FlowARConfig, weights: Path) -> None:

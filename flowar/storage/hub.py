@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from flowar.errors import CheckpointError, first_line
+from flowar.errors import CheckpointError, first_line, shown
+from flowar.system.rules import expanded
 
 ASSETS = Path(__file__).parents[1] / "assets"
 # What this package saves, and the autoencoders of diffusers, alone or as a part of a pipeline. Nothing pickled.
@@ -25,11 +26,13 @@ def locate(source: str | Path, revision: str | None = None, cache_dir: str | Pat
     shipped = {path.name: path for path in shipped_models()}
     if source in shipped:
         return shipped[str(source)]
-    if Path(source).exists():
-        return Path(source)
+    if expanded(source).exists():
+        return expanded(source)
     names = ", ".join(shipped) or "none"
     if not isinstance(source, str) or not HUB_ID.fullmatch(source):
-        raise CheckpointError(f"model: expected a folder, a shipped model ({names}) or a Hub id, got {str(source)!r}")
+        raise CheckpointError(
+            f"model: expected a folder, a shipped model ({names}) or a Hub id, got {shown(str(source))}"
+        )
     from huggingface_hub import snapshot_download
 
     try:

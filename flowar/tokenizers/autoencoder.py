@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from flowar.errors import CheckpointError, MissingPackageError, first_line
-from flowar.system.files import read_json
+from flowar.system.structured import read_json
 from flowar.tokenizers.base import Tokenizer
 
 CLASSES = ("AutoencoderKL", "AutoencoderDC")
@@ -49,7 +49,7 @@ class AutoencoderTokenizer(Tokenizer):
         folder = Path(folder)
         if (folder / "vae" / "config.json").is_file():
             folder = folder / "vae"
-        name = read_json(folder / "config.json").get("_class_name")
+        name = read_json(folder / "config.json", dict).get("_class_name")
         try:
             return cls(autoencoder_class(name).from_pretrained(folder, use_safetensors=True, low_cpu_mem_usage=False))
         except CheckpointError:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from flowar.storage.weights import fingerprint, save_tensors
 from flowar.system.files import write_json
 from flowar.system.precision import exact_convolutions
+from flowar.system.rules import expanded
 from flowar.tokenizers.tiled_decoding import decode_tiled
 
 RECORD_FILE, WEIGHTS_FILE = "tokenizer.json", "tokenizer.safetensors"
@@ -156,7 +157,7 @@ class Tokenizer(nn.Module):
         Raises:
             OSError: if writing fails; files that were there stay as they were.
         """
-        folder, weights = Path(folder), self.state_dict()
+        folder, weights = expanded(folder), self.state_dict()
         if weights:
             save_tensors(folder / WEIGHTS_FILE, weights, {"format": "pt"})
         write_json(folder / RECORD_FILE, self.record())

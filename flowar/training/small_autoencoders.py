@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-from flowar.config import Grid, is_count, require
+from flowar.config import Grid, require
 from flowar.tokenizers.autoencoder import AutoencoderTokenizer, autoencoder_class
 from flowar.tokenizers.base import Tokenizer
 from flowar.tokenizers.conv import ConvTokenizer
@@ -106,7 +106,7 @@ def check_widths(kind: str, channels: int, widths: Sequence[int]) -> None:
     Raises:
         ValueError: naming what was expected and what came.
     """
-    grouped = bool(widths) and all(is_count(width) and width % NORM_GROUPS == 0 for width in widths)
+    grouped = bool(widths) and all(width % NORM_GROUPS == 0 for width in widths)
     require("widths", f"multiples of {NORM_GROUPS}", widths, grouped)
     if kind == "AutoencoderDC":  # its shortcuts fold 2 x 2 pixels into channels, and average those to the next width
         folds = all(4 * fine % coarse == 0 for fine, coarse in pairwise(widths)) and widths[-1] % channels == 0

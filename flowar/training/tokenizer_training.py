@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from flowar.data.transforms import to_unit_range
+from flowar.errors import TrainingError
+from flowar.system.memory import check_memory
 from flowar.system.progress import step_progress
 from flowar.tokenizers.base import Tokenizer
 from flowar.training.calibration import calibrate
@@ -38,9 +40,12 @@ def train_tokenizer(
     Raises:
         ValueError: for images whose sides its stride does not divide, and a checkpoint of another training.
         MissingPackageError: if the kind needs diffusers, or the perceptual loss EfficientNet-Lite0.
+        TrainingError: for a loss that is not finite, at the end of an interval or of all.
         OSError: if writing fails; checkpoints that were there stay.
     """
     height, width = images.shape[2:]
+    pixels = images[0].numel()
+    check_memory("batch_size", f"{config.batch_size} images of {width}x{height}", 4 * config.batch_size * pixels)
     state = TokenizerState.new(
         config.for_images((height, width), flips=False), images.shape[1], (height, width), device
     )
@@ -80,6 +85,10 @@ def run_until(last: int, state: TokenizerState, loss: Callable[[int], Tensor], w
                 value = loss(state.step)
             state.update(value)
             advance()
+            if (state.step == last or (watch and watch.due(state))) and not value.isfinite():
+                raise TrainingError(
+                    f"step {state.step}: expected a finite loss, got {value.item()}; a lower lr may help"
+                )
             if watch and watch.due(state):
                 watch.look(state, value.item())
                 tokenizer.train(training)

@@ -11,12 +11,14 @@ from pathlib import Path
 import torch
 
 from flowar.config import IMAGENET_CLASSES, FlowARConfig
+from flowar.errors import TrainingError
 from flowar.model import FlowAR
 from flowar.pipeline import FlowARPipeline
-from flowar.system.files import read_rows, write_json
+from flowar.system.files import write_json
 from flowar.system.precision import default_device, matmul_precision, parse_dtype
 from flowar.system.progress import step_progress
 from flowar.system.ranks import Ranks
+from flowar.system.structured import read_rows
 from flowar.tokenizers.base import Tokenizer
 from flowar.training.batches import batches
 from flowar.training.checkpoints import CheckpointWriter, load_checkpoint, refuse_second_run
@@ -25,13 +27,14 @@ from flowar.training.finetune import load_start, start_from
 from flowar.training.held_out import turned
 from flowar.training.latent_store import LatentStore
 from flowar.training.load_data import count_classes, load_data, load_held_out
-from flowar.training.metrics import MetricsWriter, StepMetrics
+from flowar.training.metrics import MetricsRow, MetricsWriter, StepMetrics
 from flowar.training.optimizer import learning_rate, total_steps, warmup_steps
 from flowar.training.parallel import parallelize
 from flowar.training.pool import Pool
+from flowar.training.room import check_model, check_time
 from flowar.training.sample_grids import sample_grid
 from flowar.training.state import TrainState
-from flowar.training.step import Batch, TrainingStep, check_shares, chosen_precision
+from flowar.training.step import REMEDY, Batch, Outcome, TrainingStep, check_shares, chosen_precision
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +51,7 @@ def train(config: TrainConfig, ranks: Ranks | None = None) -> Path:
 
     Raises:
         ValueError: for a configuration, data set, tokenizer or checkpoint that does not fit.
-        TrainingError: for a run that does not converge.
+        TrainingError: for a run that does not converge; one whose last loss or weights are not finite exports nothing.
         OSError: if writing fails; checkpoints that were there stay.
 
     Example:
@@ -70,6 +73,7 @@ class Run:
         if not config.resume:
             refuse_second_run(self.output, self.checkpoint_folder)
         check_shares(config, ranks.world_size)
+        check_model(config.model, config, ranks)
         classes = None if config.model.classes_left_out else config.model.num_classes
         with ranks.main_first():
             self.data, self.tokenizer = load_data(config.data, self.output, classes, config.model.class_names)
@@ -77,12 +81,12 @@ class Run:
         self.config = config = replace(config, model=with_classes(config.model, self.data))
         self.pool = Pool(self.data, images, config.balance_classes)
         torch.manual_seed(config.seed)
-        model = new_model(config, self.data, self.tokenizer).to(ranks.device)
+        self.steps = total_steps(config.optim, len(self.pool))
+        model = new_model(config, self.data, self.tokenizer, self.steps, ranks).to(ranks.device)
         model.checkpointing = config.checkpointing
         distributed = parallelize(model, config.parallel, ranks)
         self.state = TrainState.new(model, config.optim)
         self.step = TrainingStep(self.state, config, ranks, distributed)
-        self.steps = total_steps(config.optim, len(self.pool))
         self.warmup = warmup_steps(config.optim, len(self.pool))
         if config.resume:
             path = load_checkpoint(self.state, self.checkpoint_folder)
@@ -118,6 +122,8 @@ class Run:
                         metrics.update_loss(out, times)
                 metrics.update_step(outcome.grad_norm, torch.tensor(outcome.skipped, device=device), lr)
                 advance()
+                if state.step == self.steps:
+                    self._check_last(outcome)
                 save = self._due(config.save_every)
                 evaluate = self.held_out is not None and self._due(config.validation.every)
                 # A resumed run begins an interval where this one does.
@@ -132,6 +138,16 @@ class Run:
                     saving.save(state)
                 if log_now:
                     interval = Interval(state.step)
+
+    def _check_last(self, outcome: Outcome) -> None:
+        """Check that the loss of the last step is finite, before a checkpoint says that the run has ended.
+
+        Raises:
+            TrainingError: if it is not.
+        """
+        loss = self.ranks.sum(torch.stack([out.loss for out, _ in outcome.losses]).sum())
+        if not loss.isfinite():
+            raise TrainingError(f"step {self.steps}: expected a finite loss in the last step, got {loss}; {REMEDY}")
 
     def _due(self, every: int) -> bool:
         return self.state.step % every == 0 or self.state.step == self.steps
@@ -154,7 +170,7 @@ class Run:
             losses = [f"{name.replace('_', ' ')} {row[name]:.4f}" for name in ("loss", "held_out_loss") if name in row]
             rate = row["images_per_second"]
             log.info("step %d of %d: %s, %.0f images/s", step, self.steps, ", ".join(losses), rate)
-            if evaluate and (warning := turned(read_rows(writer.path))):
+            if evaluate and (warning := turned(read_rows(writer.path, MetricsRow))):
                 log.warning(warning)
 
     def _export(self) -> Path:
@@ -163,6 +179,8 @@ class Run:
         folders = [self.output / ("model" if decay == decays[0] else f"model_ema_{decay}") for decay in decays]
         for decay, folder in zip(decays, folders, strict=True):
             model = self.state.average_model(decay)
+            if not all(weight.isfinite().all() for weight in model.parameters()):
+                raise TrainingError(f"{folder}: expected finite weights to export, got others; {REMEDY}")
             with self.ranks.main_first():
                 if self.ranks.main:
                     pipeline = FlowARPipeline(model, self.tokenizer)
@@ -184,17 +202,20 @@ class Interval:
         return batch
 
 
-def new_model(config: TrainConfig, data: LatentStore, tokenizer: Tokenizer) -> FlowAR:
-    """Make the model that a run begins with, whose classes `config` has from the data.
+def new_model(config: TrainConfig, data: LatentStore, tokenizer: Tokenizer, steps: int, ranks: Ranks) -> FlowAR:
+    """Make the model that a run of so many steps begins with, whose classes `config` has from the data.
 
     Raises:
-        ValueError: if the configured model, or the one to start from, does not fit the data.
+        ValueError: if the configured model, or the one to start from, does not fit the data, or its training takes more
+            memory or time than there is.
     """
     start = load_start(config.finetune) if config.finetune else None
     model = config.model
     if start and replace(model, num_classes=IMAGENET_CLASSES, class_names=()) == FlowARConfig():  # all else left out
         model = replace(start.config, num_classes=model.num_classes, class_names=model.class_names)
     fitted = fitting(model, data, tokenizer)
+    check_model(fitted, config, ranks)
+    check_time(fitted, config, steps, ranks)
     if start is None:
         return FlowAR(fitted)
     assert config.finetune is not None
