@@ -15,8 +15,8 @@ from pathlib import Path
 from record import save_results, settings_of
 
 from flowar.config import FlowARConfig
-from flowar.system.files import read_rows
 from flowar.system.precision import default_device
+from flowar.system.structured import read_rows
 from flowar.training.config import OptimConfig, TrainConfig
 from flowar.training.data_config import DataConfig
 from flowar.training.trainer import train
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
             save_every=options.steps,
         )
         train(config)
-        rows = read_rows(Path(folder) / "metrics.jsonl")
+        rows = read_rows(Path(folder) / "metrics.jsonl", dict)
     skipped, losses = sum(row["skipped_steps"] for row in rows), [row["loss"] for row in rows]
     print(f"{options.steps} steps in bfloat16: {skipped} skipped, loss {losses[0]:.3f} to {losses[-1]:.3f}")
     path = save_results("bf16_stability", device, options.output, {"settings": settings_of(options), "rows": rows})

@@ -23,7 +23,8 @@ from typing import Any
 from PIL import Image, ImageOps
 
 from flowar.errors import DataError
-from flowar.system.files import read_json, write_aside
+from flowar.system.files import write_aside
+from flowar.system.structured import read_json
 
 HELD_OUT_EVERY = 8  # one emoji of so many, in their order, is held out
 
@@ -135,7 +136,7 @@ class Package:
         Raises:
             DataError: if it is none of `SOURCES`.
         """
-        name = read_json(folder / "package.json").get("name")
+        name = read_json(folder / "package.json", dict).get("name")
         if name not in SOURCES:
             raise DataError(f"{folder}: expected the package {' or '.join(SOURCES)}, got {name}")
         emoji = sorted(json.loads((folder / "emoji.json").read_text()), key=lambda each: each["sort_order"])

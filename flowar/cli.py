@@ -14,16 +14,19 @@ import tempfile
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 from flowar.errors import FlowARError, escaped, first_line, sentence
 from flowar.system.process import take_over_process, take_over_terminal
 from flowar.system.signals import exit_code
 from flowar.system.streams import flushed_output
+from flowar.system.yaml_text import check_yaml_file
 
 EXIT_BAD_INPUT, EXIT_UNFORESEEN = 2, 70
 EXIT_NO_READER = 141  # as of a process that SIGPIPE ends
 TRACEBACK = "--traceback"
+LONGEST_PATH = 4096
 
 COMMANDS = {
     "sample": "class labels to a grid of images, by default from the model that ships with the package",
@@ -160,12 +163,39 @@ def parse_options(name: str, options: type[Any], arguments: Sequence[str]) -> An
     for action in parser._actions:
         if getattr(action, "_typehint", None) is bool:  # `--naive` alone means `--naive true`
             action.nargs, action.const = "?", True
+    files = option_files(options, arguments)
+    for path in files:
+        check_yaml_file(path)
     try:
         values = vars(parser.instantiate(parser.parse_args(arguments)))
+        return options(**{field.name: values[field.name] for field in dataclasses.fields(options)})
     except ArgumentError as error:
         message = " ".join(one_line(str(error)).split())
-        raise FlowARError(f"{message}; {program} --help lists the options") from error
-    return options(**{field.name: values[field.name] for field in dataclasses.fields(options)})
+        raise FlowARError(f"{located(message, arguments, files)}; {program} --help lists the options") from error
+    except ValueError as error:
+        raise FlowARError(located(one_line(str(error)), arguments, files)) from error
+
+
+def option_files(options: type[Any], arguments: Sequence[str]) -> list[Path]:
+    """The YAML files among the arguments: of all options, or of a group of them."""
+    names = {"config"}
+    for name, hint in get_type_hints(options).items():
+        names |= {name for part in (hint, *get_args(hint)) if dataclasses.is_dataclass(part)}
+    files = []
+    for argument, following in itertools.zip_longest(arguments, arguments[1:], fillvalue=""):
+        name, equals, value = argument.removeprefix("--").partition("=")
+        text = value if equals else following
+        if argument.startswith("--") and name in names and len(text) < LONGEST_PATH and Path(text).exists():
+            files.append(Path(text))
+    return files
+
+
+def located(message: str, arguments: Sequence[str], files: Sequence[Path]) -> str:
+    """A message about an option, with the file in front that it is in, if it is in none of the arguments."""
+    name = re.match(r"(?:Option ')?([\w.]+)[':\[]", message)
+    given = [argument.partition("=")[0].removeprefix("--") for argument in arguments]
+    unknown = name is None or any(f".{each}".endswith(f".{name[1]}") for each in given)
+    return message if unknown or not files else f"{files[-1]}: {message}"
 
 
 def with_positional(options: type[Any], arguments: Sequence[str]) -> Sequence[str]:
@@ -206,12 +236,19 @@ def with_several(name: str | None, arguments: Sequence[str]) -> Sequence[str]:
 
 def one_line(message: str) -> str:
     """What jsonargparse says about a wrong value, without its indented lists: the option, its type, what came."""
+    own = re.search(r"- ([\w.\[\]]+: expected .*)$", message, re.MULTILINE)
+    if own:  # what a dataclass says that may be left out
+        return own[1]
+    _, nested, inner = message[1:].rpartition("Parser key")
+    if nested:  # of which the innermost is meant, up to where its value stands
+        message = nested + re.sub(r"((?:Got|Given) value: .*)[\s\S]*", r"\1", inner)
     key = re.match(r'Parser key "([^"]+)"', message)
     expected = re.search(r"Subtypes: \[(.*)\]$|Expected an? (.*)\. Got value", message, re.MULTILINE)
     value = re.search(r".*(?:Got|Given) value: (.*)\Z", message, re.DOTALL)
     if not (key and expected and value):
         return re.sub(r'Parser key "([^"]+)":', r"\1:", message)
     types = re.sub(r"<class '(\w+)'>", r"\1", expected[1] or expected[2]).replace("NoneType", "nothing")
+    types = re.sub(r"Literal\[(.*?)\]", lambda found: " or ".join(re.findall(r"[\w.-]+", found[1])), types)
     types = re.sub(r"\b(?:typing|collections\.abc)\.", "", types)
     return f"{key[1]}: expected {types.replace(', nothing', ' or nothing')}, got {value[1]}"
 

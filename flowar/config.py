@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
+from flowar.errors import FlowARError, shown
 from flowar.sampling.jumps import check_jumps, jump_schedule
 from flowar.sampling.presets import JUMP_SCHEDULES, SCHEDULES, named_schedule
 from flowar.sampling.schedule import Schedule, check_name
+from flowar.system.fields import check_fields, checked
+from flowar.system.memory import NEVER, size
+from flowar.system.rules import MOST_SIDE, Count, Fraction, Guidance, Index, Interval, Name, Side, Steps
 
 __all__ = ["FlowARConfig"]
 
@@ -19,6 +22,7 @@ Grid = tuple[int, int]
 IMAGENET_CLASSES = 1000
 FlowBlockKind = Literal["attn_mlp", "attn_cross_mlp"]
 UpsampleKind = Literal["published", "bilinear"]
+BLOCK_BYTES = 2**15  # of a block's Python objects
 
 
 @dataclass(frozen=True)
@@ -60,28 +64,28 @@ class FlowARConfig:
         ValueError: for any value that no model can have, naming the field, what was expected and what came.
     """
 
-    latent_channels: int = 16
+    latent_channels: Count = 16
     latent_size: int | Sequence[int] = (16, 16)
     scales: Sequence[int | Sequence[int]] | None = None
-    num_classes: int = None  # type: ignore[assignment]  # that it was left out; from __post_init__ on it is an integer
-    ar_width: int = 768
-    ar_depth: int = 12
-    ar_heads: int = 12
-    flow_width: int = 1024
-    flow_depth: int = 2
-    flow_heads: int | None = None
+    num_classes: Count = None  # type: ignore[assignment]  # that it was left out; from __post_init__ on it is an integer
+    ar_width: Count = 768
+    ar_depth: Count = 12
+    ar_heads: Count = 12
+    flow_width: Count = 1024
+    flow_depth: Count = 2
+    flow_heads: Count | None = None
     flow_block: FlowBlockKind = "attn_mlp"
     qk_norm: bool = False
     upsample: UpsampleKind = "published"
-    dropout: float = 0.1
-    class_dropout: float = 0.1
-    num_inference_steps: int = 25
+    dropout: Fraction = 0.1
+    class_dropout: Fraction = 0.1
+    num_inference_steps: Steps = 25
     schedule: str | None = None
-    jumps: int = 0
-    guidance_scale: float = 4.3
-    guidance_interval: Sequence[float] = (0.0, 0.9)
+    jumps: Index = 0
+    guidance_scale: Guidance = 4.3
+    guidance_interval: Interval = (0.0, 0.9)
     tokenizer: Mapping[str, Any] | None = None
-    class_names: Sequence[str] = field(default_factory=tuple)
+    class_names: Sequence[Name] = field(default_factory=tuple)
 
     def __post_init__(self) -> None:
         def set_field(name: str, value: object) -> None:
@@ -91,43 +95,32 @@ class FlowARConfig:
         set_field("num_classes", IMAGENET_CLASSES if self.num_classes is None else self.num_classes)
         set_field("latent_size", as_grid("latent_size", self.latent_size))
         set_field("scales", as_scales(self.scales, self.grid))
-        set_field("guidance_interval", as_tuple("guidance_interval", self.guidance_interval))
-        set_field("class_names", as_tuple("class_names", self.class_names))
-        if self.flow_heads is None and is_count(self.flow_width):
+        check_fields(self)
+        set_field("class_names", tuple(self.class_names))
+        if self.flow_heads is None:
             set_field("flow_heads", max(1, self.flow_width // 64))
         self._validate()
 
     def _validate(self) -> None:
-        for name in ("latent_channels", "num_classes", "ar_width", "ar_heads", "flow_width", "flow_depth"):
-            require(name, "a positive integer", getattr(self, name), is_count(getattr(self, name)))
-        even = is_count(self.ar_depth) and self.ar_depth % 2 == 0
-        require("ar_depth", "a positive even integer", self.ar_depth, even)
+        require("ar_depth", "a positive even integer", self.ar_depth, self.ar_depth % 2 == 0)
         for width, heads in (("ar_width", "ar_heads"), ("flow_width", "flow_heads")):
             total, count = getattr(self, width), getattr(self, heads)
             # The 2-D rotary embedding rotates pairs of channels in each half of a head.
-            ok = is_count(count) and total % (4 * count) == 0
-            require(heads, f"a divisor of {width} / 4 = {total / 4:g}", count, ok)
-        for name, kind in (("flow_block", FlowBlockKind), ("upsample", UpsampleKind)):
-            value = getattr(self, name)
-            require(name, " or ".join(get_args(kind)), value, value in get_args(kind))
-        require("qk_norm", "true or false", repr(self.qk_norm), isinstance(self.qk_norm, bool))
-        for name in ("dropout", "class_dropout"):
-            value = getattr(self, name)
-            require(name, "a number in [0, 1)", value, is_number(value) and 0 <= value < 1)
+            require(heads, f"a divisor of {width} / 4 = {total / 4:g}", count, total % (4 * count) == 0)
         named = len(self.class_names)
         require("class_names", f"{self.num_classes} names or none", f"{named} names", named in (0, self.num_classes))
-        numbers = (self.guidance_scale, *self.guidance_interval)
-        require("guidance_scale, guidance_interval", "numbers", numbers, all(map(is_number, numbers)))
         Schedule.published(self.num_inference_steps, self.guidance_scale, self.guidance_interval)
         if self.schedule is not None:
             check_name("schedule", self.schedule, SCHEDULES | JUMP_SCHEDULES)
-        power = self.jumps == 0 or (is_count(self.jumps) and self.jumps.bit_count() == 1)
-        require("jumps", "0 or a power of two", self.jumps, power)
+        require("jumps", "0 or a power of two", self.jumps, self.jumps.bit_count() < 2)
         inside = not self.jumps or self.guidance_scale == 1
         require("guidance_scale", "1 for a model of jumps, which has it inside", self.guidance_scale, inside)
         channels = dict(self.tokenizer or {}).get("channels", self.latent_channels)
         fits = channels == self.latent_channels
-        require("latent_channels", f"{channels}, as the tokenizer has", self.latent_channels, fits)
+        require("latent_channels", f"{shown(channels)}, as the tokenizer has", self.latent_channels, fits)
+        sizes = ("latent_size", "latent_channels", "num_classes", "ar_width", "ar_depth", "flow_width", "flow_depth")
+        got = f"{size(self.nbytes)} for {', '.join(f'{name} {getattr(self, name)}' for name in sizes)}"
+        require("model", f"at most {size(NEVER)} of weights", got, self.nbytes <= NEVER)
 
     @property
     def classes_left_out(self) -> bool:
@@ -161,6 +154,14 @@ class FlowARConfig:
         """The label without a class, for guidance: the last row of the embedding."""
         return self.num_classes
 
+    @property
+    def nbytes(self) -> int:
+        """About how many bytes a model takes, in float32."""
+        d, w, cross = self.ar_width, self.flow_width, self.flow_block == "attn_cross_mlp"
+        ar = 18 * d * d * self.ar_depth + d * (d + 3 * self.tokens + self.num_classes + self.latent_channels)
+        flow = (18 * w * w + cross * 2 * w * (w + d)) * self.flow_depth + w * (3 * w + d + 2 * self.latent_channels)
+        return 4 * (ar + flow) + BLOCK_BYTES * (self.ar_depth + self.flow_depth)
+
     @staticmethod
     def preset(name: str, **changes: Any) -> FlowARConfig:
         """The configuration called `name` ("S", "B", "L" or "H"), with fields changed by keyword.
@@ -169,7 +170,7 @@ class FlowARConfig:
             ValueError: for a name that is not in the table.
         """
         if not isinstance(name, str) or name.upper() not in PRESETS:
-            raise ValueError(f"preset: expected one of {', '.join(PRESETS)}, got {name!r}")
+            raise FlowARError(f"preset: expected one of {', '.join(PRESETS)}, got {shown(name)}")
         return FlowARConfig(**(PRESETS[name.upper()] | changes))
 
     def make_schedule(
@@ -191,7 +192,7 @@ class FlowARConfig:
             steps = self.num_inference_steps if num_inference_steps is None else num_inference_steps
             base = self._of_steps(steps)
         elif num_inference_steps is not None:
-            raise ValueError(f"num_inference_steps: expected none beside a schedule, got {num_inference_steps}")
+            raise FlowARError(f"num_inference_steps: expected none beside a schedule, got {num_inference_steps}")
         elif isinstance(base, str):
             base = named_schedule(base, len(self.grids), self.guidance_scale, self.guidance_interval)
         replaced = {"guidance_scale": guidance_scale, "guidance_interval": guidance_interval}
@@ -205,8 +206,8 @@ class FlowARConfig:
 
     def _of_steps(self, steps: int) -> Schedule:
         """The schedule of a number of steps."""
-        if self.jumps and is_count(steps):
-            return jump_schedule(steps)
+        if self.jumps:
+            return jump_schedule(checked(steps, Steps, "num_inference_steps"))
         return Schedule.published(steps, self.guidance_scale, self.guidance_interval)
 
     def to_dict(self) -> dict[str, Any]:
@@ -222,7 +223,7 @@ class FlowARConfig:
         """
         unknown = sorted(set(values) - {f.name for f in dataclasses.fields(cls)})
         if unknown:
-            raise ValueError(f"configuration: unknown fields {', '.join(unknown)}")
+            raise FlowARError(f"configuration: unknown fields {', '.join(unknown)}")
         return cls(**values)
 
 
@@ -254,28 +255,24 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def require(name: str, expected: str, got: object, ok: bool) -> None:
+    """Raise a FlowARError that says what was expected and what came, unless that is `ok`."""
     if not ok:
-        raise ValueError(f"{name}: expected {expected}, got {got}")
-
-
-def is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
-def is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def as_tuple(name: str, values: Sequence[Any]) -> tuple[Any, ...]:
-    require(name, "a list", repr(values), isinstance(values, Sequence) and not isinstance(values, str))
-    return tuple(values)
+        raise FlowARError(f"{name}: expected {expected}, got {got}")
 
 
 def as_grid(name: str, size: int | Sequence[int]) -> Grid:
-    """A grid (height, width) from a side length or a pair."""
-    sides = tuple(size) if isinstance(size, Sequence) else (size, size)
-    valid = len(sides) == 2 and all(map(is_count, sides))
-    require(name, "a positive side length or a (height, width) pair", repr(size), valid)
+    """A grid (height, width) from a side length or a pair.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    try:
+        sides = checked(size, Sequence[Side] if hasattr(size, "__len__") else Side, name)
+    except FlowARError:
+        sides = ()
+    sides = sides if isinstance(sides, (list, tuple)) else (sides, sides)
+    expected = f"a positive side length or a (height, width) pair, up to {MOST_SIDE}"
+    require(name, expected, shown(size), len(sides) == 2)
     return sides[0], sides[1]
 
 
@@ -291,7 +288,7 @@ def as_scales(scales: Sequence[int | Sequence[int]] | None, finest: Grid) -> tup
         while halved[0] != (1, 1):
             halved.insert(0, ((halved[0][0] + 1) // 2, (halved[0][1] + 1) // 2))
         return tuple(halved)
-    grids = tuple(as_grid("scales", scale) for scale in as_tuple("scales", scales))
+    grids = tuple(as_grid("scales", scale) for scale in checked(scales, Sequence[Any], "scales"))
     growing = all(a[0] <= b[0] and a[1] <= b[1] and a != b for a, b in pairwise(grids))
     expected = f"growing grids from 1x1 to latent_size {finest[0]}x{finest[1]}"
     # The first scale is the class token alone.

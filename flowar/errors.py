@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import re
+from reprlib import Repr
 
 __all__ = ["CheckpointError", "DataError", "FlowARError", "MissingPackageError", "TrainingError"]
 
+MOST_CHARACTERS, MOST_SHOWN = 300, 80  # of a message, and of a value in it
+
 SYSTEM_NUMBER = re.compile(r"\[Errno -?\d+\] | \(os error \d+\)")  # as Python writes it, and Rust
+# What a terminal or an editor takes for a command, not for text: control characters, other ends of lines, changes of
+# direction, and halves of characters, which is how Python has bytes of file names that are no text.
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class FlowARError(ValueError):
-    """Base of the errors below."""
+    """Base of the errors below; its message is one line of at most 300 characters."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(shortened(escaped(message)))
 
 
 class CheckpointError(FlowARError):
@@ -59,3 +67,21 @@ def escaped(text: str) -> str:
     surrogate pairs, which stand for the bytes of file names that are no text.
     """
     return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def shortened(text: str, most: int = MOST_CHARACTERS) -> str:
+    """`text` without its middle, if it has more than `most` characters."""
+    half = (most - 3) // 2
+    return text if len(text) <= most else f"{text[: most - 3 - half]}...{text[-half:]}"
+
+
+def shown(value: object) -> str:
+    """A value as messages show it: as Python writes it, in at most 80 characters, whatever its size."""
+    try:
+        return escaped(shortened(_repr.repr(value), MOST_SHOWN))
+    except ValueError:  # an integer of so many digits that Python refuses to write it
+        return f"a number of type {type(value).__name__} that is too long to show"
+
+
+_repr = Repr()
+_repr.maxstring = _repr.maxlong = _repr.maxother = MOST_SHOWN

@@ -17,6 +17,7 @@ from flowar.model import FlowAR
 from flowar.sampling.options import SamplingOptions
 from flowar.storage.hub import locate
 from flowar.system.arguments import check_function, check_integer, check_path, check_type
+from flowar.system.memory import check_memory
 from flowar.system.precision import default_device
 from flowar.system.tensors import check_tensor
 from flowar.system.together import write_together
@@ -262,6 +263,17 @@ class FlowARPipeline:
         if config.grids[scale] != config.grid:
             grid = F.interpolate(grid, size=config.grid, mode="bicubic")
         return self.decode(grid.contiguous())
+
+    def check_count(self, name: str, count: int) -> None:
+        """Check that so many pictures, drawn together, fit into the memory with the latents that they come from.
+
+        Raises:
+            FlowARError: if they do not, with the estimate; `name` is the option that asks for them.
+        """
+        config = self.model.config
+        height, width = (side * self.tokenizer.stride for side in config.grid)
+        latents = 2 * 4 * config.latent_channels * config.scale_lengths[-1]  # noise and state, float32
+        check_memory(name, f"{count} pictures of {width}x{height}", count * (latents + height * width))
 
     def _labels(self, classes: Tensor | Sequence[int | str] | int | str) -> Tensor | Sequence[int] | int:
         """`classes` with every name replaced by its label."""

@@ -100,7 +100,7 @@ def test_record_without_what_it_needs(tmp_path: Path, caplog: pytest.LogCaptureF
     path.write_text(json.dumps(record))
     with pytest.raises(DataError, match="got 1 damaged ones"):
         load_checkpoint(step.state, tmp_path)
-    assert "got one without {'updates'}" in caplog.text
+    assert "checkpoint.json: updates: expected an integer >= 0, got None" in caplog.text
 
 
 def test_full_disk(tmp_path: Path, request: pytest.FixtureRequest) -> None:

@@ -17,8 +17,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from flowar.commands.plot import names
-from flowar.system.files import read_rows
+from flowar.system.structured import read_rows
 from flowar.training.curves import SMOOTHING, smoothed, training_curves
+from flowar.training.metrics import MetricsRow
 
 SHIPPED = Path(__file__).parents[1] / "docs" / "flowar-fashion" / "metrics.jsonl"
 
@@ -105,7 +106,7 @@ class TestOneRun:
         render(training_curves({"run": [row(20)]}))
 
     def test_the_shipped_run(self) -> None:
-        figure = training_curves({"flowar-fashion": read_rows(SHIPPED)})
+        figure = training_curves({"flowar-fashion": read_rows(SHIPPED, MetricsRow)})
         assert "waiting for data" in panel(figure, "throughput").get_title()
         assert len(panel(figure, "velocity error per scale").lines) == 4
         assert not panel(figure, "velocity error per time").texts

@@ -193,13 +193,13 @@ def test_rectangles_cut_from_files(tmp_path: Path) -> None:
     [
         ({}, "data: expected folder or latents, got neither"),
         ({"folder": "photos"}, "tokenizer: expected one for the images of folder, got None"),
-        ({"latents": "store", "image_size": 0}, "image_size: expected a positive side length or a .* pair, got 0"),
+        ({"latents": "store", "image_size": 0}, "image_size: expected an integer from 1 to 65536 or a list, got 0"),
         ({"latents": "store", "image_size": [8, 8, 8]}, r"image_size: expected a positive .*, got \[8, 8, 8\]"),
         ({"latents": "store", "image_channels": 2}, "image_channels: expected 1 or 3, got 2"),
-        ({"latents": "store", "crops": -1}, "crops: expected an integer >= 0, got -1"),
-        ({"latents": "store", "workers": 0}, "workers: expected a positive integer, got 0"),
-        ({"latents": "store", "on_bad_image": "ask"}, "on_bad_image: expected fail or skip, got ask"),
-        ({"latents": "store", "dtype": "int8"}, "dtype: expected float32 or float16, got int8"),
+        ({"latents": "store", "crops": -1}, "crops: expected an integer from 0 to 10000, got -1"),
+        ({"latents": "store", "workers": 0}, "workers: expected an integer from 1 to 1024, got 0"),
+        ({"latents": "store", "on_bad_image": "ask"}, "on_bad_image: expected fail or skip, got 'ask'"),
+        ({"latents": "store", "dtype": "int8"}, "dtype: expected float32 or float16, got 'int8'"),
     ],
 )
 def test_options(fields: dict[str, Any], message: str) -> None:

@@ -112,7 +112,7 @@ class TestCard:
     def test_file_that_is_no_card(self, tmp_path: Path, content: str) -> None:
         path = tmp_path / "card.json"
         path.write_text(content)
-        with pytest.raises(FlowARError, match=r"card.json: expected (an evaluation card|a JSON object)"):
+        with pytest.raises(FlowARError, match=r"card.json: expected (an evaluation card|a JSON object|settings)"):
             read_card(path)
 
 
@@ -366,7 +366,7 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"num_images": 0}, "num_images: expected at least 10, got 0"),
+            ({"num_images": 0}, "num_images: expected an integer >= 10, got 0"),
             ({"batch_size": 0}, "batch_size: expected a positive integer, got 0"),
             ({"bootstrap": 1}, "bootstrap: expected 0 or at least 2 replicates, got 1"),
             ({"classes": (3, 10)}, "class_labels: expected integers from 0 to 9, got 10"),

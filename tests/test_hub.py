@@ -261,7 +261,7 @@ class TestCommand:
             (["FOLDER", "model"], "repo: expected user/name, got 'model'"),
             (["FOLDER"], "the following arguments are required: repo"),
             (["FOLDER", "user/model", "more"], "unrecognized arguments: more"),
-            (["FOLDER", "user/model", "--samples", "-1"], "samples: expected an integer from 0 on, got -1"),
+            (["FOLDER", "user/model", "--samples", "-1"], "samples: expected an integer >= 0, got -1"),
         ],
     )
     @pytest.mark.usefixtures("writer")

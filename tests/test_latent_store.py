@@ -438,7 +438,7 @@ class TestRefused:
         folder, path = tmp_path / "latents", shards(tmp_path)[2]
         whole = path.read_bytes()
         path.write_bytes(whole[:-10])
-        with pytest.raises(DataError, match=r"shard_00002\.safetensors: expected a shard of latents"):
+        with pytest.raises(DataError, match=r"shard_00002\.safetensors: expected a safetensors file, but"):
             LatentStore.open(folder, verify=False)
         path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
         LatentStore.open(folder, verify=False)
@@ -447,7 +447,7 @@ class TestRefused:
         ):
             LatentStore.open(folder)
         path.unlink()
-        with pytest.raises(DataError, match=r"shard_00002\.safetensors: expected a shard of latents .*No such file"):
+        with pytest.raises(DataError, match=r"shard_00002\.safetensors: expected a safetensors file, .*No such file"):
             LatentStore.open(folder)
 
     def test_shard_of_another_store(self, idx_folder: Path, tmp_path: Path) -> None:
@@ -481,7 +481,7 @@ class TestRefused:
         with pytest.raises(DataError, match=r"store\.json: damaged: expected checksum [0-9a-f]{8}, got"):
             LatentStore.open(path.parent)
         path.write_text('{"format": 1, "key": {}}')
-        with pytest.raises(DataError, match=r"got one without class_names, moments, shards"):
+        with pytest.raises(DataError, match=r"store\.json: expected moments, found format, key"):
             LatentStore.open(path.parent)
         path.write_text(whole[:100])
         with pytest.raises(DataError, match=r"store\.json: expected a JSON object"):

@@ -15,9 +15,9 @@ from torch import Tensor
 from flowar.errors import DataError
 from flowar.model import Loss
 from flowar.networks.flops import training_flops
-from flowar.system.files import read_rows
+from flowar.system.structured import read_rows
 from flowar.training import metrics as metrics_module
-from flowar.training.metrics import TIME_BINS, MetricsWriter, StepMetrics
+from flowar.training.metrics import TIME_BINS, MetricsRow, MetricsWriter, StepMetrics
 
 CPU = torch.device("cpu")
 CONFIG = small_model().config
@@ -168,7 +168,7 @@ class TestFiles:
         path = tmp_path / "metrics.jsonl"
         expected = {"step": 1, "loss": None, "loss_time": [[1.0, None], [None, 2.0]], "lr": 0.5}
         assert json.loads(path.read_text(), parse_constant=pytest.fail) == expected
-        (row,) = read_rows(path)
+        (row,) = read_rows(path, dict)
         assert math.isnan(row["loss"])
         assert math.isnan(row["loss_time"][0][1])
         assert (row["step"], row["loss_time"][1][1]) == (1, 2.0)
@@ -178,7 +178,7 @@ class TestFiles:
         writer = MetricsWriter(tmp_path, 0)
         writer.write(7, row)
         writer.close()
-        (read,) = read_rows(tmp_path / "metrics.jsonl")
+        (read,) = read_rows(tmp_path / "metrics.jsonl", dict)
         assert str(read) == str({"step": 7} | row)
 
     def test_tensorboard(self, tmp_path: Path) -> None:
@@ -197,15 +197,18 @@ class TestFiles:
         writer = MetricsWriter(tmp_path, 2)
         writer.write(3, {"loss": 1.0})
         writer.close()
-        assert read_rows(tmp_path / "metrics.jsonl") == [{"step": 1}, {"step": 2}, {"step": 3, "loss": 1.0}]
+        assert read_rows(tmp_path / "metrics.jsonl", dict) == [{"step": 1}, {"step": 2}, {"step": 3, "loss": 1.0}]
 
     def test_files_that_hold_no_metrics(self, tmp_path: Path) -> None:
         path = tmp_path / "metrics.jsonl"
         with pytest.raises(DataError, match=r"expected .*metrics\.jsonl, found none"):
-            read_rows(path)
+            read_rows(path, MetricsRow)
         path.write_text("")
-        with pytest.raises(DataError, match="expected at least one row, found none"):
-            read_rows(path)
+        with pytest.raises(DataError, match="expected one JSON object a line, got an empty file"):
+            read_rows(path, MetricsRow)
         path.write_text('{"step": 1}\n{"ste')
-        with pytest.raises(DataError, match="expected one JSON object a line"):
-            read_rows(path)
+        with pytest.raises(DataError, match="line 2: expected a JSON object, got something else"):
+            read_rows(path, MetricsRow)
+        path.write_text('{"step": 1, "loss": "low"}')
+        with pytest.raises(DataError, match=r"line 1: loss: expected a number in .*, got 'low'"):
+            read_rows(path, MetricsRow)

@@ -150,5 +150,5 @@ def test_evaluation_of_something_else(tmp_path: Path) -> None:
 
 
 def test_number_of_samples() -> None:
-    with pytest.raises(ValueError, match="samples: expected an integer from 0 on, got -1"):
+    with pytest.raises(ValueError, match="samples: expected an integer >= 0, got -1"):
         CardDetails(samples=-1)

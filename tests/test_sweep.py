@@ -136,10 +136,10 @@ class TestSweep:
         [
             ({"num_images": 0}, "num_images: expected a positive integer, got 0"),
             ({"turns": 0}, "turns: expected a positive integer, got 0"),
-            ({"points": [Point(-1, 0.9, 2)]}, "guidance_scale: expected a finite number >= 0, got -1"),
+            ({"points": [Point(-1, 0.9, 2)]}, r"guidance_scale: expected a number in \[0, 1000\], got -1"),
             ({"points": [Point(1, 0.05, 2)]}, "guidance_interval: expected 0 <= low <= high <= 1"),
             ({"points": [Point(1, 0.9, 2, "rk4")]}, "solver: expected one of euler, .*, got rk4"),
-            ({"points": [Point(1, 0.9, 0)]}, "num_inference_steps: expected a positive integer, got 0"),
+            ({"points": [Point(1, 0.9, 0)]}, "num_inference_steps: expected an integer from 1 to 10000, got 0"),
         ],
     )
     def test_bad_input(self, make: Callable[..., Sweep], changes: dict[str, int], message: str) -> None:
@@ -226,7 +226,7 @@ class TestCommand:
         ("extra", "message"),
         [
             (["--steps", "[]"], "steps: expected one or more numbers, got none"),
-            (["--interval_highs", "[2]"], "guidance_interval: expected 0 <= low <= high <= 1"),
+            (["--interval_highs", "[2]"], "interval_highs[0]: expected a number in [0, 1], got 2.0"),
             (["--extractor", "eye"], "extractor: expected one of inception, efficientnet-lite0, fashion, got eye"),
             (["--reference", "nowhere"], "expected a folder, got nowhere (does not exist)"),
         ],

@@ -304,7 +304,7 @@ def change_one_weight(folder: Path) -> None:
     [
         (lambda f: (f / "tokenizer.json").unlink(), "expected tokenizer.json or config.json of a diffusers"),
         (lambda f: (f / "tokenizer.json").write_text("{"), "expected a JSON object"),
-        (edit_record(kind="vq"), "expected a tokenizer of kind pixel, conv, autoencoder, got vq"),
+        (edit_record(kind="vq"), "expected a tokenizer of kind pixel, conv, autoencoder, got 'vq'"),
         (edit_record(color="red"), "expected the record of a tokenizer .TypeError"),
         (edit_record(stride=8), "expected stride 4"),
         (edit_record(std=[1.0]), "4 positive standard deviations"),

@@ -99,7 +99,7 @@ class TestRun:
             train(config)
         train(replace(config, resume=False))
         wider = replace(config, model=replace(MODEL, flow_width=128, flow_heads=2))
-        with pytest.raises(DataError, match=r'expected a checkpoint of .*"flow_width": 128.*"flow_width": 64'):
+        with pytest.raises(DataError, match="expected a checkpoint of flow_width 128, got one of 64"):
             train(wider)
 
     def test_seed(self, idx_folder: Path, tmp_path: Path) -> None:
@@ -211,16 +211,16 @@ class TestRefused:
         ("changes", "message"),
         [
             ({"optim": {"batch_size": 0}}, "batch_size: expected a positive integer, got 0"),
-            ({"optim": {"steps": -1}}, "steps: expected a positive integer, got -1"),
+            ({"optim": {"steps": -1}}, "steps: expected an integer from 1 to 100000000, got -1"),
             ({"optim": {"steps": None, "epochs": None}}, "optim: expected steps or epochs, got neither"),
-            ({"optim": {"epochs": 0}}, "epochs: expected a positive number, got 0"),
-            ({"optim": {"lr": -1.0}}, r"lr: expected a positive number, got -1\.0"),
-            ({"optim": {"ema_decays": [1.0]}}, r"ema_decays: expected different numbers in \[0, 1\), .* got \(1\.0,\)"),
+            ({"optim": {"epochs": 0}}, r"epochs: expected a number in \(0, 1e\+06\], got 0"),
+            ({"optim": {"lr": -1.0}}, r"lr: expected a number in \(0, 100\], got -1\.0"),
+            ({"optim": {"ema_decays": [1.0]}}, r"ema_decays\[0\]: expected a number in \[0, 1\), got 1\.0"),
             ({"optim": {"ema_decays": [0.9, 0.9]}}, r"ema_decays: expected different numbers"),
             ({"optim": {"ema_decays": []}}, r"ema_decays: expected .* at least one, got \(\)"),
-            ({"optim": {"lr_schedule": "linear"}}, "lr_schedule: expected cosine or constant, got linear"),
-            ({"optim": {"skip_grad_norm": 0}}, "skip_grad_norm: expected a positive number, got 0"),
-            ({"optim": {"optimizer": "sgd"}}, "optimizer: expected adamw or muon, got sgd"),
+            ({"optim": {"lr_schedule": "linear"}}, "lr_schedule: expected cosine or constant, got 'linear'"),
+            ({"optim": {"skip_grad_norm": 0}}, r"skip_grad_norm: expected a number in \(0, 1e\+09\], got 0"),
+            ({"optim": {"optimizer": "sgd"}}, "optimizer: expected adamw or muon, got 'sgd'"),
             (
                 {"optim": {"optimizer": "muon"}, "parallel": "fsdp"},
                 "optimizer: expected adamw for parallel fsdp, got muon",
@@ -239,10 +239,10 @@ class TestRefused:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"times": "normal"}, "times: expected uniform or logit_normal, got normal"),
-        ({"context_noise": -0.5}, r"context_noise: expected a number >= 0, got -0\.5"),
-        ({"context_noise": float("nan")}, r"context_noise: expected a number >= 0, got nan"),
-        ({"scale_exponent": -1}, "scale_exponent: expected a number >= 0, got -1"),
+        ({"times": "normal"}, "times: expected uniform or logit_normal, got 'normal'"),
+        ({"context_noise": -0.5}, r"context_noise: expected a number in \[0, 100\], got -0\.5"),
+        ({"context_noise": float("nan")}, r"context_noise: expected a number in \[0, 100\], got nan"),
+        ({"scale_exponent": -1}, r"scale_exponent: expected a number in \[0, 10\], got -1"),
     ],
 )
 def test_options_of_the_loss(changes: dict[str, Any], message: str) -> None:

@@ -68,4 +68,4 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"schedule in {output}" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main([*arguments, "--target_ms", "0"])
-    assert "target_ms: expected a positive number, got 0" in capsys.readouterr().err
+    assert "target_ms: expected a number in (0, 1e+09], got 0.0" in capsys.readouterr().err

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flowar.commands import say
+from flowar.system.fields import checks_fields
+from flowar.system.rules import Channels, Count, Place, Side
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass
+@checks_fields
 class Options:
     """Measure mean and standard deviation of a tokenizer's latents, per channel, and save the normalised tokenizer.
 
@@ -29,13 +32,13 @@ class Options:
         max_images: largest number of images to measure; the first ones in order.
     """
 
-    tokenizer: str
-    data: str
+    tokenizer: Place
+    data: Place
     output: Path
-    image_size: int | Sequence[int] = 256
-    image_channels: int = 3
+    image_size: Side | Sequence[Side] = 256
+    image_channels: Channels = 3
     split: str = "train"
-    max_images: int = 50_000
+    max_images: Count = 50_000
 
 
 def run(options: Options) -> None:
@@ -44,8 +47,6 @@ def run(options: Options) -> None:
     from flowar.training.calibration import calibrate
     from flowar.training.tokenizers import CALIBRATION_BATCH, tokenizer_for_training
 
-    if options.max_images < 1:
-        raise ValueError(f"max_images: expected a positive integer, got {options.max_images}")
     source = open_images(options.data, options.split, options.image_size, options.image_channels)
     tokenizer = tokenizer_for_training(options.tokenizer, source)
     calibrate(tokenizer, first_images(source.batches(CALIBRATION_BATCH), options.max_images))

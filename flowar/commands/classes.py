@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from flowar.commands import say
+from flowar.system.fields import checks_fields
+from flowar.system.rules import Place
 
 
 @dataclass
+@checks_fields
 class Options:
     """List the classes of a model by number and name; `flowar classes WORD` lists those with a word in their names.
 
@@ -19,7 +22,7 @@ class Options:
 
     positional: ClassVar[str] = "search"
 
-    model: str = "flowar-fashion"
+    model: Place = "flowar-fashion"
     search: str = ""
 
 

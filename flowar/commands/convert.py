@@ -6,9 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flowar.commands import say
+from flowar.system.fields import checks_fields
+from flowar.system.rules import Place
 
 
 @dataclass
+@checks_fields
 class Options:
     """Convert the authors' checkpoint to a folder of config.json and model.safetensors.
 
@@ -21,7 +24,7 @@ class Options:
 
     checkpoint: Path
     output: Path
-    tokenizer: str | None = None
+    tokenizer: Place | None = None
     dtype: str | None = None
 
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import socket
 from dataclasses import dataclass
+from typing import Annotated
 
 from flowar.commands import say
 from flowar.errors import FlowARError, MissingPackageError
+from flowar.system.fields import checks_fields
+from flowar.system.rules import Place, Range
 
 LAST_PORT = 65535
 
 
 @dataclass
+@checks_fields
 class Options:
     """Serve a page that draws classes, scale by scale, and edits pictures with a brush, until it is interrupted.
 
@@ -24,10 +28,10 @@ class Options:
         port: port to serve on.
     """
 
-    model: str = "flowar-fashion"
+    model: Place = "flowar-fashion"
     device: str = "auto"
     host: str = "127.0.0.1"
-    port: int = 7860
+    port: Annotated[int, Range(1, LAST_PORT)] = 7860
 
 
 def run(options: Options) -> None:
@@ -52,10 +56,8 @@ def check_address(host: str, port: int) -> None:
     """Check that a page can be served at an address.
 
     Raises:
-        FlowARError: for a port that is none or in use, or a host that is not this machine.
+        FlowARError: for a port that is in use, or a host that is not this machine.
     """
-    if not 0 < port <= LAST_PORT:
-        raise FlowARError(f"port: expected an integer from 1 to {LAST_PORT}, got {port}")
     try:
         socket.create_server((host, port)).close()
     except OSError as error:

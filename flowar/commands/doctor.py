@@ -10,11 +10,14 @@ from dataclasses import asdict, dataclass
 from flowar.commands import say
 from flowar.doctor.examination import checks, examine
 from flowar.doctor.finding import Finding
+from flowar.system.fields import checks_fields
+from flowar.system.rules import Place
 
 EXIT_WRONG = 1
 
 
 @dataclass
+@checks_fields
 class Options:
     """Check what sampling needs, a line per check: ok, or what to do. The exit code is 1 if something is wrong.
 
@@ -24,7 +27,7 @@ class Options:
         json: whether to print JSON.
     """
 
-    model: str = "flowar-fashion"
+    model: Place = "flowar-fashion"
     json: bool = False
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from flowar.commands import say
 from flowar.commands.sample import Classes
+from flowar.system.fields import checks_fields
+from flowar.system.rules import Count, Guidance, Index, Place, Range, Seed
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -18,6 +20,7 @@ Kind = Literal["inpaint", "outpaint", "vary", "super-resolve", "interpolate"]
 
 
 @dataclass
+@checks_fields
 class Options:
     """Edit a picture: flowar edit KIND. The result is a row of pictures in one PNG.
 
@@ -49,15 +52,15 @@ class Options:
     classes: Classes
     image: Path | None = None
     mask: Path | None = None
-    box: tuple[int, int, int, int] | None = None
-    keep_scales: int = 2
-    rounds: int = 3
+    box: tuple[Index, Index, Index, Index] | None = None
+    keep_scales: Index = 2
+    rounds: Annotated[int, Range(1, 1000)] = 3
     paste: bool = False
-    count: int = 4
-    seeds: tuple[int, int] = (0, 1)
-    model: str = "flowar-fashion"
-    schedule: str | None = None
-    guidance_scale: float | None = None
+    count: Count = 4
+    seeds: tuple[Seed, Seed] = (0, 1)
+    model: Place = "flowar-fashion"
+    schedule: Place | None = None
+    guidance_scale: Guidance | None = None
     output: Path = Path("edited.png")
     device: str = "auto"
 

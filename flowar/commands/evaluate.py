@@ -9,9 +9,12 @@ from typing import ClassVar
 
 from flowar.commands import say
 from flowar.commands.sample import Classes, parse_labels
+from flowar.system.fields import checks_fields
+from flowar.system.rules import Count, Guidance, Index, Interval, Place, Seed, Side, Steps
 
 
 @dataclass
+@checks_fields
 class Options:
     """Draw images, or take stored ones, measure how far they are from a reference, and write an evaluation card.
 
@@ -49,25 +52,25 @@ class Options:
 
     several: ClassVar[str] = "compare"
 
-    model: str = "flowar-fashion"
-    images: str | None = None
-    reference: str | None = None
+    model: Place = "flowar-fashion"
+    images: Place | None = None
+    reference: Place | None = None
     output: Path = Path("evaluation")
     extractor: str = "inception"
     classifier: Path | None = None
-    num_images: int = 10_000
+    num_images: Count = 10_000
     classes: Classes | None = None
-    seed: int = 0
-    schedule: str | None = None
-    num_inference_steps: int | None = None
-    guidance_scale: float | None = None
-    guidance_interval: tuple[float, float] | None = None
+    seed: Seed = 0
+    schedule: Place | None = None
+    num_inference_steps: Steps | None = None
+    guidance_scale: Guidance | None = None
+    guidance_interval: Interval | None = None
     dtype: str = "auto"
-    batch_size: int = 100
+    batch_size: Count = 100
     save_images: bool = False
-    image_size: int | Sequence[int] | None = None
+    image_size: Side | Sequence[Side] | None = None
     split: str = "train"
-    bootstrap: int = 100
+    bootstrap: Index = 100
     compare: tuple[Path, Path] | None = None
     device: str = "auto"
 

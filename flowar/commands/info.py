@@ -9,12 +9,15 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from flowar.commands import say
+from flowar.system.fields import checks_fields
+from flowar.system.rules import Place
 
 if TYPE_CHECKING:
     from flowar.model import FlowAR
 
 
 @dataclass
+@checks_fields
 class Options:
     """Describe the installation, the machine and, if asked, a model.
 
@@ -23,7 +26,7 @@ class Options:
         json: whether to print JSON.
     """
 
-    model: str | None = None
+    model: Place | None = None
     json: bool = False
 
 

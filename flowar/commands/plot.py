@@ -8,12 +8,14 @@ from typing import ClassVar
 
 from flowar.commands import say
 from flowar.errors import MissingPackageError
+from flowar.system.fields import checks_fields
 from flowar.system.files import write_aside
 
 CURVES = "curves.png"
 
 
 @dataclass
+@checks_fields
 class Options:
     """Draw the curves of a run, or of several in one picture, as a PNG: flowar plot RUN1 RUN2.
 
@@ -34,9 +36,11 @@ def run(options: Options) -> None:
         from flowar.training.curves import training_curves
     except ImportError as error:
         raise MissingPackageError("matplotlib draws the curves: pip install flowar[train]") from error
-    from flowar.system.files import read_rows
+    from flowar.system.structured import read_rows
+    from flowar.training.metrics import MetricsRow
 
-    runs = {name: read_rows(run / "metrics.jsonl") for name, run in zip(names(options.runs), options.runs, strict=True)}
+    named = zip(names(options.runs), options.runs, strict=True)
+    runs = {name: read_rows(run / "metrics.jsonl", MetricsRow) for name, run in named}
     figure = training_curves(runs)
     output = options.output or (options.runs[0] / CURVES if len(runs) == 1 else Path(CURVES))
     write_aside(output, lambda aside: figure.savefig(aside, format="png", dpi=100))

@@ -8,9 +8,12 @@ from tempfile import TemporaryDirectory
 from typing import ClassVar
 
 from flowar.commands import say
+from flowar.system.fields import checks_fields
+from flowar.system.rules import Index, Place
 
 
 @dataclass
+@checks_fields
 class Options:
     """Upload a model and its tokenizer to the Hugging Face Hub: flowar push FOLDER USER/NAME.
 
@@ -31,7 +34,7 @@ class Options:
 
     positional: ClassVar[tuple[str, str]] = ("folder", "repo")
 
-    folder: str
+    folder: Place
     repo: str
     revision: str | None = None
     private: bool = False
@@ -39,7 +42,7 @@ class Options:
     training_data: str = ""
     datasets: tuple[str, ...] = ()
     evaluation: Path | None = None
-    samples: int = 4
+    samples: Index = 4
 
 
 def run(options: Options) -> None:

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flowar.commands import say
+from flowar.system.fields import checks_fields
+from flowar.system.rules import Count, Place, Side
 
 
 @dataclass
+@checks_fields
 class Options:
     """Compute the statistics of a reference's features, and keep up to 10,000 of the features, for `flowar evaluate`.
 
@@ -28,13 +31,13 @@ class Options:
         device: device to compute on; "auto" is the GPU if there is one.
     """
 
-    images: str
+    images: Place
     output: Path
     extractor: str = "inception"
     classifier: Path | None = None
-    image_size: int | Sequence[int] | None = None
+    image_size: Side | Sequence[Side] | None = None
     split: str = "train"
-    batch_size: int = 100
+    batch_size: Count = 100
     device: str = "auto"
 
 
@@ -49,8 +52,6 @@ def run(options: Options) -> None:
 
     if options.output.suffix != ".safetensors":
         raise ValueError(f"output: expected a file that ends with .safetensors, got {options.output}")
-    if options.batch_size < 1:
-        raise ValueError(f"batch_size: expected a positive integer, got {options.batch_size}")
     chunks, form = options.output.with_suffix(".features"), (options.image_size, options.split)
     with join_ranks(options.device) as ranks, locked_by_main(chunks, ranks):
         extractor = open_extractor(options.extractor, ranks.device, options.classifier)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from flowar.commands import say
 from flowar.data.class_names import class_names_of, resolve
+from flowar.system.fields import checks_fields
+from flowar.system.rules import Count, Guidance, Interval, Place, Seed, Steps
 
 if TYPE_CHECKING:
     from flowar.preview.terminal import TerminalPicture
@@ -21,6 +23,7 @@ Classes = list | str  # type: ignore[type-arg]
 
 
 @dataclass
+@checks_fields
 class Options:
     """Draw images of classes into a PNG grid, by default one column of every class by the model that ships.
 
@@ -51,15 +54,15 @@ class Options:
 
     several: ClassVar[str] = "classes"
 
-    model: str = "flowar-fashion"
+    model: Place = "flowar-fashion"
     classes: Classes | None = None
-    per_class: int = 8
-    seed: int = 0
+    per_class: Count = 8
+    seed: Seed = 0
     output: Path = Path("samples.png")
-    schedule: str | None = None
-    num_inference_steps: int | None = None
-    guidance_scale: float | None = None
-    guidance_interval: tuple[float, float] | None = None
+    schedule: Place | None = None
+    num_inference_steps: Steps | None = None
+    guidance_scale: Guidance | None = None
+    guidance_interval: Interval | None = None
     dtype: str = "auto"
     device: str = "auto"
     attention: str = "auto"
@@ -80,8 +83,6 @@ def run(options: Options) -> None:
     from flowar.system.files import write_aside
     from flowar.system.precision import default_device, resolve_precision
 
-    if options.per_class < 1:
-        raise ValueError(f"per_class: expected a positive integer, got {options.per_class}")
     if options.preview_steps and not options.preview and options.animate is None:
         raise ValueError("preview_steps: expected preview or animate beside it, got neither")
     watch = Watch(open_terminal() if options.preview else None, options.animate)
@@ -94,6 +95,7 @@ def run(options: Options) -> None:
         pipeline.prepack(options.dtype)
     config = pipeline.model.config
     classes = parse_labels(options.classes, config.num_classes, class_names_of(config))
+    pipeline.check_count("per_class", len(classes) * options.per_class)
     with watch, use_attention_backend(options.attention):
         images = pipeline(
             torch.tensor(classes).repeat(options.per_class),

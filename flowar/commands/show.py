@@ -10,7 +10,9 @@ from flowar.commands import say
 from flowar.commands.sample import Classes, parse_labels
 from flowar.data.class_names import class_names_of
 from flowar.errors import MissingPackageError
+from flowar.system.fields import checks_fields
 from flowar.system.files import write_aside
+from flowar.system.rules import Count, Guidance, Index, Place, Seed, Steps
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -19,6 +21,7 @@ Kind = Literal["scales", "path", "attention", "guidance", "steps", "neighbours"]
 
 
 @dataclass
+@checks_fields
 class Options:
     """Draw a picture of what a model does, as a PNG: flowar show KIND.
 
@@ -48,16 +51,16 @@ class Options:
     several: ClassVar[str] = "classes"
 
     kind: Kind
-    model: str = "flowar-fashion"
+    model: Place = "flowar-fashion"
     classes: Classes | None = None
-    seed: int = 0
+    seed: Seed = 0
     output: Path | None = None
-    scale: int | None = None
-    query: list[int] | None = None
-    guidance_scales: list[float] = field(default_factory=lambda: [1.0, 2.0, 3.5, 5.0, 8.0])
-    steps: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 12, 25, 50])
-    data: str | None = None
-    neighbours: int = 4
+    scale: Index | None = None
+    query: list[Index] | None = None
+    guidance_scales: list[Guidance] = field(default_factory=lambda: [1.0, 2.0, 3.5, 5.0, 8.0])
+    steps: list[Steps] = field(default_factory=lambda: [1, 2, 4, 8, 12, 25, 50])
+    data: Place | None = None
+    neighbours: Count = 4
     extractor: str | None = None
     classifier: Path | None = None
     device: str = "auto"

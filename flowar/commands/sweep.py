@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from flowar.commands import say
 from flowar.errors import MissingPackageError
+from flowar.system.fields import checks_fields
 from flowar.system.files import write_aside
+from flowar.system.rules import Count, Guidance, Place, Range, Seed, Steps
 
 if TYPE_CHECKING:
     from flowar.evaluation.sweep import Row
@@ -17,6 +19,7 @@ PLOT = "sweep.png"
 
 
 @dataclass
+@checks_fields
 class Options:
     """Try all combinations of settings of sampling: a table, a CSV and a plot of quality against time per picture.
 
@@ -44,17 +47,17 @@ class Options:
         device: device to compute on; "auto" is the GPU if there is one.
     """
 
-    reference: str
+    reference: Place
     output: Path = Path("sweep")
-    model: str = "flowar-fashion"
-    guidance_scales: list[float] = field(default_factory=lambda: [1.0, 2.0, 3.5, 5.0])
-    interval_highs: list[float] | None = None
-    steps: list[int] | None = None
+    model: Place = "flowar-fashion"
+    guidance_scales: list[Guidance] = field(default_factory=lambda: [1.0, 2.0, 3.5, 5.0])
+    interval_highs: list[Annotated[float, Range(0, 1)]] | None = None
+    steps: list[Steps] | None = None
     solvers: list[str] = field(default_factory=lambda: ["euler"])
-    num_images: int = 1000
-    batch_size: int = 50
-    seed: int = 0
-    turns: int = 3
+    num_images: Count = 1000
+    batch_size: Count = 50
+    seed: Seed = 0
+    turns: Annotated[int, Range(1, 1000)] = 3
     extractor: str = "inception"
     classifier: Path | None = None
     split: str = "train"

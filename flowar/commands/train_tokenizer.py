@@ -6,11 +6,12 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from flowar.commands import say
-from flowar.config import is_number, require
 from flowar.errors import DataError
+from flowar.system.fields import checks_fields
+from flowar.system.rules import Channels, Place, Range, Side
 from flowar.training.tokenizer_config import TokenizerTrainingConfig
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ LOOKED_AT = 64  # of them, whose latents' variance is looked at
 
 
 @dataclass
+@checks_fields
 class Validation:
     """The held-out images, which the training measures by.
 
@@ -37,14 +39,12 @@ class Validation:
         ValueError: for a share that is not between 0 and 0.5.
     """
 
-    share: float = 0.05
-    folder: str | None = None
-
-    def __post_init__(self) -> None:
-        require("share", "a number between 0 and 0.5", self.share, is_number(self.share) and 0 < self.share <= 0.5)
+    share: Annotated[float, Range(0, 0.5, "(]")] = 0.05
+    folder: Place | None = None
 
 
 @dataclass
+@checks_fields
 class Options:
     """Train a small tokenizer on a folder of images, or resume its training.
 
@@ -68,10 +68,10 @@ class Options:
         training: configuration of the training.
     """
 
-    data: str
+    data: Place
     output: Path
-    image_size: int | Sequence[int] = 32
-    image_channels: int = 3
+    image_size: Side | Sequence[Side] = 32
+    image_channels: Channels = 3
     split: str = "train"
     on_bad_image: Literal["fail", "skip"] = "fail"
     resume: bool = False

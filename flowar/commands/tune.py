@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from flowar.commands import say
+from flowar.system.fields import checks_fields
+from flowar.system.rules import Count, Place, Range
 
 
 @dataclass
+@checks_fields
 class Options:
     """Measure what evaluations cost and gain at every scale, print time against error, and save a schedule.
 
@@ -23,9 +27,9 @@ class Options:
         device: device to compute on; "auto" is the GPU if there is one.
     """
 
-    target_ms: float
-    model: str = "flowar-fashion"
-    batch_size: int = 10
+    target_ms: Annotated[float, Range(0, 1e9, "(]")]
+    model: Place = "flowar-fashion"
+    batch_size: Count = 10
     output: Path = Path("schedule.json")
     dtype: str = "auto"
     device: str = "auto"
@@ -38,10 +42,8 @@ def run(options: Options) -> None:
     from flowar.system.precision import default_device
     from flowar.system.progress import step_progress
 
-    for name in ("batch_size", "target_ms"):
-        if getattr(options, name) <= 0:
-            raise ValueError(f"{name}: expected a positive number, got {getattr(options, name)}")
     pipeline = FlowARPipeline.from_pretrained(options.model).to(default_device(options.device))
+    pipeline.check_count("batch_size", options.batch_size)
     model = pipeline.prepack(options.dtype).model
     scales = len(model.config.grids)
     with step_progress(tuning.measuring_steps(scales), None, "measuring") as advance:

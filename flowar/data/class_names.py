@@ -13,7 +13,7 @@ from typing import NamedTuple, SupportsIndex
 
 from flowar.config import IMAGENET_CLASSES, FlowARConfig
 from flowar.errors import FlowARError
-from flowar.system.files import read_json
+from flowar.system.structured import read_json
 
 FOLDER = Path(__file__).parents[1] / "assets" / "class_names"
 DATASETS = ("imagenet", "fashion_mnist")
@@ -25,7 +25,7 @@ SIMILARITY = 0.6  # of difflib: 1 is the same word
 @functools.cache
 def read_class_names(name: str) -> tuple[str, ...]:
     """The names that come with this package, by label: those of one of `DATASETS`."""
-    return tuple(read_json(FOLDER / f"{name}.json")["names"])
+    return tuple(read_json(FOLDER / f"{name}.json", dict)["names"])
 
 
 def class_names_of(config: FlowARConfig) -> tuple[str, ...]:

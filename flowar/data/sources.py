@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import gzip
+import math
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import BinaryIO, ClassVar
 
 import numpy as np
 import torch
@@ -23,6 +24,11 @@ from flowar.data.opening import open_image
 from flowar.data.webdataset import find_tars, open_tars
 from flowar.errors import DataError, first_line
 from flowar.system.files import open_regular
+from flowar.system.memory import check_memory
+from flowar.system.rules import MOST_SIDE, expanded
+
+PIXEL_BYTES = 4  # of a picture while it is opened
+READ_BYTES = 2**24  # of an idx file, at once
 
 
 @dataclass
@@ -83,7 +89,8 @@ def open_images(
         DataError: for a missing folder or file, and for one that holds none of these, more than one or is damaged.
     """
     size = as_grid("image_size", image_size)
-    folder, ignored = Path(folder), Ignored()
+    check_memory("image_size", f"an image of {size[1]}x{size[0]}", PIXEL_BYTES * math.prod(size))
+    folder, ignored = expanded(folder), Ignored()
     if not folder.is_dir():
         tars = find_tars(str(folder))
         if not tars:
@@ -123,20 +130,38 @@ def find_idx(folder: Path, name: str) -> Path:
 
 
 def read_idx(path: Path, dimensions: int) -> Tensor:
-    """An unsigned-byte idx file as a uint8 tensor."""
+    """An unsigned-byte idx file as a uint8 tensor.
+
+    Raises:
+        DataError: for a file that is missing, damaged or something else, or has more than fits into the memory.
+    """
     try:
         with open_regular(path) as file:
-            content = gzip.decompress(file.read()) if path.suffix == ".gz" else file.read()
+            if path.suffix == ".gz":
+                with gzip.GzipFile(fileobj=file) as unpacked:
+                    return idx_array(path, unpacked, dimensions)
+            return idx_array(path, file, dimensions)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: expected an idx file, but reading it failed ({first_line(error)})") from error
-    header = 4 + 4 * dimensions
-    if content[:4] != bytes([0, 0, 8, dimensions]) or len(content) < header:
-        raise DataError(f"{path}: expected an idx file of {dimensions} dimensions, got header {content[:header].hex()}")
-    shape = np.frombuffer(content, ">i4", dimensions, offset=4).astype(int)
-    size = int(shape.prod())
-    if len(content) != header + size:
-        raise DataError(f"{path}: expected {header + size} bytes for shape {shape.tolist()}, got {len(content)}")
-    return torch.from_numpy(np.frombuffer(content, np.uint8, size, offset=header).reshape(shape).copy())
+
+
+def idx_array(path: Path, file: BinaryIO | gzip.GzipFile, dimensions: int) -> Tensor:
+    """The array of an open idx file; of a longer file, or one that claims to be, no more is read than that shows it."""
+    header = file.read(4 + 4 * dimensions)
+    if header[:4] != bytes([0, 0, 8, dimensions]) or len(header) < 4 + 4 * dimensions:
+        raise DataError(f"{path}: expected an idx file of {dimensions} dimensions, got header {header.hex()}")
+    shape = np.frombuffer(header, ">u4", dimensions, offset=4).tolist()
+    if max(shape[1:], default=0) > MOST_SIDE:
+        raise DataError(f"{path}: expected images of at most {MOST_SIDE} pixels a side, got shape {shape}")
+    size = math.prod(shape)
+    check_memory(str(path), f"images {shape}", 2 * size)
+    content = bytearray()
+    while len(content) <= size and (part := file.read(min(READ_BYTES, size + 1 - len(content)))):
+        content += part
+    if len(content) != size:
+        got = "more" if len(content) > size else len(header) + len(content)
+        raise DataError(f"{path}: expected {len(header) + size} bytes for shape {shape}, got {got}")
+    return torch.from_numpy(np.frombuffer(content, np.uint8).reshape(shape))
 
 
 def open_class_folders(root: Path, image_size: Grid, channels: int) -> FolderImages:

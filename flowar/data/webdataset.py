@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import glob
 import io
-import json
+import math
 import os
 import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import torch
 from PIL import Image
@@ -22,9 +22,12 @@ from flowar.data.image_source import FilePart, ImageSource
 from flowar.data.opening import check_length, decode, image_suffixes
 from flowar.errors import DataError, first_line
 from flowar.system.files import open_regular
+from flowar.system.rules import expanded
+from flowar.system.structured import parse_json
 
 END_BYTES = 2 * tarfile.BLOCKSIZE
-MOST_LABEL_BYTES = 2**24  # of a file with a label
+MOST_LABEL_BYTES = 2**24  # of a file with a label, or of a header
+MOST_TARS = 10**6
 MOST_CLASSES = 2**31
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
@@ -68,10 +71,14 @@ def find_tars(source: str) -> list[Path]:
     """The tars that `source` names: one, or those of a pattern; none if it is something else.
 
     Raises:
-        DataError: if a pattern fits no file.
+        DataError: if a pattern fits no file, or stands for more than anybody has.
     """
     if not source.endswith(".tar"):
         return []
+    source = str(expanded(source))
+    count = math.prod(max(0, int(last) - int(first) + 1) for first, last in RANGE.findall(source))
+    if count > MOST_TARS:
+        raise DataError(f"data: expected a pattern of at most {MOST_TARS} tars, got {source}, which stands for {count}")
     paths = [Path(path) for pattern in expand_ranges(source) for path in matches(pattern)]
     if not paths:
         raise DataError(f"data: expected tars, got {source} (fits no file)")
@@ -122,6 +129,19 @@ def open_tars(paths: list[Path], image_size: Grid, channels: int, skip_bad: bool
     return TarImages(root, torch.tensor(labels), (), image_size, channels, tars, members)
 
 
+class Bounded:
+    """An open file that reads no more at once than a tar needs: a header says itself how long it is."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.seek, self.tell = file, file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        """Read `size` bytes. Raises tarfile.ReadError for too many."""
+        if size > MOST_LABEL_BYTES + tarfile.BLOCKSIZE:
+            raise tarfile.ReadError(f"a header of {size} bytes")
+        return self.file.read(size)
+
+
 @dataclass
 class TarIndex:
     """What there is in tar `number` of a source.
@@ -143,7 +163,7 @@ class TarIndex:
         """Read all headers, and the files with labels."""
         index, others = TarIndex(path, number), []
         try:
-            with open_regular(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            with open_regular(path) as file, tarfile.TarFile(fileobj=Bounded(file)) as tar:  # type: ignore[arg-type]
                 for entry in tar:
                     if entry.isdir():
                         continue
@@ -224,8 +244,8 @@ def content(tar: tarfile.TarFile, entry: tarfile.TarInfo) -> bytes:
 def read_label(name: str, suffix: str, text: bytes) -> int | str | None:
     """The label in a `.cls` or `.json` file, or what is wrong with it; None if the JSON has no "label"."""
     try:
-        value = int(text) if suffix == ".cls" else json.loads(text)
-    except (ValueError, RecursionError):
+        value = int(text) if suffix == ".cls" else parse_json(text)
+    except ValueError:
         value = text
     if suffix == ".json" and isinstance(value, dict):
         if "label" not in value:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flowar.doctor.finding import Finding, ok, warning, wrong
 from flowar.doctor.model_files import is_preset
-from flowar.system.threads import control_groups, lines
+from flowar.system.memory import free_on_host
 
 if TYPE_CHECKING:
     import torch
@@ -22,12 +21,6 @@ ROOT = Path("/")
 # tenth. On a GPU, where nothing was measured: float32 weights, their packed copies in bfloat16, CUDA and its graphs.
 CPU_FACTOR, CPU_BASE = 1.25, 0.35 * GIB
 GPU_FACTOR, GPU_BASE = 1.5, 1.5 * GIB
-
-# A control group's limit, what it uses, and in its statistics what it can give up: version 2, version 1.
-GROUP_FILES = (
-    ("memory.max", "memory.current", "inactive_file"),
-    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-)
 
 
 def memory(model: str) -> Finding:
@@ -85,25 +78,3 @@ def free_bytes(device: torch.device) -> float | None:
     import torch
 
     return float(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else free_on_host(ROOT)
-
-
-def free_on_host(root: Path) -> float | None:
-    """The free bytes of the host: what Linux has available, or less if the control groups of this process allow less.
-
-    Args:
-        root: the root of the file system, with `proc` and `sys/fs/cgroup`.
-    """
-    available = [line.split()[1] for line in lines(root / "proc/meminfo") if line.startswith("MemAvailable:")]
-    if not available:
-        return None
-    return min(int(available[0]) * 1024, *map(group_free, control_groups(root, "memory")), math.inf)
-
-
-def group_free(group: Path) -> float:
-    """The bytes that a control group allows beyond those in use; infinity if it has no limit."""
-    for limit, usage, cache in GROUP_FILES:
-        words = lines(group / limit)
-        if words and words[0] != "max":
-            given_up = [int(line.split()[1]) for line in lines(group / "memory.stat") if line.split()[0] == cache]
-            return int(words[0]) - int(lines(group / usage)[0]) + sum(given_up)
-    return math.inf

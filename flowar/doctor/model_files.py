@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 
 from flowar.doctor.finding import Finding, ok, wrong
-from flowar.errors import CheckpointError
+from flowar.errors import CheckpointError, FlowARError, first_line, shown
 from flowar.storage.hub import ASSETS, locate
+from flowar.system.files import open_regular
+from flowar.system.structured import read_text
 
 SHIPPED = "flowar-fashion"
 CHECKSUMS = "SHA256SUMS"
+CHECKSUM = re.compile(r"(?P<digest>[0-9a-f]{64}) [ *](?P<name>(?!/|.*\.\.).+)")
+CHUNK = 2**24  # bytes read at once
 PRESETS = ("S", "B", "L", "H")
 CHOOSE_MODEL = "name a shipped model, a folder, a Hub id, or a preset: S, B, L or H"
 
@@ -36,15 +41,33 @@ def checksums(model: str) -> Finding:
         if ASSETS in path.parents:
             return wrong(f"{record} is missing", remedy(path))
         return ok(f"{path}, without {CHECKSUMS} to compare with")
-    expected = [line.split(maxsplit=1) for line in record.read_text().splitlines()]
-    for digest, name in expected:
-        file = path / name
+    try:
+        lines = read_text(record, "checksums", FlowARError).splitlines()
+    except FlowARError as error:
+        return wrong(str(error), remedy(path))
+    expected = [CHECKSUM.fullmatch(line) for line in lines]
+    for line, match in zip(lines, expected, strict=True):
+        if match is None:
+            return wrong(f"{record}: expected a checksum and the name of a file, got {shown(line)}", remedy(path))
+        file, digest = path / match["name"], match["digest"]
         if not file.exists():
             return wrong(f"{file} is missing", remedy(path))
-        found = hashlib.sha256(file.read_bytes()).hexdigest()
+        try:
+            found = sha256(file)
+        except OSError as error:
+            return wrong(f"{file} cannot be read: {first_line(error)}", remedy(path))
         if found != digest:
             return wrong(f"{file} is damaged: expected SHA-256 {digest[:16]}…, got {found[:16]}…", remedy(path))
     return ok(f"{path.name}: {len(expected)} files as in {CHECKSUMS}")
+
+
+def sha256(file: Path) -> str:
+    """The SHA-256 of a file in hex digits. Raises OSError if it cannot be read."""
+    digest = hashlib.sha256()
+    with open_regular(file) as content:
+        while chunk := content.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def remedy(folder: Path) -> str:

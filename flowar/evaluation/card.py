@@ -6,19 +6,52 @@ import platform
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import torch
 
-from flowar.errors import FlowARError
+from flowar.errors import FlowARError, shown
 from flowar.evaluation.settings import flatten
 from flowar.system.arguments import check_path
-from flowar.system.files import read_json, write_aside, write_json
+from flowar.system.files import write_aside, write_json
 from flowar.system.markdown import plain
+from flowar.system.rules import Measurement, Name, expanded
+from flowar.system.structured import as_record, read_json
 
 FORMAT = "flowar-evaluation-card"
 JSON_FILE, MARKDOWN_FILE = "card.json", "card.md"
-REQUIRED = ("settings", "metrics", "unavailable", "warnings")
+
+
+class ShownMetric(TypedDict):
+    """What the tables of a card show of one metric."""
+
+    value: Measurement
+    better: Literal["lower", "higher"]
+    error_by: str
+    interval: tuple[Measurement, Measurement] | None
+
+
+class Metric(ShownMetric, total=False):
+    """What a card says of one metric, see `Measurement.record`."""
+
+    error: Measurement | None
+
+
+class Settings(TypedDict, total=False):
+    """What is read of the settings in a card."""
+
+    model: Mapping[str, Any]
+    extractor: Mapping[str, Any]
+    reference: Mapping[str, Any]
+
+
+class Card(TypedDict):
+    """What `card.json` holds."""
+
+    settings: Settings
+    metrics: Mapping[Name, Metric]
+    unavailable: Mapping[Name, str]
+    warnings: list[str]
 
 
 def write_card(folder: Path, card: Mapping[str, Any]) -> None:
@@ -37,11 +70,13 @@ def read_card(path: str | Path) -> dict[str, Any]:
     Raises:
         FlowARError: if there is none, or the file is something else.
     """
-    path = check_path("card", path)
+    path = expanded(check_path("card", path))
     path = path / JSON_FILE if path.is_dir() else path
-    card = read_json(path)
-    if card.get("format") != FORMAT or any(name not in card for name in REQUIRED):
-        raise FlowARError(f"{path}: expected an evaluation card of flowar evaluate, got format {card.get('format')}")
+    card = read_json(path, dict, FlowARError, finite=False)
+    if card.get("format") != FORMAT:
+        got = shown(card.get("format"))
+        raise FlowARError(f"{path}: expected an evaluation card of flowar evaluate, got format {got}")
+    as_record(card, Card, str(path), FlowARError)
     return card
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -43,10 +44,11 @@ def verdicts(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[st
         one, other = first[name], second[name]
         difference = other["value"] - one["value"]
         values = f"{name}: {one['value']:.5g} and {other['value']:.5g}, difference {difference:+.3g}"
-        if one["error"] is None or other["error"] is None:
+        errors = one.get("error"), other.get("error")
+        if errors[0] is None or errors[1] is None:
             yield f"{values}: no intervals to judge by"
             continue
-        margin = NORMAL_95 * (one["error"] ** 2 + other["error"] ** 2) ** 0.5
+        margin = NORMAL_95 * math.hypot(*errors)
         yield f"{values} (chance: up to {margin:.3g}): {verdict(difference, margin, one['better'])}"
 
 

@@ -16,9 +16,11 @@ from flowar.evaluation.extractors import Extractor, Features
 from flowar.evaluation.images import Images
 from flowar.evaluation.settings import differences
 from flowar.storage.weights import open_safetensors, save_tensors
-from flowar.system.files import read_json, write_json
+from flowar.system.files import write_json
+from flowar.system.memory import check_memory
 from flowar.system.progress import step_progress
 from flowar.system.ranks import Ranks
+from flowar.system.structured import read_json
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +83,8 @@ def extract(
         FlowARError: if the folder holds features of other settings, naming the first difference, unless `renew`.
     """
     settings = settings | {"batch_size": batch_size}
+    at_once, (height, width) = min(batch_size, len(images)), images.size
+    check_memory("batch_size", f"{at_once} images of {width}x{height}", at_once * height * width)
     with ranks.main_first():
         check_settings(folder, settings, CHUNKS, renew)
     starts = [*range(0, len(images), batch_size)]
@@ -108,7 +112,7 @@ def check_settings(folder: Path, settings: dict[str, Any], results: str, renew: 
         FlowARError: if the settings differ, naming the first difference, unless `renew`.
     """
     path, found = folder / SETTINGS, [*folder.glob(results)]
-    different = differences(read_json(path), settings) if found and path.exists() else {}
+    different = differences(read_json(path, dict, FlowARError), settings) if found and path.exists() else {}
     if different and renew:
         log.info("%s: what another run left unfinished there is removed", folder)
         for result in found:

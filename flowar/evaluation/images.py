@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,12 +19,16 @@ from flowar.data.folders import Ignored, look_into
 from flowar.data.image_source import ImageSource
 from flowar.data.sources import FolderImages, open_images
 from flowar.data.transforms import center_crop, to_tensor
-from flowar.errors import DataError, first_line
+from flowar.errors import DataError
+from flowar.evaluation.npz import read_npz
 from flowar.pipeline import FlowARPipeline
 from flowar.sampling.schedule import Schedule
-from flowar.system.files import open_regular, write_aside
+from flowar.system.files import write_aside
+from flowar.system.memory import check_memory
 
 ADM_IMAGES, ADM_LABELS = "arr_0", "arr_1"  # what numpy calls the arrays of ADM's sample batches
+MOST_CLASSES = 2**31
+LABEL_BYTES = 24  # of an image, while labels are dealt out
 
 
 class Images(Protocol):
@@ -67,6 +70,7 @@ class GeneratedImages:
     folder: Path | None = None
 
     def __post_init__(self) -> None:
+        check_memory("num_images", f"the labels of {self.count} images", LABEL_BYTES * self.count)
         height, width = (side * self.pipeline.tokenizer.stride for side in self.pipeline.model.config.grid)
         self.size = height, width
         self.num_classes = self.pipeline.model.config.num_classes
@@ -222,23 +226,21 @@ def npz_images(path: Path) -> ArrayImages:
         raise DataError(f"{path}: expected images uint8 [N, height, width, 1 or 3] as {ADM_IMAGES}, got {got}")
     labels = torch.full((len(images),), -1)
     if ADM_LABELS in arrays:
-        labels = torch.from_numpy(arrays[ADM_LABELS].astype(np.int64))
+        labels = torch.from_numpy(integers(path, arrays[ADM_LABELS]))
     if labels.shape != (len(images),):
         raise DataError(f"{path}: expected {len(images)} labels as {ADM_LABELS}, got {list(labels.shape)}")
     _, height, width, channels = images.shape
     return ArrayImages(path, labels, (), (height, width), channels, images)
 
 
-def read_npz(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray[Any, Any]]:
-    """Read those arrays of an npz that have one of these names.
+def integers(path: Path, labels: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Labels of any numeric dtype as int64.
 
     Raises:
-        DataError: if the file is missing or damaged, or holds objects, which would have to be unpickled.
+        DataError: for what is no number of a class.
     """
-    try:
-        with open_regular(path) as stored, np.load(stored, allow_pickle=False) as file:
-            return {name: file[name] for name in names if name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(
-            f"{path}: expected an npz of plain arrays, but reading it failed ({first_line(error)})"
-        ) from error
+    numeric = labels.dtype.kind in "iuf"
+    if not numeric or not ((labels >= -1) & (labels < MOST_CLASSES) & (labels == np.floor(labels))).all():
+        got = f"{labels.dtype} from {labels.min()} to {labels.max()}" if numeric and labels.size else str(labels.dtype)
+        raise DataError(f"{path}: expected integers from -1 to {MOST_CLASSES - 1} as {ADM_LABELS}, got {got}")
+    return labels.astype(np.int64)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -17,15 +17,33 @@ from torch import Tensor
 from flowar.errors import DataError, FlowARError
 from flowar.evaluation.extractors import Extractor
 from flowar.evaluation.features import FeatureChunks, extract
-from flowar.evaluation.images import ADM_IMAGES, StoredImages, open_stored, read_npz
+from flowar.evaluation.images import ADM_IMAGES, StoredImages, open_stored
 from flowar.evaluation.metrics.statistics import FeatureStatistics
-from flowar.storage.weights import open_safetensors, safetensors_metadata, save_tensors
+from flowar.evaluation.npz import npz_names, read_npz
+from flowar.storage.weights import metadata_record, open_safetensors, safetensors_metadata, save_tensors
 from flowar.system.ranks import Ranks
+from flowar.system.rules import Count
 
 FORMAT = "flowar-reference"
 KEPT = 10_000  # features for precision, recall and the kernel distance: as many as ADM's reference batches have
 MOMENTS = ("mu", "sigma", "mu_s", "sigma_s")
 UNKNOWN_COUNT = 2  # of statistics that do not say theirs: the mean and the covariance do not depend on it
+
+
+class ExtractorRecord(TypedDict):
+    """What `Extractor.record` gives."""
+
+    name: str
+    weights: str
+
+
+class ReferenceRecord(TypedDict):
+    """What a reference's file says of its images."""
+
+    source: str
+    fingerprint: str
+    size: tuple[Count, Count] | None
+    count: Count | None
 
 
 @dataclass
@@ -165,34 +183,45 @@ def statistics_from(source: str, moments: dict[str, Any], mean: str, covariance:
         raise DataError(f"{source}: {mean}, {covariance}: {error}") from error
 
 
-def npz_names(path: Path) -> list[str]:
-    with np.load(path, allow_pickle=False) as file:
-        return list(file.files)
-
-
 def read_reference(path: Path, extractor: Extractor) -> Reference:
     """Read the file that `Reference.save` wrote.
 
     Raises:
         FlowARError: for features of another extractor, and for a file that is missing, damaged, or something else.
     """
-    tensors, metadata = open_safetensors(path), safetensors_metadata(path)
-    if metadata.get("format") != FORMAT:
-        raise DataError(f"{path}: expected a file that flowar reference wrote, got format {metadata.get('format')}")
-    own, other = extractor.record(), json.loads(metadata["extractor"])
-    if other != own:
+    kind = safetensors_metadata(path).get("format")
+    if kind != FORMAT:
+        raise DataError(f"{path}: expected a file that flowar reference wrote, got format {kind}")
+    own, other = extractor.record(), metadata_record(path, "extractor", ExtractorRecord, DataError)
+    if dict(other) != own:
         raise FlowARError(f"{path}: expected features of {extractor_label(own)}, got those of {extractor_label(other)}")
-    about = json.loads(metadata["reference"])
+    about, tensors = metadata_record(path, "reference", ReferenceRecord, DataError), open_safetensors(path)
     count = about["count"] or UNKNOWN_COUNT
-    pooled = FeatureStatistics(count, tensors["mean"], tensors["scatter"])
-    spatial = None
-    if "spatial_mean" in tensors:
-        spatial = FeatureStatistics(count, tensors["spatial_mean"], tensors["spatial_scatter"])
-    size = tuple(about["size"]) if about["size"] else None
+    pooled, spatial = (stored_statistics(path, count, tensors, prefix) for prefix in ("", "spatial_"))
+    if pooled is None:
+        raise DataError(f"{path}: expected tensors mean and scatter, found {', '.join(tensors) or 'none'}")
     kept = tensors.get("features")
-    return Reference(other, about["source"], about["fingerprint"], size, about["count"], pooled, spatial, kept)
+    if kept is not None and (kept.dim() != 2 or not kept.sum().isfinite()):
+        raise DataError(f"{path}: expected finite features [M, d], got {list(kept.shape)}")
+    return Reference(own, about["source"], about["fingerprint"], about["size"], about["count"], pooled, spatial, kept)
 
 
-def extractor_label(record: dict[str, Any]) -> str:
+def stored_statistics(path: Path, count: int, tensors: Mapping[str, Tensor], prefix: str) -> FeatureStatistics | None:
+    """The statistics in the tensors with this prefix; None if they are not there.
+
+    Raises:
+        DataError: for tensors that are none.
+    """
+    mean, scatter = (tensors.get(prefix + name) for name in ("mean", "scatter"))
+    if mean is None or scatter is None:
+        return None
+    finite = mean.sum().isfinite() and scatter.sum().isfinite()
+    if mean.dim() != 1 or scatter.shape != (*mean.shape, *mean.shape) or not finite:
+        got = f"{list(mean.shape)} and {list(scatter.shape)}"
+        raise DataError(f"{path}: expected finite {prefix}mean [d] and {prefix}scatter [d, d], got {got}")
+    return FeatureStatistics(count, mean.double(), scatter.double())
+
+
+def extractor_label(record: Mapping[str, Any]) -> str:
     """An extractor's record in a few words."""
     return f"{record['name']} (weights {record['weights']})"

@@ -6,13 +6,13 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from torch import Tensor
 
 from flowar.errors import FlowARError
 from flowar.evaluation.card import code_record, write_card
-from flowar.evaluation.extractors import Extractor, open_extractor
+from flowar.evaluation.extractors import Extractor, Features, open_extractor
 from flowar.evaluation.features import extract
 from flowar.evaluation.images import GeneratedImages, Images, open_stored
 from flowar.evaluation.measure import Measuring, bias_warnings
@@ -21,9 +21,12 @@ from flowar.pipeline import FlowARPipeline
 from flowar.sampling.schedule import Schedule
 from flowar.storage.weights import fingerprint
 from flowar.system.arguments import check_type
+from flowar.system.fields import checks_fields
 from flowar.system.lock import locked_by_main
+from flowar.system.memory import check_memory
 from flowar.system.precision import default_device
 from flowar.system.ranks import Ranks
+from flowar.system.rules import Count, Guidance, Interval, Place, Range, Seed, Side, Steps
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +34,7 @@ FEWEST = 10  # images that an evaluation needs: one for each split of the Incept
 
 
 @dataclass(frozen=True)
+@checks_fields
 class EvaluationConfig:
     """The configuration of an evaluation; `flowar evaluate --help` describes the fields.
 
@@ -38,33 +42,29 @@ class EvaluationConfig:
         FlowARError: for numbers out of range.
     """
 
-    reference: str
+    reference: Place
     output: Path
     extractor: str
-    model: str = "flowar-fashion"
-    images: str | None = None
-    num_images: int = 10_000
+    model: Place = "flowar-fashion"
+    images: Place | None = None
+    num_images: Annotated[int, Range(FEWEST)] = 10_000
     classes: tuple[int, ...] | None = None
-    seed: int = 0
-    schedule: str | None = None
-    num_inference_steps: int | None = None
-    guidance_scale: float | None = None
-    guidance_interval: tuple[float, float] | None = None
+    seed: Seed = 0
+    schedule: Place | None = None
+    num_inference_steps: Steps | None = None
+    guidance_scale: Guidance | None = None
+    guidance_interval: Interval | None = None
     dtype: str = "auto"
-    batch_size: int = 100
+    batch_size: Count = 100
     save_images: bool = False
     classifier: Path | None = None
-    image_size: int | Sequence[int] | None = None
+    image_size: Side | Sequence[Side] | None = None
     split: str = "train"
-    bootstrap: int = 100
+    bootstrap: Annotated[int, Range(0, 10**6, seconds=1e-3)] = 100
 
     def __post_init__(self) -> None:
-        if self.num_images < FEWEST:
-            raise FlowARError(f"num_images: expected at least {FEWEST}, got {self.num_images}")
-        if self.batch_size < 1:
-            raise FlowARError(f"batch_size: expected a positive integer, got {self.batch_size}")
-        if self.bootstrap < 0 or self.bootstrap == 1:
-            raise FlowARError(f"bootstrap: expected 0 or at least 2 replicates, got {self.bootstrap}")
+        if self.bootstrap == 1:
+            raise FlowARError("bootstrap: expected 0 or at least 2 replicates, got 1")
 
 
 def evaluate(config: EvaluationConfig, ranks: Ranks | None = None) -> dict[str, Any] | None:
@@ -101,12 +101,16 @@ def card_of(config: EvaluationConfig, ranks: Ranks) -> dict[str, Any] | None:
         config.split,
     )
     check_sizes(images, reference)
+    dimensions = len(reference.pooled.mean)
+    what = f"{dimensions} features for each of {len(images)} images"
+    check_memory("num_images", what, 4 * dimensions * len(images))
     settings = about_images | {"extractor": extractor.record(), "device": ranks.device.type}
     folder = config.output / "features"
     chunks = extract(images, extractor, folder, settings, ranks, config.batch_size, "evaluating")
     if not ranks.main:
         return None
     features = chunks.joined()
+    check_dimensions(features, reference)
     labels = labels_of(images, extractor)
     measuring = Measuring(features, labels, reference, extractor.names, config.bootstrap, ranks.device)
     found, missing = measuring.all()
@@ -173,6 +177,20 @@ def check_sizes(images: Images, reference: Reference) -> None:
     if reference.size is not None and reference.size != images.size:
         expected, got = ("x".join(map(str, size)) for size in (images.size, reference.size))
         raise FlowARError(f"reference: expected images of {expected}, as those to evaluate, got {got}")
+
+
+def check_dimensions(features: Features, reference: Reference) -> None:
+    """Check that the reference has features of as many dimensions.
+
+    Raises:
+        FlowARError: if it has not.
+    """
+    pooled = [reference.pooled.mean, *([] if reference.features is None else [reference.features[0]])]
+    spatial = [] if reference.spatial is None else [reference.spatial.mean]
+    pairs = [(features.pooled, each) for each in pooled] + [(features.spatial, each) for each in spatial]
+    for own, other in pairs:
+        if own.shape[1] != len(other):
+            raise FlowARError(f"reference: expected {own.shape[1]} features of an image, got {len(other)}")
 
 
 def labels_of(images: Images, extractor: Extractor) -> Tensor | None:

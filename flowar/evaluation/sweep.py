@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
@@ -24,8 +24,11 @@ from flowar.evaluation.images import GeneratedImages
 from flowar.evaluation.measure import Measuring, bias_warnings
 from flowar.evaluation.reference import Reference
 from flowar.pipeline import FlowARPipeline
-from flowar.system.files import read_rows, write_aside
+from flowar.system.fields import checked
+from flowar.system.files import write_aside
 from flowar.system.progress import step_progress
+from flowar.system.rules import Count
+from flowar.system.structured import read_rows
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +47,15 @@ class Point(NamedTuple):
     interval_high: float
     steps: int
     solver: str = "euler"
+
+
+class PointRow(TypedDict):
+    """A row of `points.jsonl`: a point; its metrics stand beside it."""
+
+    guidance_scale: float
+    interval_high: float
+    steps: int
+    solver: str
 
 
 def grid(
@@ -126,8 +138,8 @@ class Sweep:
 
     def __post_init__(self) -> None:
         for name in ("num_images", "batch_size", "turns"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected a positive integer, got {getattr(self, name)}")
+            checked(getattr(self, name), Count, name)
+        self.pipeline.check_count("batch_size", min(self.batch_size, self.num_images))
         for point in self.points:
             self.images(point)
 
@@ -152,7 +164,7 @@ class Sweep:
 
     def metrics(self, path: Path) -> dict[Point, Row]:
         """The metrics of all points, kept in the file at `path`."""
-        rows = read_rows(path) if path.exists() else []
+        rows: list[Row] = [dict(row) for row in read_rows(path, PointRow)] if path.exists() else []
         known = {Point(*(row.pop(name) for name in Point._fields)): row for row in rows}
         missing = [point for point in self.points if point not in known]
         batches = -(-self.num_images // self.batch_size)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -14,9 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from flowar.errors import FlowARError, shortened, shown
 from flowar.sampling.solvers import METHODS, Evaluation
 from flowar.system.arguments import check_integer, check_number
 from flowar.system.files import write_json
+from flowar.system.rules import GUIDANCE, STEPS, expanded
+from flowar.system.structured import read_json
 
 Times = tuple[float, ...]
 
@@ -52,19 +54,24 @@ class Schedule:
     solver: str | Sequence[str] = "euler"
 
     def __post_init__(self) -> None:
-        several = len(self.times) > 0 and not isinstance(self.times[0], (int, float))
-        grids = tuple(checked_times(grid) for grid in (self.times if several else [self.times]))  # type: ignore[arg-type]
+        times, solver = plain(self.times), self.solver
+        several = isinstance(times, Sequence) and bool(times) and not is_number(plain(times[0]))
+        grids = tuple(checked_times(grid) for grid in (times if several else [times]))
         object.__setattr__(self, "times", grids if several else grids[0])
-        object.__setattr__(self, "guidance_interval", tuple(float(t) for t in self.guidance_interval))
-        if not isinstance(self.solver, str):
-            object.__setattr__(self, "solver", tuple(self.solver))
-        if not 0 <= self.guidance_scale < float("inf"):
-            raise ValueError(f"guidance_scale: expected a finite number >= 0, got {self.guidance_scale}")
+        object.__setattr__(self, "guidance_interval", numbers("guidance_interval", self.guidance_interval))
+        object.__setattr__(self, "guidance_scale", plain(self.guidance_scale))
+        scale = self.guidance_scale
+        if not (is_number(scale) and GUIDANCE.low <= scale <= GUIDANCE.high):
+            raise FlowARError(f"guidance_scale: expected {GUIDANCE.expected(float)}, got {shown(scale)}")
         interval = self.guidance_interval
         if len(interval) != 2 or not 0 <= interval[0] <= interval[1] <= 1:
-            raise ValueError(f"guidance_interval: expected 0 <= low <= high <= 1, got {interval}")
+            raise FlowARError(f"guidance_interval: expected 0 <= low <= high <= 1, got {shown(interval)}")
         check_name("guidance_growth", self.guidance_growth, GROWTHS)
-        for name in [self.solver] if isinstance(self.solver, str) else self.solver:
+        if not isinstance(solver, str):
+            if not isinstance(solver, Sequence) or not solver:
+                raise FlowARError(f"solver: expected a name or a list of names, got {shown(solver)}")
+            object.__setattr__(self, "solver", tuple(solver))
+        for name in [solver] if isinstance(solver, str) else solver:
             check_name("solver", name, METHODS)
 
     @staticmethod
@@ -74,24 +81,25 @@ class Schedule:
         """The authors' time grids: 25 "steps" are 24 evaluations, denser near the data; any other number is uniform.
 
         Raises:
-            ValueError: unless `num_inference_steps` is a positive integer.
+            ValueError: unless `num_inference_steps` is an integer from 1 to 10,000.
         """
-        if not isinstance(num_inference_steps, int) or num_inference_steps < 1:
-            raise ValueError(f"num_inference_steps: expected a positive integer, got {num_inference_steps!r}")
-        return Schedule(published_times(num_inference_steps), guidance_scale, guidance_interval)
+        steps = plain(num_inference_steps)
+        if not (is_number(steps) and isinstance(steps, int) and STEPS.low <= steps <= STEPS.high):
+            raise FlowARError(f"num_inference_steps: expected {STEPS.expected(int)}, got {STEPS.got(steps)}")
+        return Schedule(published_times(steps), guidance_scale, guidance_interval)
 
     @staticmethod
     def load(path: str | Path) -> Schedule:
         """Read the schedule that `save` wrote.
 
         Raises:
-            OSError: if the file cannot be read.
-            ValueError: if it holds no schedule, naming the file.
+            ValueError: if the file cannot be read, or holds no schedule, naming it.
         """
+        values = read_json(expanded(path), dict, FlowARError)
         try:
-            return Schedule.from_dict(json.loads(Path(path).read_text()))
-        except ValueError as error:  # JSON's own errors are such too
-            raise ValueError(f"{path}: {error}") from error
+            return Schedule.from_dict(values)
+        except ValueError as error:
+            raise FlowARError(f"{path}: {error}") from error
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> Schedule:
@@ -103,11 +111,8 @@ class Schedule:
         names = {field.name for field in fields(Schedule)}
         if not isinstance(values, Mapping) or not {"times"} <= {*values} <= names:
             got = ", ".join(map(str, values)) if isinstance(values, Mapping) else type(values).__name__
-            raise ValueError(f"schedule: expected times and any of {', '.join(sorted(names - {'times'}))}; got {got}")
-        try:
-            return Schedule(**values)
-        except TypeError as error:
-            raise ValueError(f"schedule: expected numbers and names, got {dict(values)}") from error
+            raise FlowARError(f"schedule: expected times and any of {', '.join(sorted(names - {'times'}))}; got {got}")
+        return Schedule(**values)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: numbers, strings, lists and tuples of them."""
@@ -115,7 +120,7 @@ class Schedule:
 
     def save(self, path: str | Path) -> None:
         """Write a JSON file. Raises OSError if that fails; a file that was there stays as it was."""
-        write_json(Path(path), self.to_dict())
+        write_json(expanded(path), self.to_dict())
 
     def grid(self, scale: int) -> Times:
         """The times of one scale. Raises ValueError for a scale that a list of grids does not have."""
@@ -140,7 +145,7 @@ class Schedule:
         check_scale(0, num_scales)
         for name, value in (("times", self.times), ("solver", self.solver)):
             if self._several(name) and len(value) != num_scales:
-                raise ValueError(f"{name}: expected one for all scales or a list of {num_scales}, got {len(value)}")
+                raise FlowARError(f"{name}: expected one for all scales or a list of {num_scales}, got {len(value)}")
         return self
 
     def evaluations(self, scale: int, num_scales: int) -> tuple[Evaluation, ...]:
@@ -235,19 +240,42 @@ def times_denser_near_data(steps: int, power: float = 2.0) -> list[float]:
     return [t**power for t in uniform_times(steps)]
 
 
-def checked_times(times: Sequence[float]) -> Times:
+def checked_times(times: Any) -> Times:
     """One grid as a tuple of floats.
 
     Raises:
-        ValueError: unless they decrease strictly from 1 to 0.
+        ValueError: unless they decrease strictly from 1 to 0, in at most 10,000 steps.
     """
-    try:
-        grid = tuple(float(t) for t in times)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"times: expected numbers, got {times!r}") from error
+    grid = numbers("times", times)
     if len(grid) < 2 or not all(a > b for a, b in pairwise(grid)) or grid[0] != 1 or grid[-1] != 0:
-        raise ValueError(f"times: expected strictly decreasing values from 1 to 0, got {grid}")
+        raise FlowARError(f"times: expected strictly decreasing values from 1 to 0, got {shown(grid)}")
+    if len(grid) > STEPS.high + 1:
+        raise FlowARError(f"times: expected {STEPS.expected(int)} as the number of steps, got {len(grid) - 1}")
     return grid
+
+
+def numbers(name: str, values: Any) -> Times:
+    """A sequence of numbers as floats.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    values = plain(values)
+    found: list[Any] = [plain(each) for each in values] if isinstance(values, Sequence) else [None]
+    if not all(map(is_number, found)):
+        raise FlowARError(f"{name}: expected numbers, got {shown(values)}")
+    return tuple(map(float, found))
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a finite number of Python."""
+    of_kind = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return of_kind and -math.inf < value < math.inf  # type: ignore[operator]
+
+
+def plain(value: Any) -> Any:
+    """A number or an array of numpy or torch as Python's number or list; anything else as it is."""
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def check_name(what: str, name: str, known: Mapping[str, object]) -> None:
@@ -256,7 +284,7 @@ def check_name(what: str, name: str, known: Mapping[str, object]) -> None:
     Raises:
         ValueError: with the nearest of them.
     """
-    if name not in known:
-        near = get_close_matches(str(name), known, n=1)
+    if not isinstance(name, str) or name not in known:
+        near = get_close_matches(str(name)[:100], known, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise ValueError(f"{what}: expected one of {', '.join(known)}, got {name}{hint}")
+        raise FlowARError(f"{what}: expected one of {', '.join(known)}, got {shortened(str(name), 80)}{hint}")

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from flowar.system.fields import checks_fields
 from flowar.system.markdown import plain
+from flowar.system.rules import Index
 
 CARD_FILE, PICTURE_FILE = "README.md", "samples.png"
 TAGS = ["flowar", "image-generation", "class-conditional", "flow-matching", "autoregressive"]
@@ -28,6 +30,7 @@ class ModelFacts:
 
 
 @dataclass(frozen=True)
+@checks_fields
 class CardDetails:
     """What a card says that the model itself does not know.
 
@@ -39,18 +42,14 @@ class CardDetails:
         samples: images of every class in the picture, of the first ten classes; 0 for no picture.
 
     Raises:
-        ValueError: for a negative number of samples.
+        ValueError: for anything else in one of them.
     """
 
     license: str = "unknown"
     training_data: str = ""
     datasets: tuple[str, ...] = ()
     evaluation: Path | None = None
-    samples: int = 4
-
-    def __post_init__(self) -> None:
-        if self.samples < 0:
-            raise ValueError(f"samples: expected an integer from 0 on, got {self.samples}")
+    samples: Index = 4
 
 
 def model_card(repo: str, facts: ModelFacts, details: CardDetails, metrics: Sequence[str]) -> str:

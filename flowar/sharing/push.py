@@ -135,6 +135,7 @@ def model_facts(pipeline: FlowARPipeline, weights: str) -> ModelFacts:
 def draw_samples(path: Path, pipeline: FlowARPipeline, per_class: int) -> None:
     """Write a picture with a column for each of the first classes, drawn with seed 0."""
     labels = [*range(min(PICTURED_CLASSES, pipeline.model.config.num_classes))]
+    pipeline.check_count("samples", len(labels) * per_class)
     picture = image_grid(pipeline(labels * per_class, seed=0).images, len(labels))
     write_aside(path, lambda aside: picture.save(aside, "PNG"))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -19,6 +20,7 @@ from flowar.storage.checksums import read_checksums
 from flowar.storage.hub import locate
 from flowar.storage.published import infer_config, published_buffers, published_names, published_shapes
 from flowar.storage.weights import (
+    Shape,
     allocate,
     check_shapes,
     copy_weights,
@@ -31,7 +33,10 @@ from flowar.storage.weights import (
     shapes_of,
 )
 from flowar.system.arguments import check_path, check_type
-from flowar.system.files import read_json, write_json
+from flowar.system.files import write_json
+from flowar.system.memory import UNNOTICED, size
+from flowar.system.rules import expanded
+from flowar.system.structured import parse_record, read_json
 from flowar.system.tensors import check_floats
 from flowar.system.together import write_together
 
@@ -66,7 +71,7 @@ class PretrainedModel(nn.Module):
         """
         if dtype is not None:
             check_floats("dtype", dtype)
-        config = self.config.to_dict()
+        folder, config = expanded(check_path("folder", folder)), self.config.to_dict()
         weights = {name: weight.to("cpu", dtype) for name, weight in self.state_dict().items()}
         with write_together(check_path("folder", folder)) as aside:
             save_tensors(aside / WEIGHTS_FILE, weights, {"format": "pt", METADATA: json.dumps(config)})
@@ -98,6 +103,7 @@ class PretrainedModel(nn.Module):
         header = read_header(weights)
         checksums = read_checksums(weights, *header)
         check_stored_config(config, weights, header.metadata)
+        check_size(config, header.shapes, weights)
         model = skeleton(cls, config, dtype)
         check_shapes(header.shapes, shapes_of(dict(model.named_parameters())))
         allocate(model)
@@ -126,7 +132,7 @@ class PretrainedModel(nn.Module):
         def open_tensors() -> dict[str, Tensor]:
             if isinstance(source, Mapping):
                 return find_weights(source)
-            return open_torch_file(check_path("source", source))
+            return open_torch_file(expanded(check_path("source", source)))
 
         tensors = open_tensors()
         found, on_meta = shapes_of(tensors), all(tensor.is_meta for tensor in tensors.values())
@@ -166,12 +172,24 @@ def read_config(path: Path) -> FlowARConfig:
     """
     if not path.is_dir():
         return stored_config(path, safetensors_metadata(path))
+    path = path / CONFIG_FILE
+    values = read_json(path, dict)
     try:
-        return FlowARConfig.from_dict(read_json(path / CONFIG_FILE))
-    except CheckpointError:
-        raise
+        return FlowARConfig.from_dict(values)
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
+
+
+def check_size(config: FlowARConfig, found: Mapping[str, Shape], weights: Path) -> None:
+    """Check that `config` is not far larger than the weights in a file, before a model of it is made.
+
+    Raises:
+        CheckpointError: if it is.
+    """
+    stored = 4 * sum(map(math.prod, found.values()))
+    if config.nbytes > UNNOTICED + 2 * stored:
+        expected = f"weights of about {size(config.nbytes)} in float32, as the configuration says"
+        raise CheckpointError(f"{weights}: expected {expected}, got {size(stored)}")
 
 
 def stored_config(weights: Path, metadata: Mapping[str, str]) -> FlowARConfig:
@@ -182,8 +200,9 @@ def stored_config(weights: Path, metadata: Mapping[str, str]) -> FlowARConfig:
     """
     if METADATA not in metadata:
         raise CheckpointError(f"{weights}: expected a FlowAR configuration in the metadata, found none")
+    values = parse_record(metadata[METADATA], dict, f"{weights}: metadata {METADATA}", CheckpointError)
     try:
-        return FlowARConfig.from_dict(json.loads(metadata[METADATA]))
+        return FlowARConfig.from_dict(values)
     except ValueError as error:
         raise CheckpointError(f"{weights}: {error}") from error
 

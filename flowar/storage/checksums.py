@@ -20,7 +20,8 @@ from torch import Tensor
 
 from flowar.errors import CheckpointError
 from flowar.ops import checked_copy
-from flowar.system.files import read_json, write_json
+from flowar.system.files import write_json
+from flowar.system.structured import read_json
 
 KEY, SEAL = "checksums", "checksum"
 CHUNK = 2**24  # bytes read at once
@@ -112,7 +113,7 @@ def read_sealed(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: if the file is missing, damaged, or holds something else.
     """
-    values = read_json(path)
+    values = read_json(path, dict)
     expected, found = values.pop(SEAL, None), text_checksum(values)
     if expected not in (None, found):
         raise CheckpointError(f"{path}: damaged: expected checksum {expected}, got {found}")

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from flowar.errors import CheckpointError, first_line
+from flowar.errors import CheckpointError, first_line, shown
 from flowar.system.arguments import check_path
+from flowar.system.rules import expanded
 from flowar.system.together import finish_saving
 
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -32,12 +33,15 @@ def locate(source: str | Path, revision: str | None = None, cache_dir: str | Pat
     shipped, path = {path.name: path for path in shipped_models()}, check_path("model", source)
     if source in shipped:
         return shipped[str(source)]
+    path = expanded(path)
     if os.path.exists(path):  # False also for a name too long for any file
         finish_saving(path)
         return path
     names = ", ".join(shipped) or "none"
     if not isinstance(source, str) or not HUB_ID.fullmatch(source):
-        raise CheckpointError(f"model: expected a folder, a shipped model ({names}) or a Hub id, got {str(source)!r}")
+        raise CheckpointError(
+            f"model: expected a folder, a shipped model ({names}) or a Hub id, got {shown(str(source))}"
+        )
     from huggingface_hub import snapshot_download
 
     try:

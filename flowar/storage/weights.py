@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from flowar.errors import CheckpointError, first_line
+from flowar.errors import CheckpointError, FlowARError, first_line
 from flowar.ops import checked_copy
 from flowar.storage.checksums import check_tensor, read_checksums, sums_of, with_checksums
-from flowar.system.files import write_aside
+from flowar.system.fields import checked
+from flowar.system.files import open_regular, write_aside
+from flowar.system.memory import check_memory
+from flowar.system.structured import parse_json, parse_record
 
 Shape = Sequence[int]
+Record = TypeVar("Record")
 
 # Where training scripts keep the weights in their checkpoints; averaged ones are what papers report.
 NESTING = ("model_ema", "ema", "ema_state_dict", "model", "state_dict")
 MAPPED_SHARE = 0.05  # of a model's bytes that are copied before the file is mapped afresh,
 MAPPED_MINIMUM = 2**26  # unless that is less than this: opening a file takes milliseconds
+LENGTH_BYTES, MOST_HEADER_BYTES = 8, 10**8  # of a safetensors file, by its format
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
@@ -59,12 +65,14 @@ def read_header(path: Path) -> Header:
     Raises:
         CheckpointError: if the file is missing, truncated, or something else.
     """
+    header = safetensors_header(path)
     try:
-        with safe_open(path, "pt") as file:
-            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (no mapping)
-            return Header(shapes, file.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        raise unreadable(path, "a safetensors file", error) from error
+        metadata = checked(header.pop("__metadata__", None) or {}, Mapping[str, str], "metadata")
+        return Header(
+            {name: checked(each, Mapping[str, Any], name)["shape"] for name, each in header.items()}, metadata
+        )
+    except (FlowARError, KeyError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 def safetensors_metadata(path: Path) -> dict[str, str]:
@@ -76,15 +84,49 @@ def safetensors_metadata(path: Path) -> dict[str, str]:
     return read_header(path).metadata
 
 
+def metadata_record(path: Path, name: str, kind: type[Record], error: type[FlowARError] = CheckpointError) -> Record:
+    """The JSON object called `name` in the metadata of a safetensors file; `kind` and `error` are as of `read_json`.
+
+    Raises:
+        CheckpointError: if the file cannot be read.
+        FlowARError: of the class `error`, if there is no such object, or another.
+    """
+    metadata = safetensors_metadata(path)
+    if name not in metadata:
+        raise error(f"{path}: expected {name} in the metadata, found {', '.join(metadata) or 'none'}")
+    return parse_record(metadata[name], kind, f"{path}: metadata {name}", error)
+
+
+def safetensors_header(path: Path) -> dict[str, Any]:
+    """What the header of a safetensors file says: the tensors by name, and the metadata.
+
+    Raises:
+        CheckpointError: as `open_safetensors`, and for a name that is there twice.
+    """
+    try:
+        with open_regular(path) as file:
+            length = int.from_bytes(file.read(LENGTH_BYTES), "little")
+            rest = os.fstat(file.fileno()).st_size - LENGTH_BYTES
+            if not 0 < length <= min(rest, MOST_HEADER_BYTES):
+                raise ValueError(f"a header of {length} bytes, of {max(0, rest)}")
+            header = parse_json(file.read(length))
+            if not isinstance(header, dict):
+                raise ValueError(f"a header that is a {type(header).__name__}")
+            return header
+    except (OSError, ValueError) as error:
+        raise unreadable(path, "a safetensors file", error) from error
+
+
 def map_safetensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file, memory-mapped: a page is read when it is first touched.
 
     Raises:
         CheckpointError: as `read_header`.
     """
+    safetensors_header(path)
     try:
         return load_file(path)
-    except (SafetensorError, OSError) as error:
+    except Exception as error:  # what the format allows, PyTorch may not
         raise unreadable(path, "a safetensors file", error) from error
 
 
@@ -183,7 +225,12 @@ def allocate(module: nn.Module) -> None:
     """Give the parameters of a module on the meta device memory on the CPU, for `copy_weights` to fill.
 
     What `to_empty` does, which imports sympy for it: most of a second.
+
+    Raises:
+        FlowARError: if there is less memory.
     """
+    needed = sum(parameter.nbytes for parameter in module.parameters())
+    check_memory("model", "its weights", needed)
     for part in module.modules():
         for name, parameter in [*part.named_parameters(recurse=False)]:
             memory = torch.empty(parameter.shape, dtype=parameter.dtype, device="cpu")

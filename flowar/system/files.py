@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
-import math
 import os
 import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from flowar.errors import CheckpointError, DataError, first_line
 from flowar.system.parts import part_of
 
 
@@ -23,7 +22,7 @@ def open_regular(path: Path) -> BinaryIO:
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # else a pipe would wait for somebody to write
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError(f"{path}: expected a regular file, got a pipe, a device or a folder")
+        raise OSError(errno.EINVAL, "expected a regular file, got a pipe, a device or a folder", str(path))
     return os.fdopen(descriptor, "rb")
 
 
@@ -48,38 +47,6 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write an indented JSON object, aside first."""
     text = json.dumps(values, indent=2) + "\n"
     write_aside(path, lambda aside: aside.write_text(text))
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object of a file.
-
-    Raises:
-        CheckpointError: if the file is missing, unreadable, or holds something else.
-    """
-    try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: expected a JSON object, but reading it failed: {first_line(error)}") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path}: expected a JSON object, got {type(values).__name__}")
-    return values
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSON Lines file, such as a run's metrics.jsonl; null is NaN again.
-
-    Raises:
-        DataError: if it is missing, empty, or a line is not JSON.
-    """
-    if not path.is_file():
-        raise DataError(f"run: expected {path}, found none")
-    try:
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
-    except ValueError as error:
-        raise DataError(f"{path}: expected one JSON object a line ({first_line(error)})") from error
-    if not rows:
-        raise DataError(f"{path}: expected at least one row, found none")
-    return [each_number(row, lambda number: math.nan if number is None else number) for row in rows]
 
 
 def each_number(values: Any, change: Callable[[Any], Any]) -> Any:

@@ -29,8 +29,10 @@ def step_progress(
 
 
 def duration(seconds: float) -> str:
-    """A duration in words: 45 s, 12 min, 1 h 05 min."""
-    minutes = round(seconds / 60)
+    """A duration in words: 45 s, 12 min, 1 h 05 min, 12 days, 4e+05 years."""
+    minutes, days = round(seconds / 60), seconds / 86400
+    if days >= 2:
+        return f"{days:.0f} days" if days < 1000 else f"{days / 365:.3g} years"
     if seconds < 60:
         return f"{seconds:.0f} s"
     return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{minutes} min"

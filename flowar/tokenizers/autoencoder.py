@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from flowar.errors import CheckpointError, MissingPackageError, first_line
 from flowar.system.arguments import check_path, check_type
-from flowar.system.files import read_json
+from flowar.system.structured import read_json
 from flowar.tokenizers.base import Tokenizer
 
 CLASSES = ("AutoencoderKL", "AutoencoderDC")
@@ -51,7 +51,7 @@ class AutoencoderTokenizer(Tokenizer):
         folder = check_path("folder", folder)
         if (folder / "vae" / "config.json").is_file():
             folder = folder / "vae"
-        name = read_json(folder / "config.json").get("_class_name")
+        name = read_json(folder / "config.json", dict).get("_class_name")
         try:
             return cls(autoencoder_class(name).from_pretrained(folder, use_safetensors=True, low_cpu_mem_usage=False))
         except CheckpointError:

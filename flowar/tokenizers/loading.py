@@ -5,19 +5,55 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypedDict
 
-from flowar.errors import CheckpointError, FlowARError, first_line
+from flowar.errors import CheckpointError, FlowARError, first_line, shown
 from flowar.storage.hub import locate
 from flowar.storage.weights import check_shapes, open_safetensors, shapes_of
-from flowar.system.files import read_json
+from flowar.system.memory import check_memory
+from flowar.system.rules import Range
+from flowar.system.structured import as_record, read_json
 from flowar.tokenizers.autoencoder import AutoencoderTokenizer
 from flowar.tokenizers.base import RECORD_FILE, WEIGHTS_FILE, Tokenizer
 from flowar.tokenizers.conv import ConvTokenizer
 from flowar.tokenizers.kl16 import load_kl16
 from flowar.tokenizers.pixel import PixelTokenizer
 
+# More than any autoencoder has, and few enough to be made in the twinkling of an eye.
+Channels = Annotated[int, Range(1, 2**14)]
+Layers = Annotated[int, Range(1, 64)]
+
+
+class VaeRecord(TypedDict, total=False):
+    """What a configuration of diffusers says of the size of an autoencoder."""
+
+    in_channels: Channels
+    out_channels: Channels
+    latent_channels: Channels
+    block_out_channels: list[Channels]
+    encoder_block_out_channels: list[Channels]
+    decoder_block_out_channels: list[Channels]
+    layers_per_block: Layers | list[Layers]
+    encoder_layers_per_block: list[Layers]
+    decoder_layers_per_block: list[Layers]
+
+
+class TokenizerRecord(TypedDict, total=False):
+    """What `Tokenizer.record` gives."""
+
+    kind: Literal["pixel", "conv", "autoencoder"]
+    image_channels: Channels
+    channels: Channels
+    stride: Channels
+    mean: list[float]
+    std: list[float]
+    widths: list[Channels]
+    vae: VaeRecord
+    weights: str
+
+
 KINDS: dict[str, type[Tokenizer]] = {kind.kind: kind for kind in (PixelTokenizer, ConvTokenizer, AutoencoderTokenizer)}
+WEIGHTS_BY_WIDTH = 4 * 9 * 4  # bytes of four 3x3 convolutions for every pair of channels
 COMPARED = ("channels", "stride", "image_channels", "mean", "std", "kind", "weights")
 
 
@@ -45,9 +81,11 @@ def load_tokenizer(source: str | Path, revision: str | None = None, cache_dir: s
 
 def restore(folder: Path) -> Tokenizer:
     """The tokenizer that `Tokenizer.save_pretrained` wrote."""
-    record = read_json(folder / RECORD_FILE)
-    if record.get("kind") not in KINDS:
-        raise CheckpointError(f"{folder}: expected a tokenizer of kind {', '.join(KINDS)}, got {record.get('kind')}")
+    record = read_json(folder / RECORD_FILE, dict)
+    if record.get("kind") not in (*KINDS,):
+        got = shown(record.get("kind"))
+        raise CheckpointError(f"{folder}: expected a tokenizer of kind {', '.join(KINDS)}, got {got}")
+    check_size(folder / RECORD_FILE, record)
     try:
         tokenizer = KINDS[record["kind"]].from_record(record)
     except FlowARError:
@@ -62,6 +100,19 @@ def restore(folder: Path) -> Tokenizer:
         tokenizer.load_state_dict(weights)
     check_tokenizer(record, tokenizer)
     return tokenizer.eval()
+
+
+def check_size(path: Path, record: Mapping[str, Any]) -> None:
+    """Check the record of a tokenizer in a file, and that the convolutions that it asks for fit into the memory.
+
+    Raises:
+        CheckpointError: if it is none.
+        FlowARError: if they do not fit, with the estimate.
+    """
+    known = as_record(record, TokenizerRecord, str(path))
+    vae = known.get("vae", {})
+    widths = known.get("widths") or vae.get("block_out_channels") or vae.get("encoder_block_out_channels") or []
+    check_memory(str(path), f"widths {widths}", WEIGHTS_BY_WIDTH * sum(width**2 for width in widths))
 
 
 def check_tokenizer(record: Mapping[str, Any], tokenizer: Tokenizer) -> None:

@@ -11,14 +11,14 @@ A folder whose name begins with a dot is one that a killed run did not finish.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol, TypedDict
 
 import torch.distributed as dist
 from torch import Tensor
@@ -27,13 +27,31 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, Hu
 from torch.distributed.checkpoint.state_dict_loader import load as load_distributed
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
-from flowar.errors import CheckpointError, DataError, first_line
+from flowar.errors import CheckpointError, DataError, first_line, shown
+from flowar.evaluation.settings import differences
 from flowar.storage.checksums import crc32_of, read_sealed, write_sealed
+from flowar.system.files import open_regular
 from flowar.system.ranks import Ranks
+from flowar.system.rules import FileName, Index
+from flowar.system.structured import as_record
 
 log = logging.getLogger(__name__)
 
 RECORD_FILE = "checkpoint.json"
+
+
+class WrittenFile(TypedDict):
+    """What a checkpoint's record says of a file."""
+
+    bytes: Index
+    crc32: str
+
+
+class CheckpointRecord(TypedDict):
+    """What is read of `checkpoint.json`, beside the counters of the state."""
+
+    config: Mapping[str, Any]
+    files: Mapping[Annotated[str, FileName()], WrittenFile]
 
 
 class State(Protocol):
@@ -60,6 +78,11 @@ def checkpoints(folder: Path) -> list[Path]:
     """The finished checkpoints in `folder`, oldest first."""
     found = {int(m[1]): path for path in folder.glob("step_*") if (m := re.fullmatch(r"step_(\d+)", path.name))}
     return [found[step] for step in sorted(found)]
+
+
+def folder_name(step: int) -> str:
+    """What the checkpoint of a step is called."""
+    return f"step_{step:08d}"
 
 
 def refuse_second_run(output: Path, folder: Path) -> None:
@@ -97,7 +120,7 @@ class CheckpointWriter:
             OSError: if writing the one before failed; those before that are as they were.
         """
         self.wait()
-        path = self.folder / f"step_{state.step:08d}"
+        path = self.folder / folder_name(state.step)
         aside = path.with_name(f".{path.name}")
         record = {"format": 1, **state.progress(), **about, "config": state.identity()}
         with self.ranks.main_first():
@@ -159,9 +182,9 @@ def load_checkpoint(state: State, folder: Path) -> Path:
         except DataError as error:
             log.warning("%s; trying the checkpoint before it", error)
             continue
-        expected, got = (json.dumps(each) for each in (state.identity(), record["config"]))
-        if expected != got:
-            raise DataError(f"{path}: expected a checkpoint of {expected}, got one of {got}")
+        different = differences(state.identity(), record["config"])
+        for name, (expected, got) in different.items():
+            raise DataError(f"{path}: expected a checkpoint of {name} {shown(expected)}, got one of {shown(got)}")
         load(state, path)
         state.set_progress(record)
         return path
@@ -191,12 +214,14 @@ def check(path: Path, progress: dict[str, int]) -> dict[str, Any]:
         DataError: for a record without one of the keys of `progress`, or naming the first file that has changed.
     """
     try:
-        record = read_sealed(path / RECORD_FILE)
+        sealed = read_sealed(path / RECORD_FILE)
     except CheckpointError as error:
         raise DataError(str(error)) from error
-    missing = {*progress, "config", "files"} - record.keys()
-    if missing:
-        raise DataError(f"{path / RECORD_FILE}: expected the record of a checkpoint, got one without {missing}")
+    record: dict[str, Any] = dict(as_record(sealed, CheckpointRecord, str(path / RECORD_FILE), DataError))
+    for name in progress:
+        as_record(record.get(name), Index, f"{path / RECORD_FILE}: {name}", DataError)
+    if path.name != folder_name(record["step"]):
+        raise DataError(f"{path / RECORD_FILE}: expected step {path.name}, got {record['step']}")
     for name, written in record["files"].items():
         try:
             found: object = file_record(path / name)
@@ -209,7 +234,7 @@ def check(path: Path, progress: dict[str, int]) -> dict[str, Any]:
 
 def file_record(file: Path) -> dict[str, Any]:
     """Flush a file to disk and return its size and CRC-32."""
-    with file.open("rb") as content:
+    with open_regular(file) as content:
         crc = crc32_of(content)
         os.fsync(content.fileno())
     return {"bytes": file.stat().st_size, "crc32": f"{crc:08x}"}

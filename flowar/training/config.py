@@ -4,10 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
-from flowar.config import FlowARConfig, is_count, is_number, require
+from flowar.config import FlowARConfig, require
 from flowar.model import Checkpointing
+from flowar.system.fields import checks_fields
+from flowar.system.rules import (
+    Count,
+    Epochs,
+    Fraction,
+    Index,
+    Noise,
+    Norm,
+    Place,
+    Range,
+    Rate,
+    Seed,
+    TrainingSteps,
+)
 from flowar.training.data_config import DataConfig
 
 OptimizerName = Literal["adamw", "muon"]
@@ -18,6 +32,7 @@ TrainPrecision = Literal["auto", "bf16", "tf32", "float32"]
 
 
 @dataclass
+@checks_fields
 class LossConfig:
     """The loss: its times, the noise on its context, and the weights of the scales. The defaults are the paper's.
 
@@ -35,17 +50,12 @@ class LossConfig:
     """
 
     times: Times = "uniform"
-    context_noise: float = 0.0
-    scale_exponent: float = 1.0
-
-    def __post_init__(self) -> None:
-        require("times", " or ".join(get_args(Times)), self.times, self.times in get_args(Times))
-        for name in ("context_noise", "scale_exponent"):
-            value = getattr(self, name)
-            require(name, "a number >= 0", value, is_number(value) and value >= 0)
+    context_noise: Noise = 0.0
+    scale_exponent: Annotated[float, Range(0, 10)] = 1.0
 
 
 @dataclass
+@checks_fields
 class OptimConfig:
     """Optimizer with linear warm-up and cosine decay (paper, section 4; lr scales with the batch).
 
@@ -74,38 +84,29 @@ class OptimConfig:
     """
 
     optimizer: OptimizerName = "adamw"
-    batch_size: int = 256
-    steps: int | None = None
-    epochs: float | None = 400
-    lr: float = 2e-4
+    batch_size: Count = 256
+    steps: TrainingSteps | None = None
+    epochs: Epochs | None = 400
+    lr: Rate = 2e-4
     lr_schedule: LearningRateSchedule = "cosine"
-    final_lr: float = 1e-5
-    warmup_steps: int = 1000
-    warmup_epochs: float | None = None
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = 0.02
-    max_grad_norm: float = 1.0
-    skip_grad_norm: float | None = None
-    max_skipped: int = 100
-    ema_decays: Sequence[float] = (0.9999,)
+    final_lr: Annotated[float, Range(0, 100)] = 1e-5
+    warmup_steps: Annotated[int, Range(0, 10**8)] = 1000
+    warmup_epochs: Epochs | None = None
+    betas: tuple[Fraction, Fraction] = (0.9, 0.95)
+    weight_decay: Annotated[float, Range(0, 100)] = 0.02
+    max_grad_norm: Norm = 1.0
+    skip_grad_norm: Norm | None = None
+    max_skipped: Count = 100
+    ema_decays: Sequence[Fraction] = (0.9999,)
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "max_skipped"):
-            require(name, "a positive integer", getattr(self, name), is_count(getattr(self, name)))
-        require("steps", "a positive integer", self.steps, self.steps is None or is_count(self.steps))
         require("optim", "steps or epochs", "neither", self.steps is not None or self.epochs is not None)
-        for name in ("epochs", "warmup_epochs", "lr", "max_grad_norm", "skip_grad_norm"):
-            value = getattr(self, name)
-            require(name, "a positive number", value, value is None or (is_number(value) and value > 0))
-        optimizers, schedules = get_args(OptimizerName), get_args(LearningRateSchedule)
-        require("optimizer", " or ".join(optimizers), self.optimizer, self.optimizer in optimizers)
-        require("lr_schedule", " or ".join(schedules), self.lr_schedule, self.lr_schedule in schedules)
         decays = tuple(self.ema_decays)
-        different = bool(decays) and len(set(decays)) == len(decays) and all(0 <= each < 1 for each in decays)
-        require("ema_decays", "different numbers in [0, 1), at least one", decays, different)
+        require("ema_decays", "different numbers, at least one", decays, bool(decays) and len({*decays}) == len(decays))
 
 
 @dataclass
+@checks_fields
 class ValidationConfig:
     """The configuration of held-out images, which the run measures its loss on and does not train on.
 
@@ -119,19 +120,17 @@ class ValidationConfig:
         images: largest number of images to evaluate on.
     """
 
-    share: float = 0.0
-    folder: str | None = None
-    every: int = 500
-    images: int = 1000
+    share: Fraction = 0.0
+    folder: Place | None = None
+    every: Count = 500
+    images: Count = 1000
 
     def __post_init__(self) -> None:
-        require("share", "a number in [0, 1)", self.share, is_number(self.share) and 0 <= self.share < 1)
         require("validation", "share or folder", "both", not (self.share and self.folder))
-        for name in ("every", "images"):
-            require(name, "a positive integer", getattr(self, name), is_count(getattr(self, name)))
 
 
 @dataclass
+@checks_fields
 class FinetuneConfig:
     """The model that fine-tuning starts from.
 
@@ -145,12 +144,13 @@ class FinetuneConfig:
             size).
     """
 
-    checkpoint: str
-    classes: list[int] | None = None
+    checkpoint: Place
+    classes: list[Annotated[int, Range(-1)]] | None = None
     interpolate_positions: bool = False
 
 
 @dataclass(kw_only=True)
+@checks_fields
 class RunConfig:
     """The configuration of how a run goes, whatever it trains.
 
@@ -181,33 +181,27 @@ class RunConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     precision: TrainPrecision = "auto"
     parallel: Parallel = "auto"
-    micro_batch: int | None = None
+    micro_batch: Count | None = None
     checkpointing: Checkpointing = "none"
     compile: bool = False
-    seed: int = 0
-    log_every: int = 20
-    sample_every: int = 1000
-    save_every: int = 500
-    save_minutes: float = 10.0
-    keep_checkpoints: int = 2
+    seed: Seed = 0
+    log_every: Count = 20
+    sample_every: Index = 1000
+    save_every: Count = 500
+    save_minutes: Annotated[float, Range(0, 1e6)] = 10.0
+    keep_checkpoints: Count = 2
     nan_trace: bool = False
     export_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     resume: bool = False
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("log_every", "save_every", "keep_checkpoints"):
-            require(name, "a positive integer", getattr(self, name), is_count(getattr(self, name)))
-        micro = self.micro_batch
-        require("micro_batch", "a positive integer", micro, micro is None or is_count(micro))
-        minutes = self.save_minutes
-        require("save_minutes", "a number >= 0", minutes, is_number(minutes) and minutes >= 0)
-        require("sample_every", "an integer >= 0", self.sample_every, self.sample_every >= 0)
         whole = self.parallel in ("auto", "ddp") or self.optim.optimizer != "muon"  # Muon needs whole matrices
         require("optimizer", f"adamw for parallel {self.parallel}", self.optim.optimizer, whole)
 
 
 @dataclass
+@checks_fields
 class TrainConfig(RunConfig):
     """The configuration of a training run.
 
@@ -224,7 +218,7 @@ class TrainConfig(RunConfig):
     """
 
     data: DataConfig
-    output: str
+    output: Place
     model: FlowARConfig
     loss: LossConfig = field(default_factory=LossConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)

@@ -65,9 +65,10 @@ def column(rows: Rows, name: str) -> Values:
 
 
 def columns(rows: Rows, name: str) -> Values:
-    """One list of numbers per row, [rows, length]; the length is 0 if no row has the list."""
+    """One list of numbers per row, [rows, length], NaN where it is shorter; the length is 0 if no row has the list."""
     length = max((len(row[name]) for row in rows if name in row), default=0)
-    return np.array([row.get(name, [math.nan] * length) for row in rows], dtype=np.float64)
+    lists = [[*row.get(name, [])] for row in rows]
+    return np.array([[*each, *[math.nan] * (length - len(each))] for each in lists], dtype=np.float64)
 
 
 def smoothed(values: Values) -> Values:

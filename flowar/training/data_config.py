@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from flowar.config import as_grid, is_count, require
+from flowar.config import as_grid, require
+from flowar.system.fields import checks_fields
+from flowar.system.rules import Channels, Count, Place, Range, Side
 
 
 @dataclass
+@checks_fields
 class DataConfig:
     """The images to train on, their tokenizer, and the store of their latents.
 
@@ -39,28 +42,22 @@ class DataConfig:
         device: device to encode on; "auto" is the GPU if there is one.
     """
 
-    folder: str | None = None
-    tokenizer: str | None = None
+    folder: Place | None = None
+    tokenizer: Place | None = None
     split: str = "train"
-    image_size: int | Sequence[int] = 256
-    image_channels: int = 3
-    latents: str | None = None
+    image_size: Side | Sequence[Side] = 256
+    image_channels: Channels = 3
+    latents: Place | None = None
     flips: bool | None = None
-    crops: int = 0
+    crops: Annotated[int, Range(0, 10_000)] = 0
     on_bad_image: Literal["fail", "skip"] = "fail"
     dtype: Literal["float32", "float16"] = "float32"
-    shard_size: int = 1024
-    encode_batch: int = 64
-    workers: int = 1
+    shard_size: Count = 1024
+    encode_batch: Count = 64
+    workers: Annotated[int, Range(1, 1024)] = 1
     device: str = "auto"
 
     def __post_init__(self) -> None:
         require("data", "folder or latents", "neither", bool(self.folder or self.latents))
         require("tokenizer", "one for the images of folder", self.tokenizer, bool(self.tokenizer or not self.folder))
         as_grid("image_size", self.image_size)
-        for name in ("shard_size", "encode_batch", "workers"):
-            require(name, "a positive integer", getattr(self, name), is_count(getattr(self, name)))
-        require("image_channels", "1 or 3", self.image_channels, self.image_channels in (1, 3))
-        require("crops", "an integer >= 0", self.crops, self.crops >= 0)
-        for name, choices in (("on_bad_image", ("fail", "skip")), ("dtype", ("float32", "float16"))):
-            require(name, " or ".join(choices), getattr(self, name), getattr(self, name) in choices)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
-from flowar.config import is_count, is_number, require
+from flowar.config import require
+from flowar.system.fields import checks_fields
+from flowar.system.rules import Count, Guidance, Noise, Place, Range
 from flowar.training.config import OptimConfig, RunConfig
 from flowar.training.data_config import DataConfig
 
@@ -16,6 +18,7 @@ def distillation_optim() -> OptimConfig:
 
 
 @dataclass
+@checks_fields
 class DistillConfig(RunConfig):
     """The configuration of a distillation.
 
@@ -38,27 +41,20 @@ class DistillConfig(RunConfig):
         optim: optimizer, learning rate, averages; the first average is what the student's own targets are made of.
     """
 
-    model: str
-    output: str
+    model: Place
+    output: Place
     data: DataConfig | Literal["self"] = "self"
-    images: int = 50_000
+    images: Count = 50_000
     schedule: str | None = None
-    guidance_scale: float | None = None
-    jumps: int = 32
-    teacher_share: float = 0.25
-    context_noise: float = 0.0
-    scale_exponent: float = 1.0
+    guidance_scale: Guidance | None = None
+    jumps: Annotated[int, Range(2, 1024)] = 32
+    teacher_share: Annotated[float, Range(0, 1, "()")] = 0.25
+    context_noise: Noise = 0.0
+    scale_exponent: Annotated[float, Range(0, 10)] = 1.0
     optim: OptimConfig = field(default_factory=distillation_optim, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require("images", "a positive integer", self.images, is_count(self.images))
-        power = is_count(self.jumps) and self.jumps >= 2 and self.jumps.bit_count() == 1
-        require("jumps", "a power of two from 2 on", self.jumps, power)
-        share = self.teacher_share
-        require("teacher_share", "a number in (0, 1)", share, is_number(share) and 0 < share < 1)
-        for name in ("context_noise", "scale_exponent"):
-            value = getattr(self, name)
-            require(name, "a number >= 0", value, is_number(value) and value >= 0)
+        require("jumps", "a power of two from 2 on", self.jumps, self.jumps.bit_count() == 1)
         replicas = self.parallel in ("auto", "ddp")
         require("parallel", "ddp for a distillation", self.parallel, replicas)  # targets need whole averages

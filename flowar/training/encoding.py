@@ -39,6 +39,7 @@ from flowar.training.latent_store import (
     write_record,
 )
 from flowar.training.pictures import stamps
+from flowar.training.room import check_encoding
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +66,7 @@ def encode(folder: Path, source: ImageSource, tokenizer: Tokenizer, config: Data
         store = None
     if store is None:
         encoder = Encoder(folder, source, config, key)
+        check_encoding(folder, source, tokenizer, config, encoder.variants)
         missing = [number for number in range(encoder.shards) if not encoder.finished(number, tokenizer)]
         clear(folder, encoder.shards)
         tokenizer.save_pretrained(folder / TOKENIZER_FOLDER)
@@ -123,6 +125,11 @@ class Encoder:
     @property
     def shards(self) -> int:
         return -(-len(self.source) // self.config.shard_size)
+
+    @property
+    def variants(self) -> int:
+        """The number of encodings of every image."""
+        return 1 + int(self.key["flips"]) + self.config.crops
 
     @cached_property
     def device(self) -> torch.device:
@@ -202,9 +209,8 @@ class Encoder:
 
     def no_moments(self) -> Tensor:
         """Empty moments, [0, variants, 1 or 2, c, h, w] in the dtype of the store."""
-        count = 1 + self.key["flips"] + self.config.crops
         grid = (side // self.tokenizer.stride for side in self.source.image_size)
-        shape = (0, count, 1 + self.noisy, self.tokenizer.channels, *grid)
+        shape = (0, self.variants, 1 + self.noisy, self.tokenizer.channels, *grid)
         return torch.empty(shape, dtype=parse_dtype(self.config.dtype))
 
     def read(self, indices: Iterable[int], skipped: list[str]) -> dict[int, Tensor]:

@@ -19,16 +19,17 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from flowar.data.image_source import ImageSource
-from flowar.errors import CheckpointError, DataError, FlowARError, first_line
+from flowar.errors import CheckpointError, DataError, FlowARError, shown
 from flowar.storage.checksums import read_sealed, write_sealed
-from flowar.storage.weights import save_tensors
+from flowar.storage.weights import map_safetensors, metadata_record, save_tensors
+from flowar.system.rules import Count, Index, Name
+from flowar.system.structured import as_record
 from flowar.tokenizers.base import Tokenizer
 from flowar.tokenizers.loading import check_tokenizer, load_tokenizer
 from flowar.training.draws import Draws, Stream
@@ -37,9 +38,35 @@ from flowar.training.pictures import changed
 STORE_FILE, TOKENIZER_FOLDER = "store.json", "tokenizer"
 FORMAT = 1
 REMEDY = f"to mend it, remove {STORE_FILE} and encode again: shards that are whole stay"
+MOST_CLASSES = 2**31
 VERIFIED_BYTES = 2**31  # larger stores open without a look at their checksums, which takes a second a GiB
 
 Key = Mapping[str, Any]  # plain data that latents depend on, see `encoding.store_key`
+
+
+class WrittenShard(TypedDict):
+    """What `store.json` says of a shard."""
+
+    images: Index
+    crc32: str
+
+
+class StoreRecord(TypedDict):
+    """What is read of `store.json`."""
+
+    moments: list[Count]
+    class_names: list[Name]
+    key: Key
+    shards: list[WrittenShard]
+
+
+class ShardRecord(TypedDict):
+    """What is read of the metadata of a shard."""
+
+    key: Key
+    first: Index
+    skipped: list[str]
+    crc32: str
 
 
 @dataclass
@@ -72,14 +99,16 @@ class Shard:
             DataError: if it is missing, truncated, or no shard.
         """
         try:
-            with safe_open(path, "pt") as file:
-                about = json.loads((file.metadata() or {})["shard"])
-                pictures = file.get_tensor("pictures") if "pictures" in file.keys() else None  # noqa: SIM118
-                return Shard(file.get_tensor("moments"), file.get_tensor("labels"), **about, pictures=pictures)
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(
-                f"{path}: expected a shard of latents ({type(error).__name__}: {first_line(error)})"
-            ) from error
+            about, tensors = metadata_record(path, "shard", ShardRecord, DataError), map_safetensors(path)
+        except CheckpointError as error:
+            raise DataError(str(error)) from error
+        shapes = {name: f"{tensor.dtype} {list(tensor.shape)}" for name, tensor in tensors.items()}
+        moments, labels = (tensors.get(name, torch.empty(0)) for name in ("moments", "labels"))
+        floats, integers = moments.is_floating_point(), labels.dtype == torch.int64
+        if not (floats and integers and moments.dim() == 6 and labels.shape == moments.shape[:1]):
+            raise DataError(f"{path}: expected a shard of latents, moments of 6 dimensions and labels, got {shapes}")
+        pictures = tensors.get("pictures")
+        return Shard(moments, labels, about["key"], about["first"], about["skipped"], about["crc32"], pictures)
 
     def save(self, path: Path) -> None:
         """Write the shard with its checksum, aside first.
@@ -147,11 +176,14 @@ class LatentStore:
             raise DataError(f"latents: expected a complete store, found no {STORE_FILE} in {folder}")
         record = read_record(folder)
         shards = [Shard.open(shard_path(folder, number)) for number in range(len(record["shards"]))]
+        if not shards:
+            raise DataError(f"{folder / STORE_FILE}: expected shards, got none; {REMEDY}")
         store = LatentStore(
             folder, record["key"], tuple(record["class_names"]), shards, torch.cat([shard.labels for shard in shards])
         )
         for number, written in enumerate(record["shards"]):
             check_shard(shard_path(folder, number), shards[number], written, record)
+        check_labels(folder, store)
         if verify is None:
             verify = store.nbytes < VERIFIED_BYTES
         if verify:
@@ -259,7 +291,7 @@ def write_record(folder: Path, shards: int, key: Key, source: str, class_names: 
     write_sealed(folder / STORE_FILE, record)
 
 
-def read_record(folder: Path) -> dict[str, Any]:
+def read_record(folder: Path) -> StoreRecord:
     """Read the `store.json` that `write_record` wrote.
 
     Raises:
@@ -271,20 +303,17 @@ def read_record(folder: Path) -> dict[str, Any]:
     except CheckpointError as error:
         raise DataError(str(error)) from error
     if record.get("format") != FORMAT:
-        raise DataError(f"{path}: expected a latent store of format {FORMAT}, got {record.get('format')}")
-    missing = {"moments", "class_names", "key", "shards"} - record.keys()
-    if missing:
-        raise DataError(f"{path}: expected the record of a latent store, got one without {', '.join(sorted(missing))}")
-    return record
+        raise DataError(f"{path}: expected a latent store of format {FORMAT}, got {shown(record.get('format'))}")
+    return as_record(record, StoreRecord, str(path), DataError)
 
 
-def check_shard(path: Path, shard: Shard, written: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+def check_shard(path: Path, shard: Shard, written: WrittenShard, record: StoreRecord) -> None:
     """Check that a shard is the one that the entry `written` of the store's `record` describes.
 
     Raises:
         DataError: naming the first difference.
     """
-    expected = {"moments": record["moments"], "key": record["key"], **written}
+    expected: dict[str, Any] = {"moments": record["moments"], "key": record["key"], **written}
     found = {
         "moments": list(shard.moments.shape[1:]),
         "key": shard.key,
@@ -294,6 +323,15 @@ def check_shard(path: Path, shard: Shard, written: Mapping[str, Any], record: Ma
     for name, value in found.items():
         if expected.get(name) != value:
             raise DataError(f"{path}: expected {name} {expected.get(name)}, got {value}; {REMEDY}")
+
+
+def check_labels(folder: Path, store: LatentStore) -> None:
+    """Check that the labels of a store are numbers of its classes. Raises DataError."""
+    low, high = (int(edge) for edge in torch.aminmax(store.labels))
+    classes = len(store.class_names) or MOST_CLASSES
+    if not 0 <= low <= high < classes:
+        got = f"some from {low} to {high}"
+        raise DataError(f"{folder}: expected labels from 0 to {classes - 1}, got {got}; {REMEDY}")
 
 
 def check_key(where: Path, found: Key, expected: Key, tokenizer: Tokenizer) -> None:

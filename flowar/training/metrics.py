@@ -10,7 +10,7 @@ import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import torch
 from torch import Tensor
@@ -20,10 +20,38 @@ from flowar.model import Loss
 from flowar.networks.flops import training_flops
 from flowar.system.files import each_number, write_aside
 from flowar.system.hardware import peak_flops, peak_memory_mib, widest_float
+from flowar.system.rules import Measurement, Range
+from flowar.system.structured import parse_json
 
 log = logging.getLogger(__name__)
 
 TIME_BINS = 10  # of [0, 1]
+
+Measured = Measurement | None
+
+
+class Step(TypedDict):
+    """What every row of `metrics.jsonl` has."""
+
+    step: Annotated[float, Range(0, 1e15)]
+
+
+class MetricsRow(Step, total=False):
+    """A row of `metrics.jsonl`, of which older versions have less; beside what is read of it there may be more."""
+
+    loss: Measured
+    loss_scale: list[Measured]
+    loss_time: list[Measured]
+    held_out_loss: Measured
+    grad_norm: Measured
+    grad_norm_max: Measured
+    skipped_steps: Measured
+    lr: Measured
+    images_per_second: Measured
+    mfu: Measured
+    peak_memory_mib: Measured
+    seconds: Measured
+    data_seconds: Measured
 
 
 class StepMetrics:
@@ -129,7 +157,7 @@ class MetricsWriter:
     def __init__(self, folder: Path, step: int) -> None:
         """Open the file and drop its rows after `step`, which an interrupted run left."""
         self.path = folder / "metrics.jsonl"
-        lines = self.path.read_text().splitlines() if step and self.path.exists() else []
+        lines = self.path.read_text(errors="replace").splitlines() if step and self.path.exists() else []
         kept = [f"{row}\n" for row in lines if logged_step(row) <= step]
         write_aside(self.path, lambda aside: aside.write_text("".join(kept)))
         self.file = self.path.open("a")
@@ -170,7 +198,7 @@ def named_numbers(values: Any, name: str = "") -> Iterator[tuple[str, float]]:
 def logged_step(row: str) -> float:
     """The step of a row; infinite for the row that a killed run did not finish."""
     try:
-        return float(json.loads(row)["step"])
+        return float(parse_json(row)["step"])
     except (ValueError, KeyError, TypeError):
         return math.inf
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Annotated
 
-from flowar.config import Grid, is_count, is_number, require
+from flowar.config import Grid, require
+from flowar.system.fields import checks_fields
+from flowar.system.rules import Count, Noise, Range, Rate, Seed, TrainingSteps, Weight
 from flowar.training.config import TrainPrecision
 from flowar.training.small_autoencoders import DEFAULT_WIDTHS, check_widths, default_channels, default_widths
 
@@ -13,6 +16,7 @@ ROBUST_SHARE = 0.4375  # robust steps by default, of the others
 
 
 @dataclass
+@checks_fields
 class TokenizerTrainingConfig:
     """The configuration of the training of a tokenizer; what is left out follows from the size of the images.
 
@@ -49,36 +53,26 @@ class TokenizerTrainingConfig:
     """
 
     kind: str = "conv"
-    channels: int | None = None
-    widths: list[int] = field(default_factory=list)
-    steps: int | None = None
-    batch_size: int = 64
-    lr: float = 2e-3
-    warmup_steps: int = 100
-    edge_weight: float = 0.5
-    perceptual_weight: float = 0.0
-    kl_weight: float = 1e-3
-    latent_noise: float = 0.0
-    robust_steps: int | None = None
-    robust_noise: float = 0.3
+    channels: Count | None = None
+    widths: list[Count] = field(default_factory=list)
+    steps: TrainingSteps | None = None
+    batch_size: Count = 64
+    lr: Rate = 2e-3
+    warmup_steps: TrainingSteps = 100
+    edge_weight: Weight = 0.5
+    perceptual_weight: Weight = 0.0
+    kl_weight: Weight = 1e-3
+    latent_noise: Noise = 0.0
+    robust_steps: Annotated[int, Range(0, 10**8, seconds=1e-3)] | None = None
+    robust_noise: Noise = 0.3
     flips: bool | None = None
     precision: TrainPrecision = "auto"
-    interval: int = 200
-    save_minutes: float = 10.0
-    seed: int = 0
+    interval: Count = 200
+    save_minutes: Annotated[float, Range(0, 1e6)] = 10.0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
         require("kind", f"one of {', '.join(DEFAULT_WIDTHS)}", self.kind, self.kind in DEFAULT_WIDTHS)
-        for name in ("batch_size", "warmup_steps", "interval"):
-            require(name, "a positive integer", getattr(self, name), is_count(getattr(self, name)))
-        for name in ("channels", "steps"):
-            value = getattr(self, name)
-            require(name, "a positive integer", value, value is None or is_count(value))
-        robust = self.robust_steps
-        require("robust_steps", "an integer >= 0", robust, robust is None or robust >= 0)
-        for name in ("edge_weight", "perceptual_weight", "kl_weight", "latent_noise", "robust_noise", "save_minutes"):
-            value = getattr(self, name)
-            require(name, "a number >= 0", value, is_number(value) and value >= 0)
         if self.widths:
             check_widths(self.kind, self.channels or default_channels(self.widths), self.widths)
 

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from flowar.data.transforms import to_unit_range
+from flowar.errors import TrainingError
 from flowar.system.lock import locked
+from flowar.system.memory import check_memory
 from flowar.system.progress import step_progress
 from flowar.system.signals import StopRequest
 from flowar.tokenizers.base import Tokenizer
@@ -42,11 +44,14 @@ def train_tokenizer(
         ValueError: for images whose sides its stride does not divide, a checkpoint of another training, and a folder
             that another process writes to.
         MissingPackageError: if the kind needs diffusers, or the perceptual loss EfficientNet-Lite0.
+        TrainingError: for a loss that is not finite, at the end of an interval or of all.
         OSError: if writing fails; checkpoints that were there stay.
         KeyboardInterrupt, SystemExit: for SIGINT and for SIGTERM (143) in a training that is watched, after the step
             that it is in, whose checkpoint is then there; a second signal ends the process at once.
     """
     height, width = images.shape[2:]
+    pixels = images[0].numel()
+    check_memory("batch_size", f"{config.batch_size} images of {width}x{height}", 4 * config.batch_size * pixels)
     state = TokenizerState.new(
         config.for_images((height, width), flips=False), images.shape[1], (height, width), device
     )
@@ -87,6 +92,11 @@ def run_until(last: int, state: TokenizerState, loss: Callable[[int], Tensor], w
                 value = loss(state.step)
             state.update(value)
             advance()
+            looked_at = state.step == last or state.step % state.config.interval == 0
+            if looked_at and not value.isfinite():
+                raise TrainingError(
+                    f"step {state.step}: expected a finite loss, got {value.item()}; a lower lr may help"
+                )
             if watch:
                 watch.after_step(state, value)
                 tokenizer.train(training)

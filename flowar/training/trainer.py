@@ -12,15 +12,17 @@ import torch
 from torch import nn
 
 from flowar.config import IMAGENET_CLASSES, FlowARConfig
+from flowar.errors import TrainingError
 from flowar.model import FlowAR
 from flowar.pipeline import FlowARPipeline
 from flowar.system.arguments import check_type
-from flowar.system.files import read_rows, write_json
+from flowar.system.files import write_json
 from flowar.system.lock import locked_by_main
 from flowar.system.precision import default_device, matmul_precision, parse_dtype
 from flowar.system.progress import step_progress
 from flowar.system.ranks import Ranks
 from flowar.system.signals import StopRequest
+from flowar.system.structured import read_rows
 from flowar.tokenizers.base import Tokenizer
 from flowar.training.batches import batches
 from flowar.training.checkpoints import CheckpointWriter, refuse_second_run, resume
@@ -31,13 +33,14 @@ from flowar.training.interruption import Interruption
 from flowar.training.interval import Interval
 from flowar.training.latent_store import LatentStore
 from flowar.training.load_data import count_classes, load_data, load_held_out
-from flowar.training.metrics import MetricsWriter, StepMetrics
+from flowar.training.metrics import MetricsRow, MetricsWriter, StepMetrics
 from flowar.training.optimizer import learning_rate, total_steps, warmup_steps
 from flowar.training.parallel import parallelize
 from flowar.training.pool import Pool
+from flowar.training.room import check_model, check_time
 from flowar.training.sample_grids import sample_grid
 from flowar.training.state import TrainState
-from flowar.training.step import Batch, OptimizerStep, TrainingStep, check_shares, chosen_precision
+from flowar.training.step import REMEDY, Batch, OptimizerStep, Outcome, TrainingStep, check_shares, chosen_precision
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +58,7 @@ def train(config: TrainConfig, ranks: Ranks | None = None) -> Path:
     Raises:
         ValueError: for a configuration, data set, tokenizer or checkpoint that does not fit, and for a run folder that
             another process writes to.
-        TrainingError: for a run that does not converge.
+        TrainingError: for a run that does not converge; one whose last loss or weights are not finite exports nothing.
         OSError: if writing fails; checkpoints that were there stay.
         KeyboardInterrupt, SystemExit: for SIGINT and for SIGTERM (143), after the step that it is in, whose checkpoint
             is then there; a second signal ends the process at once. Signals that the program handles in its own way,
@@ -100,12 +103,12 @@ class Run(ABC):
         check_shares(config, ranks.world_size)
         self._open_data()
         torch.manual_seed(config.seed)
+        self.steps = total_steps(config.optim, len(self.pool))
         model = self._new_model().to(ranks.device)
         model.checkpointing = config.checkpointing
         distributed = self._distribute(model)
         self.state = TrainState.new(model, config.optim)
         self.step = self._new_step(distributed)
-        self.steps = total_steps(config.optim, len(self.pool))
         self.warmup = warmup_steps(config.optim, len(self.pool))
         self.interval = Interval(StepMetrics(model.config, ranks.device), 0)
         self.reported = True  # whether the row, the picture and the checkpoint that are due at this step are there
@@ -183,6 +186,8 @@ class Run(ABC):
             for out, times in outcome.losses:
                 metrics.update_loss(out, times)
         metrics.update_step(outcome.grad_norm, torch.tensor(outcome.skipped, device=device), lr)
+        if self.state.step == self.steps:
+            self._check_last(outcome)
         self.reported = False
 
     def _report(self, writer: MetricsWriter | None) -> None:
@@ -199,6 +204,16 @@ class Run(ABC):
         if row:
             self.interval.begin(state.step)
         self.reported = True
+
+    def _check_last(self, outcome: Outcome) -> None:
+        """Check that the loss of the last step is finite, before a checkpoint says that the run has ended.
+
+        Raises:
+            TrainingError: if it is not.
+        """
+        loss = self.ranks.sum(torch.stack([out.loss for out, _ in outcome.losses]).sum())
+        if not loss.isfinite():
+            raise TrainingError(f"step {self.steps}: expected a finite loss in the last step, got {loss}; {REMEDY}")
 
     def _due(self, every: int) -> bool:
         return self.state.step % every == 0 or self.state.step == self.steps
@@ -219,7 +234,7 @@ class Run(ABC):
             losses = [f"{name.replace('_', ' ')} {row[name]:.4f}" for name in ("loss", "held_out_loss") if name in row]
             rate = row["images_per_second"]
             log.info("step %d of %d: %s, %.0f images/s", step, self.steps, ", ".join(losses), rate)
-            if evaluate and (warning := turned(read_rows(writer.path))):
+            if evaluate and (warning := turned(read_rows(writer.path, MetricsRow))):
                 log.warning(warning)
 
     def _export(self) -> Path:
@@ -228,6 +243,8 @@ class Run(ABC):
         folders = [self.output / ("model" if decay == decays[0] else f"model_ema_{decay}") for decay in decays]
         for decay, folder in zip(decays, folders, strict=True):
             model = self.state.average_model(decay)
+            if not all(weight.isfinite().all() for weight in model.parameters()):
+                raise TrainingError(f"{folder}: expected finite weights to export, got others; {REMEDY}")
             with self.ranks.main_first():
                 if self.ranks.main:
                     pipeline = FlowARPipeline(model, self.tokenizer)
@@ -245,6 +262,7 @@ class TrainingRun(Run):
 
     def _open_data(self) -> None:
         config = self.config
+        check_model(config.model, config, self.ranks)
         classes = None if config.model.classes_left_out else config.model.num_classes
         with self.ranks.main_first():
             data, self.tokenizer = load_data(config.data, self.output, classes, config.model.class_names)
@@ -254,23 +272,26 @@ class TrainingRun(Run):
         self.pool = Pool(data, images, config.balance_classes)
 
     def _new_model(self) -> FlowAR:
-        return new_model(self.config, self.pool.store, self.tokenizer)
+        return new_model(self.config, self.pool.store, self.tokenizer, self.steps, self.ranks)
 
     def _new_step(self, distributed: nn.Module) -> TrainingStep:
         return TrainingStep(self.state, self.config, self.ranks, distributed)
 
 
-def new_model(config: TrainConfig, data: LatentStore, tokenizer: Tokenizer) -> FlowAR:
-    """Make the model that a run begins with, whose classes `config` has from the data.
+def new_model(config: TrainConfig, data: LatentStore, tokenizer: Tokenizer, steps: int, ranks: Ranks) -> FlowAR:
+    """Make the model that a run of so many steps begins with, whose classes `config` has from the data.
 
     Raises:
-        ValueError: if the configured model, or the one to start from, does not fit the data.
+        ValueError: if the configured model, or the one to start from, does not fit the data, or its training takes more
+            memory or time than there is.
     """
     start = load_start(config.finetune) if config.finetune else None
     model = config.model
     if start and replace(model, num_classes=IMAGENET_CLASSES, class_names=()) == FlowARConfig():  # all else left out
         model = replace(start.config, num_classes=model.num_classes, class_names=model.class_names)
     fitted = fitting(model, data, tokenizer)
+    check_model(fitted, config, ranks)
+    check_time(fitted, config, steps, ranks)
     if start is None:
         return FlowAR(fitted)
     assert config.finetune is not None
