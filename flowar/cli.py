@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
-from flowar.errors import FlowARError, escaped, first_line, sentence
+from flowar.errors import FlowARError, escaped, first_line, sentence, shortened, shown
 from flowar.system.process import take_over_process, take_over_terminal
 from flowar.system.signals import exit_code
 from flowar.system.streams import flushed_output
@@ -151,7 +151,7 @@ def parse_options(name: str, options: type[Any], arguments: Sequence[str]) -> An
     Raises:
         FlowARError: for an unknown option, a missing one, or a value of the wrong type.
     """
-    from jsonargparse import ArgumentError, ArgumentParser
+    from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
     program = f"flowar {name}"
     parser = ArgumentParser(prog=program, usage=f"{program} [options]", description=COMMANDS[name], exit_on_error=False)
@@ -163,11 +163,16 @@ def parse_options(name: str, options: type[Any], arguments: Sequence[str]) -> An
     for action in parser._actions:
         if getattr(action, "_typehint", None) is bool:  # `--naive` alone means `--naive true`
             action.nargs, action.const = "?", True
-    files = option_files(options, arguments)
+    groups = group_names(options)
+    files = option_files(groups, arguments)
     for path in files:
         check_yaml_file(path)
     try:
-        values = vars(parser.instantiate(parser.parse_args(arguments)))
+        parsed = parser.parse_args(arguments)
+        for group in groups:
+            if not isinstance(parsed[group], Namespace):
+                raise FlowARError(f"{group}: expected options of its own, got {shown(parsed[group])}")
+        values = vars(parser.instantiate(parsed))
         return options(**{field.name: values[field.name] for field in dataclasses.fields(options)})
     except ArgumentError as error:
         message = " ".join(one_line(str(error)).split())
@@ -176,11 +181,14 @@ def parse_options(name: str, options: type[Any], arguments: Sequence[str]) -> An
         raise FlowARError(located(one_line(str(error)), arguments, files)) from error
 
 
-def option_files(options: type[Any], arguments: Sequence[str]) -> list[Path]:
+def group_names(options: type[Any]) -> list[str]:
+    """The options that are groups of some, which may not be left out."""
+    return [name for name, hint in get_type_hints(options).items() if dataclasses.is_dataclass(hint)]
+
+
+def option_files(groups: Sequence[str], arguments: Sequence[str]) -> list[Path]:
     """The YAML files among the arguments: of all options, or of a group of them."""
-    names = {"config"}
-    for name, hint in get_type_hints(options).items():
-        names |= {name for part in (hint, *get_args(hint)) if dataclasses.is_dataclass(part)}
+    names = ("config", *groups)
     files = []
     for argument, following in itertools.zip_longest(arguments, arguments[1:], fillvalue=""):
         name, equals, value = argument.removeprefix("--").partition("=")
@@ -247,7 +255,7 @@ def one_line(message: str) -> str:
     value = re.search(r".*(?:Got|Given) value: (.*)\Z", message, re.DOTALL)
     if not (key and expected and value):
         return re.sub(r'Parser key "([^"]+)":', r"\1:", message)
-    types = re.sub(r"<class '(\w+)'>", r"\1", expected[1] or expected[2]).replace("NoneType", "nothing")
+    types = re.sub(r"<class '(?:[\w.]+\.)?(\w+)'>", r"\1", expected[1] or expected[2]).replace("NoneType", "nothing")
     types = re.sub(r"Literal\[(.*?)\]", lambda found: " or ".join(re.findall(r"[\w.-]+", found[1])), types)
     types = re.sub(r"\b(?:typing|collections\.abc)\.", "", types)
     return f"{key[1]}: expected {types.replace(', nothing', ' or nothing')}, got {value[1]}"
@@ -255,5 +263,5 @@ def one_line(message: str) -> str:
 
 def fail(message: str, code: int = EXIT_BAD_INPUT) -> NoReturn:
     """End with `message` on stderr."""
-    print(f"flowar: {message}", file=sys.stderr)
+    print(f"flowar: {shortened(escaped(message))}", file=sys.stderr)
     sys.exit(code)

@@ -167,9 +167,10 @@ class FlowAR(PretrainedModel):
         """
         widths = (self.config.latent_channels, self.config.ar_width)
         scale = matching_scale(x_t, t, z_k, self.config.scale_lengths, widths, self._parameter)
-        if r is not None:
-            check_tensor("r", r, t.shape, self._parameter)
-        return self.flow_transformer(x_t, t[:, None], z_k, [scale], None if r is None else r[:, None])
+        if r is None:
+            return self.flow_transformer(x_t, t[:, None], z_k, [scale])
+        check_tensor("r", r, t.shape, self._parameter)
+        return self.flow_transformer(x_t, t[:, None], z_k, [scale], r[:, None])
 
     def loss(
         self,
@@ -301,8 +302,8 @@ class FlowAR(PretrainedModel):
 
         def velocity(k: int, x: Tensor, z: Tensor, i: int) -> Tensor:
             callbacks.on_step()
-            t, r = (x.new_full((len(z), 1), each) for each in schedule.evaluations(k, scales)[i].interval)  # [2B, 1]
-            return flow(x.repeat(2, 1, 1), t, z, [k], r)  # [2B, n_k, c]
+            t, *r = (x.new_full((len(z), 1), each) for each in schedule.evaluations(k, scales)[i].times)  # [2B, 1]
+            return flow(x.repeat(2, 1, 1), t, z, [k], *r)  # [2B, n_k, c]
 
         for k, start in enumerate(noise):  # [B, n_k, c]
             inputs = self.pyramid.upsample(latents[-1], k).repeat(2, 1, 1) if latents else None  # [2B, n_k, c]

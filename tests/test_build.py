@@ -269,9 +269,8 @@ def test_without_extension() -> None:
 def copy_of_ops(folder: Path) -> Path:
     """The package's ops, and what they need of it."""
     shutil.copytree(Path(flowar.__file__).parent / "ops", folder / "flowar/ops")
-    (folder / "flowar/system").mkdir()
-    for name in ("__init__.py", "lazy.py", "installation.py", "hardware.py"):
-        shutil.copy(Path(flowar.__file__).parent / "system" / name, folder / "flowar/system")
+    shutil.copytree(Path(flowar.__file__).parent / "system", folder / "flowar/system")
+    shutil.copy(Path(flowar.__file__).parent / "errors.py", folder / "flowar")
     (folder / "flowar/__init__.py").touch()
     return folder
 

@@ -122,6 +122,7 @@ class TestHelp:
                 "train",
                 ["go on from the newest checkpoint", "W, of the flow transformer", "default: 0.0002"],
             ),
+            ("distill", ["the teacher: folder of a model with its tokenizer", "that the teacher draws itself"]),
             (
                 "encode",
                 ["a pattern of tars such as shards/{0000..0009}.tar", "random crops of every image", "default: 1024"],

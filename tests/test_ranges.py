@@ -20,6 +20,7 @@ from flowar.evaluation.run import EvaluationConfig
 from flowar.system.fields import declarations
 from flowar.training.config import FinetuneConfig, OptimConfig, TrainConfig
 from flowar.training.data_config import DataConfig
+from flowar.training.distillation_config import DistillConfig
 
 OPTIONS = {name: importlib.import_module(f"flowar.commands.{name.replace('-', '_')}").Options for name in COMMANDS}
 
@@ -28,6 +29,7 @@ NEEDED: dict[Any, dict[str, Any]] = {
     DataConfig: {"latents": "store"},
     EvaluationConfig: {"reference": "images", "output": Path("out"), "extractor": "fashion"},
     FinetuneConfig: {"checkpoint": "old"},
+    DistillConfig: {"model": "teacher", "output": "run"},
     TrainConfig: {"data": DataConfig(latents="store"), "output": "run", "model": FlowARConfig()},
     OPTIONS["calibrate-tokenizer"]: {"tokenizer": "pixel:2", "data": "images", "output": Path("out")},
     OPTIONS["edit"]: {"kind": "vary", "classes": "0"},
@@ -42,7 +44,18 @@ NEEDED: dict[Any, dict[str, Any]] = {
 NEGATIVE = {"seed", "seeds", "classes"}  # where -1 makes sense
 ZERO = {  # where 0 does
     *NEGATIVE,
-    *("bootstrap", "box", "keep_scales", "query", "samples", "scale", "sample_every", "save_minutes", "crops"),
+    *(
+        "bootstrap",
+        "box",
+        "keep_scales",
+        "query",
+        "samples",
+        "scale",
+        "sample_every",
+        "save_minutes",
+        "crops",
+        "FlowARConfig.jumps",
+    ),
     *("dropout", "class_dropout", "guidance_scale", "guidance_scales", "guidance_interval", "interval_highs"),
     *("context_noise", "scale_exponent", "final_lr", "betas", "weight_decay", "ema_decays", "robust_steps"),
     *("edge_weight", "perceptual_weight", "kl_weight", "latent_noise", "robust_noise"),

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from flowar import FlowAR, FlowARConfig
 from flowar.evaluation.extractors import EfficientNetBlocks
-from flowar.model import Loss, check_shape
+from flowar.model import Loss
 from flowar.networks.layers import ResidualStream
+from flowar.system.tensors import check_tensor
 from flowar.tokenizers.base import Tokenizer
 
 BLOCK = 10  # of EfficientNet-Lite0, the last one at stride 16
@@ -53,7 +54,7 @@ class AlignedFlowAR(FlowAR):
     def loss(self, latents: Tensor, *arguments: Any, **options: Any) -> Loss:
         """As of any FlowAR, and the alignment; errors by scale and image are those of the velocity alone."""
         config = self.config
-        check_shape("latents", latents, (len(latents), config.latent_channels + CHANNELS, *config.grid))
+        check_tensor("latents", latents, (len(latents), config.latent_channels + CHANNELS, *config.grid), latents)
         latents, seen = latents.split([config.latent_channels, CHANNELS], 1)
         states: list[ResidualStream] = []
         block: nn.Module = self.flow_transformer.blocks[0]  # type: ignore[assignment]

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flowar import FlowAR, FlowARConfig
-from flowar.networks.arguments import check_shape
 from flowar.networks.latent_pyramid import LatentPyramid
+from flowar.system.tensors import check_tensor
 from flowar.tokenizers.base import Tokenizer
 
 
@@ -33,7 +33,7 @@ class EncodedScales(LatentPyramid):
         Raises:
             ValueError: for latents of another shape.
         """
-        check_shape("latents", latents, (*latents.shape[:1], self.channels, sum(self.lengths), 1))
+        check_tensor("latents", latents, (*latents.shape[:1], self.channels, sum(self.lengths), 1), latents)
         targets = latents.squeeze(-1).transpose(1, 2).contiguous()
         coarser = targets.split(list(self.lengths), 1)[:-1]
         return targets, torch.cat([self.upsample(tokens, k) for k, tokens in enumerate(coarser, 1)], 1)
@@ -45,3 +45,6 @@ class EncodedScalesFlowAR(FlowAR):
     def __init__(self, config: FlowARConfig) -> None:
         super().__init__(config)
         self.pyramid = EncodedScales(config)
+
+    def _labels_of(self, latents: Tensor, class_labels: Tensor) -> Tensor:
+        return self.check_labels(class_labels, null_class=True)  # the pyramid checks the latents

@@ -126,7 +126,6 @@ def implementation() -> str:
     return "reference" if reference_active() else f"compiled ({cpu_isa()})"
 
 
-@refusing
 def cpu_isa(select: str | None = None) -> str:
     """The instruction set that CPU kernels use: "baseline", "avx2" or "avx512".
 
@@ -135,7 +134,12 @@ def cpu_isa(select: str | None = None) -> str:
     """
     if not compiled:
         raise RuntimeError("flowar runs without its compiled ops")
-    name: str = torch.ops.flowar.cpu_isa.default(select or "")
+    return _cpu_isa(select or "")
+
+
+@refusing
+def _cpu_isa(select: str) -> str:
+    name: str = torch.ops.flowar.cpu_isa.default(select)
     return name
 
 

@@ -47,7 +47,7 @@ def refusal(op: Callable[..., Any], arguments: Sequence[Any], options: dict[str,
 
     Only a call that failed looks at the types of its arguments, as every call costs host time.
     """
-    name = op.__name__
+    name = op.__name__.lstrip("_")
     if isinstance(error, FlowARError):
         return error
     for argument, annotation, value in named(op, arguments, options):

@@ -33,6 +33,11 @@ class Evaluation(NamedTuple):
     arrival: float | None = None
 
     @property
+    def times(self) -> tuple[float, ...]:
+        """The time, and the arrival if there is one."""
+        return (self.time,) if self.arrival is None else (self.time, self.arrival)
+
+    @property
     def interval(self) -> tuple[float, float]:
         """The times that the velocity is a mean over: twice the same where it is that of one time."""
         return self.time, self.time if self.arrival is None else self.arrival

@@ -50,8 +50,8 @@ def ode_states(model: FlowAR, labels: Tensor, seed: int, scale: int, steps: Coll
     states: list[State] = []
 
     def velocity(i: int) -> Tensor:
-        t, r = (x.new_full((len(z),), each) for each in evaluations[i].interval)
-        return model.velocity(x.repeat(2, 1, 1), t, z, r)  # [2B, n, c]
+        t, *r = (x.new_full((len(z),), each) for each in evaluations[i].times)
+        return model.velocity(x.repeat(2, 1, 1), t, z, *r)  # [2B, n, c]
 
     def keep(i: int, end: Tensor) -> None:
         if i in steps:

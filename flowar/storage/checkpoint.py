@@ -73,7 +73,7 @@ class PretrainedModel(nn.Module):
             check_floats("dtype", dtype)
         folder, config = expanded(check_path("folder", folder)), self.config.to_dict()
         weights = {name: weight.to("cpu", dtype) for name, weight in self.state_dict().items()}
-        with write_together(check_path("folder", folder)) as aside:
+        with write_together(folder) as aside:
             save_tensors(aside / WEIGHTS_FILE, weights, {"format": "pt", METADATA: json.dumps(config)})
             write_json(aside / CONFIG_FILE, config)
 

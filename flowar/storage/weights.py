@@ -72,7 +72,7 @@ def read_header(path: Path) -> Header:
             {name: checked(each, Mapping[str, Any], name)["shape"] for name, each in header.items()}, metadata
         )
     except (FlowARError, KeyError) as error:
-        raise CheckpointError(f"{path}: {error}") from error
+        raise unreadable(path, "a safetensors file", error) from error
 
 
 def safetensors_metadata(path: Path) -> dict[str, str]:
@@ -151,6 +151,7 @@ def open_torch_file(path: Path) -> dict[str, Tensor]:
         CheckpointError: for a file that is missing, truncated, something else, or that holds more than plain data.
     """
     try:
+        open_regular(path).close()
         # Training scripts keep their arguments in the file; a Namespace is a bag of attributes and runs nothing.
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))

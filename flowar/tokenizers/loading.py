@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, TypedDict
 
 from flowar.errors import CheckpointError, FlowARError, first_line, shown
 from flowar.storage.hub import locate
 from flowar.storage.weights import check_shapes, open_safetensors, shapes_of
 from flowar.system.memory import check_memory
-from flowar.system.rules import Range
+from flowar.system.rules import Name, Range
 from flowar.system.structured import as_record, read_json
 from flowar.tokenizers.autoencoder import AutoencoderTokenizer
 from flowar.tokenizers.base import RECORD_FILE, WEIGHTS_FILE, Tokenizer
@@ -41,7 +41,7 @@ class VaeRecord(TypedDict, total=False):
 class TokenizerRecord(TypedDict, total=False):
     """What `Tokenizer.record` gives."""
 
-    kind: Literal["pixel", "conv", "autoencoder"]
+    kind: Name
     image_channels: Channels
     channels: Channels
     stride: Channels

@@ -66,6 +66,7 @@ def encode(folder: Path, source: ImageSource, tokenizer: Tokenizer, config: Data
         store = None
     if store is None:
         encoder = Encoder(folder, source, config, key)
+        default_device(config.device)  # which may not be there, and is asked for again in every worker
         check_encoding(folder, source, tokenizer, config, encoder.variants)
         missing = [number for number in range(encoder.shards) if not encoder.finished(number, tokenizer)]
         clear(folder, encoder.shards)

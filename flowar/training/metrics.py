@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 
 from flowar.config import FlowARConfig
+from flowar.errors import DataError
 from flowar.model import Loss
 from flowar.networks.flops import training_flops
 from flowar.system.files import each_number, write_aside
 from flowar.system.hardware import peak_flops, peak_memory_mib, widest_float
 from flowar.system.rules import Measurement, Range
-from flowar.system.structured import parse_json
+from flowar.system.structured import parse_json, read_text
 
 log = logging.getLogger(__name__)
 
@@ -157,7 +158,8 @@ class MetricsWriter:
     def __init__(self, folder: Path, step: int) -> None:
         """Open the file and drop its rows after `step`, which an interrupted run left."""
         self.path = folder / "metrics.jsonl"
-        lines = self.path.read_text(errors="replace").splitlines() if step and self.path.exists() else []
+        written = step and self.path.exists() and self.path.stat().st_size
+        lines = read_text(self.path, "rows of JSON", DataError).split("\n") if written else []
         kept = [f"{row}\n" for row in lines if logged_step(row) <= step]
         write_aside(self.path, lambda aside: aside.write_text("".join(kept)))
         self.file = self.path.open("a")

@@ -85,6 +85,10 @@ TRAIN = (
     "train --output=new --optim.batch_size=6 --optim.steps=4 --sample_every=0 --save_every=2 --log_every=1 "
     "--precision=float32 --device=cpu"
 )
+DISTILL = (
+    "distill --model=model --output=student --images=4 --optim.batch_size=2 --optim.steps=2 --sample_every=0 "
+    "--save_every=2 --log_every=1 --precision=float32 --device=cpu"
+)
 SMALL = (
     "--model.ar_width=32 --model.ar_depth=2 --model.ar_heads=2 --model.flow_width=64 --model.flow_depth=1 "
     "--model.num_inference_steps=2"
@@ -195,6 +199,7 @@ COMMANDS = (
         OF_ENCODING,
         RUN,
     ),
+    Command(f"{DISTILL} --data=self", MODEL, "distill", may_write=RUN),
     Command("train --config=train.yaml", f"train.yaml {IDX}", "train --config", may_write=RUN),
     Command(
         f"{TRAIN} {SMALL} {PIXELS} --data.folder=idx --output=run --resume=true",
