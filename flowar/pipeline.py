@@ -271,7 +271,6 @@ class FlowARPipeline:
         Raises:
             FlowARError: if they do not, with the estimate; `name` is the option that asks for them.
         """
-        check_integer(name, count)
         config = self.model.config
         height, width = (side * self.tokenizer.stride for side in config.grid)
         latents = 2 * 4 * config.latent_channels * config.scale_lengths[-1]  # noise and state, float32

@@ -170,7 +170,7 @@ def interpolate(
         check_type(name, pair, (list, tuple), "two of them")
         if len(pair) != 2:
             raise ValueError(f"{name}: expected two of them, got {len(pair)}")
-    pipeline.check_count("count", count)
+    pipeline.check_count("count", check_integer("count", count))
     model = pipeline.model
     ends = model.check_labels(resolve(class_labels, class_names_of(model.config)))
     shares = torch.linspace(0, 1, count)
@@ -183,13 +183,13 @@ def draw(
     pipeline: FlowARPipeline, pins: Pins, class_label: int | str, count: int, options: PictureOptions
 ) -> list[Image.Image]:
     """Draw `count` pictures of a class under their pins, or under those of one picture."""
-    pipeline.check_count("count", count)
+    pipeline.check_count("count", check_integer("count", count))
     return pipeline([class_label] * count, pins=repeated(pins, count), **options).images
 
 
 def draft(pipeline: FlowARPipeline, pins: Pins, class_label: int | str, count: int, options: PictureOptions) -> Tensor:
     """The latents [count, c, h, w] of the pictures that `draw` would draw, without calling previews or callbacks."""
-    pipeline.check_count("count", count)
+    pipeline.check_count("count", check_integer("count", count))
     quiet: dict[str, Any] = {name: value for name, value in options.items() if name not in WATCHERS}
     return pipeline.sample([class_label] * count, pins=repeated(pins, count), **quiet)
 
