@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
@@ -31,7 +30,8 @@ def section(command: str) -> str:
 
 def option_rows(options: type[Any], prefix: str = "") -> Iterator[tuple[str, str, str]]:
     """Name, default and meaning of every field, those of a dataclass within as `outer.inner`."""
-    meanings = {each.arg_name: cell(each.description or "") for each in parse(options.__doc__ or "").params}
+    texts = [kind.__doc__ or "" for kind in reversed(options.__mro__) if is_dataclass(kind)]
+    meanings = {each.arg_name: cell(each.description or "") for text in texts for each in parse(text).params}
     types = get_type_hints(options)
     for field in fields(options):
         inner = next((each for each in (types[field.name], *get_args(types[field.name])) if is_dataclass(each)), None)

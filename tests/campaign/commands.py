@@ -82,8 +82,8 @@ SWEEP = (
     "--batch_size=10 --turns=1"
 )
 TRAIN = (
-    "train --output=new --optim.batch_size=6 --optim.steps=4 --sample_every=0 --save_every=2 --log_every=1 "
-    "--precision=float32 --device=cpu"
+    "train --output=new --optim.batch_size=6 --optim.steps=4 --optim.epochs=1 --precision=float32 --device=cpu "
+    "--sample_every=0 --save_every=2 --log_every=1"
 )
 DISTILL = (
     "distill --model=model --output=student --images=4 --optim.batch_size=2 --optim.steps=2 --sample_every=0 "
@@ -100,15 +100,18 @@ TOKENIZER = (
 )
 PIXELS = "--data.tokenizer=pixel:7"
 CUT = "--data.image_size=28 --data.image_channels=1"
-OF_ENCODING = "data.split data.image_* data.flips data.crops data.dtype data.shard_size data.workers data.device"
+OF_DATA = "model.latent_channels model.latent_size"  # which a training takes from its data
+OF_ENCODING = (
+    f"{OF_DATA} data.split data.image_* data.flips data.crops data.dtype data.shard_size data.workers data.device"
+)
 
 MODEL = "model/config.json model/model.safetensors model/tokenizer.json"
 IDX = "idx/train-images-idx3-ubyte idx/train-labels-idx1-ubyte"
 # A run goes on from its store of latents, and from its checkpoints; an evaluation from its features.
-RUN = (r"/latents/(shard_|tokenizer/|store)", r"/checkpoints/step_", r"/(config\.json|metrics\.jsonl)$", r"/events\.")
+STORE = (r"/(shard_\d+\.safetensors|tokenizer/tokenizer\.(json|safetensors)|store\.json)$",)
+RUN = (*STORE, r"/checkpoints/step_", r"/(config\.json|metrics\.jsonl)$", r"/events\.")
 FEATURES = (r"(features|reference_features)/(chunk_\d+\.safetensors|settings\.json)$",)
-POINTS = (r"sweep/(settings\.json|points\.jsonl)$",)
-STORE = (r"new/(shard_|tokenizer/|store)",)
+POINTS = (r"/(settings\.json|points\.jsonl|sweep\.csv|sweep\.md)$",)
 TOKENIZER_RUN = (*RUN, r"/training\.json$", r"/reconstructions/")
 
 COMMANDS = (
@@ -136,7 +139,7 @@ COMMANDS = (
     Command(
         f"show neighbours {SHOW} --data=idx --neighbours=2",
         f"{MODEL} {IDX}",
-        unread="scale query guidance_scales steps",
+        unread="scale query guidance_scales steps classifier",
     ),
     Command(
         f"{EVALUATE} --model=model --num_images=10 --reference=idx",
@@ -188,10 +191,19 @@ COMMANDS = (
         "sweep again",
         "split",
         POINTS,
+        made_anew="sweep/settings.json",
     ),
-    Command(f"{TRAIN} {SMALL} {PIXELS} --data.folder=idx", IDX, "train on idx files", may_write=RUN),
-    Command(f"{TRAIN} {SMALL} {PIXELS} {CUT} --data.folder=folders", "folders", "train on folders", "data.split", RUN),
-    Command(f"{TRAIN} {SMALL} {PIXELS} {CUT} --data.folder=tars", "tars", "train on tars", "data.split", RUN),
+    Command(f"{TRAIN} {SMALL} {PIXELS} --data.folder=idx", IDX, "train on idx files", OF_DATA, RUN),
+    Command(
+        f"{TRAIN} {SMALL} {PIXELS} {CUT} --data.folder=folders",
+        "folders",
+        "train on folders",
+        f"data.split {OF_DATA}",
+        RUN,
+    ),
+    Command(
+        f"{TRAIN} {SMALL} {PIXELS} {CUT} --data.folder=tars", "tars", "train on tars", f"data.split {OF_DATA}", RUN
+    ),
     Command(
         f"{TRAIN} {SMALL} --data.tokenizer=store/tokenizer --data.latents=store",
         "store",
@@ -200,19 +212,21 @@ COMMANDS = (
         RUN,
     ),
     Command(f"{DISTILL} --data=self", MODEL, "distill", may_write=RUN),
-    Command("train --config=train.yaml", f"train.yaml {IDX}", "train --config", may_write=RUN),
+    Command("train --config=train.yaml", f"train.yaml {IDX}", "train --config", OF_DATA, RUN),
     Command(
         f"{TRAIN} {SMALL} {PIXELS} --data.folder=idx --output=run --resume=true",
         f"{IDX} run/checkpoints run/latents run/metrics.jsonl",
         "train --resume",
-        "metrics.jsonl:*",
+        f"metrics.jsonl:* {OF_DATA}",
         RUN,
+        made_anew="*/metrics.jsonl",
     ),
     Command(
         f"{TRAIN} {PIXELS} --data.folder=idx --finetune.checkpoint=model",
         f"{IDX} model/config.json model/model.safetensors",
         "train --finetune",
-        may_write=RUN,
+        OF_DATA,
+        RUN,
     ),
     Command(
         f"encode {SIZE} --folder=folders --tokenizer=pixel:7 --latents=new --shard_size=5",
@@ -225,7 +239,7 @@ COMMANDS = (
         "folders store/shard_00000.safetensors store/shard_00002.safetensors store/tokenizer",
         "encode the rest",
         "split",
-        (r"store/",),
+        STORE,
         made_anew="store/*",
         result="store/*",
     ),
@@ -243,6 +257,7 @@ COMMANDS = (
         "train-tokenizer --resume",
         "split metrics.jsonl:*",
         TOKENIZER_RUN,
+        made_anew="*/metrics.jsonl",
     ),
     Command(
         f"calibrate-tokenizer {SIZE} --tokenizer=tokenizer --data=folders --output=new",

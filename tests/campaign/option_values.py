@@ -22,6 +22,7 @@ NO_FILE = (
     "\udcff",
     "~nobody/x",
 )
+NO_PLACE = ("z" * LONG, "a/" * LONG, "/dev/null/x")
 NO_FLAG = ("maybe", "2", "[]", "\x1b[31m", "abc")
 
 COUNT = (*NO_INTEGER, "0", *NEGATIVE)
@@ -69,7 +70,8 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("kind flow_block upsample on_bad_image optimizer lr_schedule times precision parallel", NO_CHOICE),
     ("checkpointing export_dtype extractor split dtype attention schedule", NO_CHOICE),
     ("device", ("bogus", "cuda:99", "meta", "", "cpu:x", "\x1b[1m", "cuda,cpu", "d" * LONG)),
-    ("image mask checkpoint folder reference classifier data evaluation compare latents", NO_FILE),
+    ("image mask checkpoint folder reference classifier data evaluation compare", NO_FILE),
+    ("latents", NO_PLACE),
     ("model", (*NO_FILE, "somebody/unknown", "..", "a/b/c")),
     ("tokenizer", TOKENIZER),
     ("distill.data", ("bogus", "[1]", "5", "missing.yaml")),

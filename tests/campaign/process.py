@@ -146,8 +146,8 @@ def wait(child: int) -> bool:
     try:
         used, since = 0, time.monotonic()
         while not select.select([ended], [], [], 1.0)[0]:
-            state, ticks = activity(child)
-            if state in "RD" or ticks != used:  # it runs, or would if other processes let it
+            states, ticks = activity(child)
+            if states & {"R", "D"} or ticks != used:  # it runs, or would if other processes let it
                 used, since = ticks, time.monotonic()
             elif time.monotonic() - since > IDLE_SECONDS:
                 os.killpg(child, signal.SIGKILL)
@@ -157,10 +157,16 @@ def wait(child: int) -> bool:
         os.close(ended)
 
 
-def activity(process: int) -> tuple[str, int]:
-    """The state of a process, as `ps` names it, and the ticks of the processor that it and its children have had."""
-    words = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    return words[0], sum(map(int, words[11:15]))
+def activity(session: int) -> tuple[set[str], int]:
+    """The states of the processes of a session, as `ps` names them, and the ticks of the processor they have had."""
+    states, ticks = set(), 0
+    for process in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # of one that has just ended
+            words = process.read_text().rpartition(")")[2].split()
+            if int(words[3]) == session:
+                states.add(words[0])
+                ticks += sum(map(int, words[11:15]))
+    return states, ticks
 
 
 def be_the_command(
