@@ -184,6 +184,45 @@ def test_kill_at_any_moment(folder: Path, alone: Path, processes: int) -> None:
     assert not [path for path in (folder / name / "checkpoints").iterdir() if path.name.startswith(".")]
 
 
+@pytest.mark.parametrize("whom", ["torchrun", "everybody"])
+def test_sigterm_stops_all_processes_after_one_step(folder: Path, whom: str) -> None:
+    """Sent to torchrun, which passes it on, or, as a terminal and batch systems do, to all of them besides."""
+    options = {"save_every": 99, "parallel": "fsdp", "optim": {"steps": 40}}
+    whole = folder / "whole_of_two"
+    if not whole.exists():
+        run(folder, whole.name, 2, **options)
+    stopped = folder / f"stopped_{whom}"
+    arguments = command(folder, 2, output=str(stopped), **options)
+    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
+    wait_for_rows(stopped, 3, process)
+    started = time.monotonic()
+    if whom == "torchrun":
+        process.send_signal(signal.SIGTERM)
+    else:
+        os.killpg(process.pid, signal.SIGTERM)
+    _, said = process.communicate(timeout=120)
+    assert time.monotonic() - started < 30
+    assert process.returncode != 0
+    (checkpoint,) = (stopped / "checkpoints").iterdir()
+    step = int(checkpoint.name.split("_")[1])
+    assert rows(stopped)[-1]["step"] in (step - 1, step), said
+    run(folder, stopped.name, 2, **options, resume=True)
+    assert losses(stopped) == losses(whole)
+    expected = weights(whole)
+    assert all(torch.equal(value, expected[parameter]) for parameter, value in weights(stopped).items())
+
+
+def wait_for_rows(run: Path, count: int, process: subprocess.Popen[bytes]) -> None:
+    """Until metrics.jsonl has so many."""
+    end = time.monotonic() + 600
+    while time.monotonic() < end:
+        assert process.poll() is None, "the run ended before it was stopped"
+        if (run / "metrics.jsonl").exists() and len(rows(run)) >= count:
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"no {count} rows within ten minutes")
+
+
 def wait_for_checkpoint(run: Path, step: int, process: subprocess.Popen[bytes]) -> None:
     """Until one of `step` or later is there."""
     end = time.monotonic() + 600

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +27,8 @@ from flowar.system.signals import TORCHRUN, StopRequest
 from flowar.training import sample_grids
 from flowar.training.checkpoints import checkpoints
 from flowar.training.config import TrainConfig, ValidationConfig
+from flowar.training.data_config import DataConfig
+from flowar.training.encoding import Encoder, encode_shards
 from flowar.training.interruption import Interruption
 from flowar.training.step import TrainingStep
 from flowar.training.tokenizer_config import TokenizerTrainingConfig
@@ -283,6 +287,35 @@ class TestSignals:
             monkeypatch.setattr("torch.distributed.all_reduce", other_rank)
             asked.ask()
         assert (asked.signum, asked.overdue) == (signal.SIGTERM, True)
+
+
+class SlowEncoder(Encoder):
+    """Never ends with a shard; says that it has begun."""
+
+    def write(self, number: int) -> list[str]:
+        (self.folder / f"begun_{number}").touch()
+        time.sleep(600)
+        return []
+
+
+@pytest.mark.slow
+def test_workers_do_not_end_their_shards_first(tmp_path: Path) -> None:
+    config = DataConfig(str(tmp_path), "pixel:2", workers=2)
+    shards = encode_shards(SlowEncoder(tmp_path, None, config, {}), [0, 1])  # type: ignore[arg-type]
+
+    def interrupt(*_: object) -> None:
+        if len([*tmp_path.glob("begun_*")]) == 2:
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.1, 0.1)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            next(shards)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert not multiprocessing.active_children()
 
 
 def test_config_is_not_resumed_with_minutes(idx_folder: Path, tmp_path: Path) -> None:

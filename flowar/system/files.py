@@ -27,13 +27,14 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def write_aside(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, flush it to disk, then rename it to `path`.
+    """Let `write` fill a file of the same name elsewhere on the disk of `path`, flush it, then rename it to `path`.
 
     Raises:
         OSError: if writing fails (disk full, no permission); `path` is as it was and nothing is left behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with part_of(path) as aside:
+    with part_of(path) as part:
+        aside = part / path.name
         aside.touch()
         mode = aside.stat().st_mode  # what the user's umask asks for; some writers would make the file private
         write(aside)

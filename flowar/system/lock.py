@@ -47,6 +47,12 @@ def locked(folder: Path) -> Iterator[None]:
                 folder.rmdir()
 
 
+def tidy(folder: Path) -> None:
+    """Remove what dead processes left in a folder that is to be read, unless another process holds it right now."""
+    with suppress(FlowARError, OSError), locked(folder):
+        pass
+
+
 @contextmanager
 def locked_by_main(folder: Path, ranks: Ranks) -> Iterator[None]:
     """Hold `folder` for all ranks in this context: the main one has the lock.

@@ -1,6 +1,7 @@
-"""What is being written: files and folders under names of their own, and those that dead processes left.
+"""What is being written: folders for files that are not yet at their place, and those that dead processes left.
 
-A part is called `.NAME.MACHINE.PID-NUMBER.part`, after what it is to become and the process that writes it.
+A part is a folder `.NAME.MACHINE.PID-NUMBER.part`, named after what is to come of it and the process that writes it.
+Libraries may make files of their own beside what they write: they are in it, too. Older versions had single files.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ _lock = threading.Lock()
 
 
 @contextmanager
-def part_of(path: Path, known_as: Path | None = None) -> Iterator[Path]:
-    """Yield a new path beside `path`, for what is to become that; the folder is rid of the parts of dead processes.
+def part_of(path: Path) -> Iterator[Path]:
+    """Yield a new folder beside `path`, for what is to come there; parts of dead processes beside it are removed.
 
     What is left of the part when the context ends is removed. Errors of the operating system do not name the part, but
-    `path`, or what users know it as.
+    the folder around it.
     """
     now = time.monotonic()
     with _lock:
@@ -41,19 +42,21 @@ def part_of(path: Path, known_as: Path | None = None) -> Iterator[Path]:
     part = path.with_name(f".{path.name}.{machine()}.{os.getpid()}-{next(_numbers)}.part")
     remove(part)  # of a process of the same number, as a container's first one
     try:
+        part.mkdir()
         yield part
     except OSError as error:
-        name_in(error, part, known_as or path)
+        rename_in(error, part, path)
         raise
     finally:
         remove(part)
 
 
-def name_in(error: OSError, part: Path, path: Path) -> None:
-    """Have an error name `path` in the place of `part`; one of the operating system that names no file gets it too."""
-    error.args = tuple(each.replace(str(part), str(path)) if isinstance(each, str) else each for each in error.args)
+def rename_in(error: OSError, part: Path, path: Path) -> None:
+    """Have an error name files of `part` as they are called in its folder, and `path` if it names none."""
+    here, there = str(part), str(part.parent)
+    error.args = tuple(each.replace(here, there) if isinstance(each, str) else each for each in error.args)
     if error.filename is not None or error.strerror:
-        error.filename = str(error.filename or path).replace(str(part), str(path))
+        error.filename = str(error.filename or path).replace(here, there)
 
 
 def remove_left_parts(folder: Path, below: bool = False) -> None:

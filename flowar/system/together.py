@@ -24,8 +24,7 @@ def write_together(folder: Path) -> Iterator[Path]:
     new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with part_of(folder / SAVED, folder) as aside:
-            aside.mkdir()
+        with part_of(folder / SAVED) as aside:
             yield aside
             finish_saving(folder)
             aside.rename(folder / SAVED)

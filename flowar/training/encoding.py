@@ -21,6 +21,7 @@ from torch import Tensor
 from flowar.data.image_source import ImageSource
 from flowar.data.transforms import to_unit_range
 from flowar.errors import DataError
+from flowar.system.parts import remove
 from flowar.system.precision import default_device, parse_dtype
 from flowar.system.progress import step_progress
 from flowar.system.threads import usable_cpus
@@ -111,7 +112,7 @@ def clear(folder: Path, shards: int) -> None:
     parts = [*folder.glob(".*.part"), *(folder / TOKENIZER_FOLDER).glob(".*.part")]
     kept = {shard_path(folder, number) for number in range(shards)}
     for path in [*parts, *(set(folder.glob("shard_*.safetensors")) - kept)]:
-        path.unlink()
+        remove(path)
 
 
 @dataclass

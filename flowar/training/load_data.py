@@ -14,7 +14,7 @@ from flowar.config import require
 from flowar.data.image_source import ImageSource
 from flowar.data.sources import open_images
 from flowar.errors import DataError
-from flowar.system.lock import locked
+from flowar.system.lock import locked, tidy
 from flowar.tokenizers.base import Tokenizer
 from flowar.tokenizers.loading import load_tokenizer
 from flowar.training.config import ValidationConfig
@@ -53,7 +53,10 @@ def load_data(
         source = open_images(config.folder, config.split, config.image_size, config.image_channels, skip_bad)
         check_classes(source, num_classes, class_names, config.folder)
         tokenizer = stored_tokenizer(config, folder) or tokenizer_for_training(str(config.tokenizer), source, skip_bad)
-        with nullcontext() if LatentStore.complete(folder) else locked(folder):
+        complete = LatentStore.complete(folder)
+        if complete:
+            tidy(folder)
+        with nullcontext() if complete else locked(folder):
             store = encode(folder, source, tokenizer, config)
     check_classes(store, num_classes, class_names, folder)
     return store, store.load_tokenizer()  # whose statistics are rounded, however the run started
