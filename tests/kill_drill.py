@@ -214,7 +214,7 @@ def contents(folder: Path) -> dict[str, object]:
 
 def without_times(values: dict[str, Any]) -> dict[str, Any]:
     """An object of JSON without what depends on the clock, or on the interruptions themselves."""
-    times = ("seconds", "waited", "resume", "files", "interval", "reported")
+    times = ("seconds", "waited", "resume", "files", "interval", "reported", "checksum")
     return {name: value for name, value in values.items() if name not in times}
 
 
