@@ -86,3 +86,13 @@ def test_the_configuration_of_a_run_is_one_of_another(tmp_path: Path) -> None:
     main(["train", f"--data.folder={photos}", "--data.tokenizer=pixel:2", f"--output={first}", *model, *rest])
     main(["train", f"--config={first / 'config.json'}", f"--output={tmp_path / 'second'}"])
     assert FlowAR.from_pretrained(tmp_path / "second" / "model").config.class_names == ("cats", "dogs")
+
+
+def test_names_with_control_characters_are_refused(tmp_path: Path) -> None:
+    """Before anything is encoded: a model keeps the names of its classes."""
+    write_class_folders(tmp_path / "photos")
+    (tmp_path / "photos" / "cats").rename(tmp_path / "photos" / "cats\n\x1b[31m")
+    message = r"photos: class_names: \[0\]: expected text without control characters, got 'cats\\n\\x1b\[31m'"
+    with pytest.raises(DataError, match=message):
+        train(run_config(tmp_path / "photos", tmp_path / "run"))
+    assert not (tmp_path / "run").exists()

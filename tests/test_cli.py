@@ -761,6 +761,11 @@ class TestTrain:
         for text in ("unknown: 3\n", "data: 5\n", "optim:\n  lr: [1]\n"):
             config.write_text(text)
             assert "flowar train --help" in refused(capsys, ["train", "--config", config])
+        for value in ("2.5", "null", "[1]"):
+            config.write_text(f"output: run\ndata: {{latents: store}}\noptim: {value}\n")
+            assert "train.yaml: optim: expected options of its own, got" in refused(
+                capsys, ["train", "--config", config]
+            )
         config.write_text("data: {folder: [")
         assert "train.yaml: expected options in YAML, got something" in refused(capsys, ["train", "--config", config])
 

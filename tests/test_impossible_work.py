@@ -139,6 +139,13 @@ class TestModels:
             with pytest.raises(FlowARError, match=rf"tokenizer\.json: .*{expected}"):
                 load_tokenizer(tmp_path)
 
+    @pytest.mark.parametrize("change", [{"layers_per_block": BILLION}, {"block_out_channels": [8, BILLION]}])
+    def test_autoencoders_of_diffusers(self, tmp_path: Path, change: dict[str, Any]) -> None:
+        config = {"_class_name": "AutoencoderKL", "in_channels": 1, "block_out_channels": [8, 8]} | change
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        with pytest.raises(FlowARError, match=r"config\.json: .*expected an integer from 1 to \d+ ?.*, got "):
+            load_tokenizer(tmp_path)
+
 
 class TestCommands:
     @pytest.mark.parametrize(

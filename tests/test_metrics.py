@@ -199,6 +199,19 @@ class TestFiles:
         writer.close()
         assert read_rows(tmp_path / "metrics.jsonl", dict) == [{"step": 1}, {"step": 2}, {"step": 3, "loss": 1.0}]
 
+    @pytest.mark.parametrize("content", [b"", b"\0" * 100, b'{"step": 1}\n\0\0\0', b"[" * 10_000, b'{"step": 1e999}\n'])
+    def test_resume_drops_what_is_no_row(self, content: bytes, tmp_path: Path) -> None:
+        """As a machine that lost its power leaves it."""
+        (tmp_path / "metrics.jsonl").write_bytes(content)
+        MetricsWriter(tmp_path, 2).close()
+        kept = b'{"step": 1}\n' if content.startswith(b'{"step": 1}') else b""
+        assert (tmp_path / "metrics.jsonl").read_bytes() == kept
+
+    def test_resume_refuses_what_is_no_file(self, tmp_path: Path) -> None:
+        (tmp_path / "metrics.jsonl").mkdir()
+        with pytest.raises(DataError, match="expected a regular file, got a pipe, a device or a folder"):
+            MetricsWriter(tmp_path, 2)
+
     def test_files_that_hold_no_metrics(self, tmp_path: Path) -> None:
         path = tmp_path / "metrics.jsonl"
         with pytest.raises(DataError, match=r"expected .*metrics\.jsonl, found none"):

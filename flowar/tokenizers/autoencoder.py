@@ -5,17 +5,38 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import torch
 from torch import Tensor, nn
 
 from flowar.errors import CheckpointError, MissingPackageError, first_line
 from flowar.system.arguments import check_path, check_type
-from flowar.system.structured import read_json
+from flowar.system.memory import check_memory
+from flowar.system.rules import Range
+from flowar.system.structured import as_record, read_json
 from flowar.tokenizers.base import Tokenizer
 
 CLASSES = ("AutoencoderKL", "AutoencoderDC")
+WEIGHTS_BY_WIDTH = 4 * 9 * 4  # bytes of four 3x3 convolutions for every pair of channels
+
+# More than any autoencoder has, and few enough to be made in the twinkling of an eye.
+Channels = Annotated[int, Range(1, 2**14)]
+Layers = Annotated[int, Range(1, 64)]
+
+
+class VaeRecord(TypedDict, total=False):
+    """What a configuration of diffusers says of the size of an autoencoder."""
+
+    in_channels: Channels
+    out_channels: Channels
+    latent_channels: Channels
+    block_out_channels: list[Channels]
+    encoder_block_out_channels: list[Channels]
+    decoder_block_out_channels: list[Channels]
+    layers_per_block: Layers | list[Layers]
+    encoder_layers_per_block: list[Layers]
+    decoder_layers_per_block: list[Layers]
 
 
 class AutoencoderTokenizer(Tokenizer):
@@ -51,7 +72,9 @@ class AutoencoderTokenizer(Tokenizer):
         folder = check_path("folder", folder)
         if (folder / "vae" / "config.json").is_file():
             folder = folder / "vae"
-        name = read_json(folder / "config.json", dict).get("_class_name")
+        config = read_json(folder / "config.json", dict)
+        name = config.get("_class_name")
+        check_vae(folder / "config.json", config)
         try:
             return cls(autoencoder_class(name).from_pretrained(folder, use_safetensors=True, low_cpu_mem_usage=False))
         except CheckpointError:
@@ -92,6 +115,22 @@ class AutoencoderTokenizer(Tokenizer):
     def _decode(self, latents: Tensor) -> Tensor:
         images: Tensor = self.vae.decode(latents.to(self.vae.dtype)).sample
         return images.float()
+
+
+def check_vae(path: Path, config: Mapping[str, Any]) -> None:
+    """Check the size of an autoencoder that a file's configuration asks for.
+
+    Raises:
+        CheckpointError: if it is none.
+        FlowARError: if it does not fit into the memory, with the estimate.
+    """
+    vae = as_record(config, VaeRecord, str(path))
+    check_widths(path, vae.get("block_out_channels") or vae.get("encoder_block_out_channels") or [])
+
+
+def check_widths(path: Path, widths: Sequence[int]) -> None:
+    """Check that the convolutions of an autoencoder, by resolution, fit into the memory. Raises FlowARError."""
+    check_memory(str(path), f"widths {[*widths]}", WEIGHTS_BY_WIDTH * sum(width**2 for width in widths))
 
 
 def configured_normalization(config: Mapping[str, Any]) -> tuple[list[float], list[float]]:

@@ -5,37 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypedDict
+from typing import Any, TypedDict
 
 from flowar.errors import CheckpointError, FlowARError, first_line, shown
 from flowar.storage.hub import locate
 from flowar.storage.weights import check_shapes, open_safetensors, shapes_of
-from flowar.system.memory import check_memory
-from flowar.system.rules import Name, Range
+from flowar.system.rules import Name
 from flowar.system.structured import as_record, read_json
-from flowar.tokenizers.autoencoder import AutoencoderTokenizer
+from flowar.tokenizers.autoencoder import AutoencoderTokenizer, Channels, check_vae, check_widths
 from flowar.tokenizers.base import RECORD_FILE, WEIGHTS_FILE, Tokenizer
 from flowar.tokenizers.conv import ConvTokenizer
 from flowar.tokenizers.kl16 import load_kl16
 from flowar.tokenizers.pixel import PixelTokenizer
-
-# More than any autoencoder has, and few enough to be made in the twinkling of an eye.
-Channels = Annotated[int, Range(1, 2**14)]
-Layers = Annotated[int, Range(1, 64)]
-
-
-class VaeRecord(TypedDict, total=False):
-    """What a configuration of diffusers says of the size of an autoencoder."""
-
-    in_channels: Channels
-    out_channels: Channels
-    latent_channels: Channels
-    block_out_channels: list[Channels]
-    encoder_block_out_channels: list[Channels]
-    decoder_block_out_channels: list[Channels]
-    layers_per_block: Layers | list[Layers]
-    encoder_layers_per_block: list[Layers]
-    decoder_layers_per_block: list[Layers]
 
 
 class TokenizerRecord(TypedDict, total=False):
@@ -48,12 +29,11 @@ class TokenizerRecord(TypedDict, total=False):
     mean: list[float]
     std: list[float]
     widths: list[Channels]
-    vae: VaeRecord
+    vae: Mapping[str, Any]
     weights: str
 
 
 KINDS: dict[str, type[Tokenizer]] = {kind.kind: kind for kind in (PixelTokenizer, ConvTokenizer, AutoencoderTokenizer)}
-WEIGHTS_BY_WIDTH = 4 * 9 * 4  # bytes of four 3x3 convolutions for every pair of channels
 COMPARED = ("channels", "stride", "image_channels", "mean", "std", "kind", "weights")
 
 
@@ -109,10 +89,9 @@ def check_size(path: Path, record: Mapping[str, Any]) -> None:
         CheckpointError: if it is none.
         FlowARError: if they do not fit, with the estimate.
     """
-    known = as_record(record, TokenizerRecord, str(path))
-    vae = known.get("vae", {})
-    widths = known.get("widths") or vae.get("block_out_channels") or vae.get("encoder_block_out_channels") or []
-    check_memory(str(path), f"widths {widths}", WEIGHTS_BY_WIDTH * sum(width**2 for width in widths))
+    check_widths(path, as_record(record, TokenizerRecord, str(path)).get("widths", []))
+    if "vae" in record:
+        check_vae(path, record["vae"])
 
 
 def check_tokenizer(record: Mapping[str, Any], tokenizer: Tokenizer) -> None:

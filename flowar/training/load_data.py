@@ -15,6 +15,8 @@ from flowar.data.image_source import ImageSource
 from flowar.data.sources import open_images
 from flowar.errors import DataError
 from flowar.system.lock import locked, tidy
+from flowar.system.rules import Name
+from flowar.system.structured import as_record
 from flowar.tokenizers.base import Tokenizer
 from flowar.tokenizers.loading import load_tokenizer
 from flowar.training.config import ValidationConfig
@@ -51,6 +53,7 @@ def load_data(
     else:
         skip_bad = config.on_bad_image == "skip"
         source = open_images(config.folder, config.split, config.image_size, config.image_channels, skip_bad)
+        as_record([*source.class_names], list[Name], f"{config.folder}: class_names", DataError)
         check_classes(source, num_classes, class_names, config.folder)
         tokenizer = stored_tokenizer(config, folder) or tokenizer_for_training(str(config.tokenizer), source, skip_bad)
         complete = LatentStore.complete(folder)
