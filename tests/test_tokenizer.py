@@ -33,6 +33,16 @@ def conv() -> ConvTokenizer:
     return ConvTokenizer(1, 4, (8, 16, 16), mean=[0.5, 0.0, 0.0, -0.25], std=[1.5, 1.0, 2.0, 0.123456789]).eval()
 
 
+def edit_diffusers(**changes: Any) -> Callable[[Path], object]:
+    """What changes the configuration of an autoencoder of diffusers, and not its weights."""
+
+    def edit(folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | changes))
+
+    return edit
+
+
 def diffusers_vae(kind: str) -> Any:
     diffusers = pytest.importorskip("diffusers", reason="needs the extra [vae]")
     torch.manual_seed(0)
@@ -160,6 +170,8 @@ class TestDiffusersFolders:
             (lambda f: (f / "config.json").write_text('{"_class_name": "VQModel"}'), "got VQModel"),
             (lambda f: (f / "config.json").write_text("{}"), "expected a diffusers AutoencoderKL or .* got None"),
             (lambda f: (f / "diffusion_pytorch_model.safetensors").unlink(), "expected an autoencoder of diffusers"),
+            (edit_diffusers(layers_per_block=2), r"missing tensor \S+ \(of \d+\), by its config\.json"),
+            (edit_diffusers(mid_block_add_attention=False), r"unexpected tensor \S+ \(of \d+\), by its config\.json"),
             (lambda f: (f / "diffusion_pytorch_model.safetensors").write_text("x"), "expected an autoencoder of"),
         ],
     )

@@ -75,14 +75,18 @@ class AutoencoderTokenizer(Tokenizer):
         config = read_json(folder / "config.json", dict)
         name = config.get("_class_name")
         check_vae(folder / "config.json", config)
+        kind = autoencoder_class(name)
         try:
-            return cls(autoencoder_class(name).from_pretrained(folder, use_safetensors=True, low_cpu_mem_usage=False))
-        except CheckpointError:
-            raise
-        except MissingPackageError:
-            raise
+            vae, about = kind.from_pretrained(
+                folder, use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True
+            )
+            tokenizer = cls(vae)
         except Exception as error:  # damaged files make diffusers fail in many ways
             raise CheckpointError(f"{folder}: expected an autoencoder of diffusers: {first_line(error)}") from error
+        for problem in ("missing", "unexpected"):  # of which diffusers warns alone, and draws what is missing
+            if names := about[f"{problem}_keys"]:
+                raise CheckpointError(f"{folder}: {problem} tensor {names[0]} (of {len(names)}), by its config.json")
+        return tokenizer
 
     @classmethod
     def _from_record(cls, record: Mapping[str, Any]) -> AutoencoderTokenizer:
