@@ -29,7 +29,8 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: processes with several threads cannot be forked
+    # Before torch is imported: processes with several threads cannot be forked, and GPUs map more than is allowed.
+    os.environ |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     sys.path[0] = str(TESTS)
     sys.path.insert(1, str(TESTS.parent))
     sys.exit(main())

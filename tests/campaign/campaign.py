@@ -118,7 +118,7 @@ def run_task(task: Task) -> Result:
 
 def judged(task: Task, case: Case, outcome: Outcome) -> Result:
     """What is wrong with a case; one that is to be mended runs again as it works."""
-    wrong = findings(outcome, case.expected, case.may_write, case.command.codes)
+    wrong = findings(outcome, case.expected, case.may_write, (*case.command.codes, *case.codes))
     if case.mended and outcome.code == BAD_INPUT:
         again = run(case.command.arguments, task.folder)
         if again.code:

@@ -28,6 +28,7 @@ class Case:
         expected: how the command may end.
         surroundings: what is around its process.
         may_write: patterns of the files that may stay when it fails.
+        codes: further exit codes that are right.
         result: patterns of files that are as in the material if the command ends well.
         mended: whether the command itself must work afterwards, in usual surroundings and without the fault.
     """
@@ -38,6 +39,7 @@ class Case:
     expected: Expected
     surroundings: Surroundings = USUAL
     may_write: tuple[str, ...] = ()
+    codes: tuple[int, ...] = ()
     result: str = ""
     mended: bool = False
 

@@ -17,6 +17,7 @@ from campaign.process import USUAL, Surroundings
 from campaign.verdict import Expected
 
 REFUSED, EITHER, ACCEPTED = Expected.REFUSED, Expected.EITHER, Expected.ACCEPTED
+CLOSED_PIPE = 141  # as of a program that SIGPIPE ends
 ANYTHING = (".",)  # a pattern of all files
 
 OUTPUTS = ("output", "latents", "animate")
@@ -38,7 +39,8 @@ def wrong_surroundings(ground: Ground) -> Case:
     """A command that is right, in surroundings that are not."""
     command = ground.command(lambda each: each.works)
     fault, surroundings, expected = ground.random.choice(SURROUNDINGS)
-    return Case(command, command.arguments, fault, expected, surroundings, ANYTHING)
+    codes = (CLOSED_PIPE,) if surroundings.stdout == "broken" else ()
+    return Case(command, command.arguments, fault, expected, surroundings, ANYTHING, codes)
 
 
 def full_disk(ground: Ground) -> Case:

@@ -63,7 +63,7 @@ def test_what_is_right(expected: Expected) -> None:
         (replace(REFUSED, err=REFUSED.err + b"and more\n"), "expected one line of flowar at the end, got 1"),
         (replace(REFUSED, err=b""), "expected one line of flowar at the end, got 0"),
         (replace(REFUSED, err=b"flowar: \n"), "says nothing"),
-        (replace(REFUSED, err=b"flowar: " + 300 * b"x"), "a line of 308 characters"),
+        (replace(REFUSED, err=b"flowar: " + 301 * b"x"), "a line of 301 characters"),
         (replace(REFUSED, err=b"flowar: \x1b[31m\n"), r"control characters ['\x1b']"),
         (
             replace(REFUSED, err=b"x.py:3: UserWarning: odd\n" + REFUSED.err),

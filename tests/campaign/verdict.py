@@ -9,7 +9,7 @@ from enum import Enum
 
 from campaign.process import Outcome
 
-LONGEST_LINE = 300
+LONGEST_MESSAGE = 300  # characters
 MOST_SECONDS = 15.0  # of the processor
 MOST_MEMORY = 2**30  # bytes
 BAD_INPUT = 2
@@ -70,7 +70,8 @@ def wrong_words(outcome: Outcome) -> Iterator[str]:
     said = [line for line in lines if line.startswith("flowar: ")]
     if len(said) != 1 or said != lines[-1:]:
         yield f"expected one line of flowar at the end, got {len(said)}"
-    if too_long := [len(line) for line in lines if len(line) > LONGEST_LINE]:
+    messages = [line.removeprefix("flowar: ") for line in lines]
+    if too_long := [len(message) for message in messages if len(message) > LONGEST_MESSAGE]:
         yield f"a line of {max(too_long)} characters"
     if any(not line.removeprefix("flowar:").strip() for line in said):
         yield "says nothing"
