@@ -37,6 +37,7 @@ from training_runs import rows
 
 from flowar import FlowAR, FlowARPipeline
 from flowar.cli import main
+from flowar.storage.checksums import SEAL
 from flowar.storage.published import published_buffers
 from flowar.storage.weights import safetensors_metadata
 from flowar.tokenizers.conv import ConvTokenizer
@@ -213,8 +214,8 @@ def contents(folder: Path) -> dict[str, object]:
 
 
 def without_times(values: dict[str, Any]) -> dict[str, Any]:
-    """An object of JSON without what depends on the clock, or on the interruptions themselves."""
-    times = ("seconds", "waited", "resume", "files", "interval", "reported", "checksum")
+    """An object of JSON without what depends on the clock or the interruptions, and the checksums of files with it."""
+    times = ("seconds", "waited", "resume", "files", "interval", "reported", SEAL)
     return {name: value for name, value in values.items() if name not in times}
 
 
@@ -307,6 +308,12 @@ def drills(folder: Path) -> dict[str, Callable[[], Drill]]:
         words = [word for name, value in options.items() for word in (f"--{name}", value)]
         return Drill(lambda output: ["evaluate", *words, "--save_images", "--output", str(output)])
 
+    def reference() -> Drill:
+        classifier = str(write_material(folder / "material")["classifier"])
+        words = ["--images", str(folder / "material" / "idx"), "--batch_size", "5", "--device", "cpu"]
+        command = ["reference", *words, "--extractor", "fashion", "--classifier", classifier]
+        return Drill(lambda output: [*command, "--output", str(output / "reference.safetensors")])
+
     def convert() -> Drill:
         sources = []
         for name in ("tiny_attn_mlp", "tiny_attn_cross_mlp"):
@@ -339,6 +346,7 @@ def drills(folder: Path) -> dict[str, Callable[[], Drill]]:
         "train-tokenizer": lambda: Drill(resumed(tokenizer), nothing_lost()),
         "encode": lambda: Drill(encode_command(idx)),
         "evaluate": evaluate,
+        "reference": reference,
         "convert": convert,
         "save_pretrained": save_pretrained,
         "sigterm": lambda: Drill(resumed([*train, "--log_every", "1"]), no_step_lost, signal.SIGTERM),

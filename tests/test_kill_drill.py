@@ -9,7 +9,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize(
-    "name", ["train", "train-tokenizer", "encode", "evaluate", "convert", "save_pretrained", "sigterm"]
+    "name", ["train", "train-tokenizer", "encode", "evaluate", "reference", "convert", "save_pretrained", "sigterm"]
 )
 def test_kills(name: str) -> None:
     assert run([name], kills=4, seed=1, fresh=False) == []
