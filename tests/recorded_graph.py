@@ -72,6 +72,7 @@ class CudaApi:
         self.generator_captures = False
         self.workspaces: dict[Stream, Pool | None] = {}  # in which pool
         self.begun = 0  # captures
+        self.over = False  # what was launched: until then memory that it uses cannot be given back
         self.memory = float("inf")  # uses of pools that fit
 
     def install(self, patch: pytest.MonkeyPatch) -> CudaApi:
@@ -81,8 +82,8 @@ class CudaApi:
             "Stream": Stream,
             "stream": self.use_stream,
             "current_stream": lambda device=None: self.stream,
-            "synchronize": self.expect_no_capture,
-            "empty_cache": self.expect_no_capture,
+            "synchronize": self.wait,
+            "empty_cache": self.empty_cache,
             "MemPool": lambda: MemPool(self),
             "CUDAGraph": lambda: Graph(self),
         }
@@ -99,11 +100,19 @@ class CudaApi:
 
     @contextmanager
     def use_stream(self, stream: Stream) -> Iterator[None]:
-        before, self.stream = self.stream, stream
+        before, self.stream, self.over = self.stream, stream, False
         try:
             yield
         finally:
             self.stream = before
+
+    def wait(self) -> None:
+        self.expect_no_capture()
+        self.over = True
+
+    def empty_cache(self) -> None:
+        self.expect_no_capture()
+        assert self.over, "what is still in use stays in the cache, and the graphs find less memory"
 
     def expect_no_capture(self) -> None:
         if self.captures:

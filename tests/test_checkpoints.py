@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import zlib
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,18 @@ def test_round_trip(tmp_path: Path) -> None:
     assert all(state["step"] == 3 for state in fresh.optimizers[0].state.values())
 
 
+def test_the_record(tmp_path: Path) -> None:
+    """What is in it is a format that later versions have to read."""
+    state = save_steps(tmp_path, 1).state
+    folder = tmp_path / "step_00000001"
+    record = json.loads((folder / "checkpoint.json").read_text())
+    assert record.pop("config") == json.loads(json.dumps(state.identity()))
+    ((name, file),) = record.pop("files").items()
+    content = (folder / name).read_bytes()
+    assert file == {"bytes": len(content), "crc32": f"{zlib.crc32(content):08x}"}
+    assert record == {"format": 1, "step": 1, "updates": 1, "skipped_in_a_row": 0}
+
+
 def test_the_state_of_the_moment_is_saved(tmp_path: Path) -> None:
     step, writer = new_step(), CheckpointWriter(tmp_path, 1, ONE)
     step(batch(), 1e-3)
@@ -45,6 +58,18 @@ def test_the_state_of_the_moment_is_saved(tmp_path: Path) -> None:
     writer.close()
     load_checkpoint(step.state, tmp_path)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in step.state.tensors().items())
+
+
+def test_a_step_that_is_saved_again(tmp_path: Path) -> None:
+    """As by a run that went back to an older checkpoint."""
+    state, writer = save_steps(tmp_path, 1).state, CheckpointWriter(tmp_path, 2, ONE)
+    for tensor in state.tensors().values():
+        tensor.zero_()
+    writer.save(state)
+    writer.close()
+    fresh = new_step().state
+    assert load_checkpoint(fresh, tmp_path).name == "step_00000001"
+    assert not any(tensor.any() for tensor in fresh.tensors().values())
 
 
 def test_the_newest_stay(tmp_path: Path) -> None:

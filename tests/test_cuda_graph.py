@@ -178,6 +178,29 @@ def test_a_shape_that_cannot_be_captured_is_tried_once(api: CudaApi) -> None:
     assert not api.captures
 
 
+@pytest.mark.usefixtures("api")
+def test_a_shape_that_cannot_be_captured_takes_no_place() -> None:
+    calls: list[int] = []
+
+    def function(x: Tensor) -> Tensor:
+        calls.append(len(x))
+        return reads_the_host(x) if len(x) == 2 else x + 1
+
+    graphed = GraphedFunction(function, "counting", lambda: [])
+    for size in (1, 1):
+        graphed(torch.zeros(size))
+    graphed(torch.zeros(2))
+    with pytest.warns(RuntimeWarning, match="counting goes on without graphs"):
+        graphed(torch.zeros(2))
+    others = range(3, 2 + GraphedFunction.MAX_SHAPES)
+    for size in (*others, *others):
+        graphed(torch.zeros(size))
+    calls.clear()
+    for size in (1, *others):
+        graphed(torch.zeros(size))
+    assert not calls
+
+
 @pytest.mark.filterwarnings("error")
 def test_graphs_make_room_for_another(api: CudaApi) -> None:
     """Where memory runs out the others go, and the capture is tried once more."""

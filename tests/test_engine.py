@@ -133,6 +133,13 @@ def test_noise_given_to_graphs() -> None:
         assert torch.equal(noise[0], scale_noise(4, 3, model.config.scale_lengths, 4, torch.device("cpu"))[0])
 
 
+def test_a_single_scale() -> None:
+    model = small_model(latent_size=1)
+    noise = [torch.randn(2, 1, 4)]
+    given = [model.sample([0, 1], 3, 2.0, noise=noise, naive=naive, dtype="float32") for naive in (True, False)]
+    assert error(given[1], given[0]) < 1e-4
+
+
 @pytest.mark.usefixtures("graphs")
 def test_results_outlive_the_next_run() -> None:
     plan = inference_plan(small_model(), torch.float32, Savings())
@@ -159,7 +166,11 @@ def test_programs_are_bounded(graphs: CudaApi, monkeypatch: pytest.MonkeyPatch) 
     assert [len(key.schedule.times) - 1 for key, _ in plan.pool.waiting()] == list(range(4, 12))
     report = plan.report()
     assert [program.evaluations for program in report.programs] == [3 * steps for steps in range(4, 12)]
-    assert all(program.bytes > 0 for program in report.programs)
+    caches = [program.cache for _, program in plan.pool.waiting()]
+    graphs_of_scales = 3 * 2**20  # as `recorded_graph` has it
+    assert [program.bytes - graphs_of_scales for program in report.programs] == [
+        cache.keys.nbytes + cache.values.nbytes for cache in caches
+    ]
     monkeypatch.setattr(plan_module, "memory_budget", lambda device: report.programs[0].bytes)
     run(plan, [0], schedule=Schedule.published(5, 2.0))
     assert [len(key.schedule.times) - 1 for key, _ in plan.pool.waiting()] == [5]

@@ -166,6 +166,7 @@ class TestInceptionScore:
         assert inception_score(certain, splits=1) == pytest.approx((5, 0))
         assert inception_score(torch.full((20, 5), 0.2)) == pytest.approx((1, 0))
         assert inception_score(certain[::5]) == pytest.approx((1, 0))  # one class only
+        assert inception_score(certain[:6], splits=6) == pytest.approx((1, 0))  # one image a split
 
     def test_too_few_images(self) -> None:
         with pytest.raises(ValueError, match=r"expected \[N >= 10, C\] for 10 splits, got \[9, 5\]"):

@@ -450,6 +450,20 @@ class TestRefused:
         with pytest.raises(DataError, match=r"shard_00002\.safetensors: expected a safetensors file, .*No such file"):
             LatentStore.open(folder)
 
+    def test_checksums_of_small_stores_alone(
+        self, idx_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """To read all of 2 GiB or more would take seconds at every start."""
+        load(tmp_path, config(idx_folder))
+        path = shards(tmp_path)[1]
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        monkeypatch.setattr(LatentStore, "nbytes", 2**31)
+        LatentStore.open(tmp_path / "latents")
+        monkeypatch.setattr(LatentStore, "nbytes", 2**31 - 1)
+        with pytest.raises(DataError, match=r"shard_00001\.safetensors: expected checksum"):
+            LatentStore.open(tmp_path / "latents")
+
     def test_shard_of_another_store(self, idx_folder: Path, tmp_path: Path) -> None:
         load(tmp_path, config(idx_folder))
         path = shards(tmp_path)[0]

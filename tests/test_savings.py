@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -17,7 +18,8 @@ from flowar.engine import cuda_graph
 from flowar.engine import plan as plan_module
 from flowar.engine.packed import PackedNetworks, Savings, default_savings
 from flowar.engine.plan import InferencePlan
-from flowar.networks.layers import RMSNorm
+from flowar.engine.rewrites import pad_hidden
+from flowar.networks.layers import GEGLU, RMSNorm
 from flowar.sampling.callbacks import Callbacks
 from flowar.sampling.noise import image_seeds
 
@@ -118,6 +120,18 @@ def test_norms_with_weights(savings: Savings, norms: int, monkeypatch: pytest.Mo
 def test_width_of_geglu(savings: Savings, width: int) -> None:
     networks = plan_with(savings, "attn_mlp").networks
     assert {block.mlp.fc2.in_features for block in networks.flow.blocks} == {width}
+
+
+def test_geglu_of_a_fitting_width_stays() -> None:
+    """Its very weights: a copy would take their memory again."""
+    fitting, other = GEGLU(24), GEGLU(26)  # hidden widths of 64 and 69
+    weights, x = [*fitting.parameters()], torch.randn(3, 26)
+    expected = other(x)
+    pad_hidden(fitting)
+    pad_hidden(other)
+    assert all(map(operator.is_, fitting.parameters(), weights))
+    assert other.fc2.in_features == 128
+    torch.testing.assert_close(other(x), expected)
 
 
 @pytest.mark.parametrize(("savings", "evaluations"), [(Savings(), 0), (Savings(graphs=False), EVALUATIONS)])

@@ -10,6 +10,7 @@ import pytest
 
 from flowar import Schedule
 from flowar.sampling.presets import SCHEDULES, named_schedule
+from flowar.sampling.schedule import times_denser_near_data, uniform_times
 
 
 def test_25_steps_are_the_published_24_evaluations() -> None:
@@ -22,6 +23,11 @@ def test_25_steps_are_the_published_24_evaluations() -> None:
 @pytest.mark.parametrize("steps", [1, 2, 24, 50])
 def test_other_numbers_of_steps_are_uniform(steps: int) -> None:
     np.testing.assert_allclose(Schedule.published(steps, 1.0).times, np.linspace(1, 0, steps + 1))
+
+
+def test_times_denser_near_the_data() -> None:
+    assert times_denser_near_data(4) == [1.0, 0.5625, 0.25, 0.0625, 0.0]
+    assert times_denser_near_data(4, 1.0) == uniform_times(4)
 
 
 def test_guidance_grows_with_the_scale_inside_its_interval() -> None:

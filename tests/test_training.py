@@ -22,7 +22,7 @@ from flowar.errors import DataError
 from flowar.training.config import LossConfig, TrainConfig
 from flowar.training.metrics import MetricsWriter
 from flowar.training.optimizer import learning_rate
-from flowar.training.step import Outcome, TrainingStep
+from flowar.training.step import Batch, Outcome, TrainingStep
 from flowar.training.trainer import train
 
 pytestmark = pytest.mark.usefixtures("without_tensorboard", "either_default")
@@ -44,6 +44,19 @@ class TestRun:
         pipeline = FlowARPipeline.from_pretrained(run / "model")
         assert pipeline.model.config.tokenizer == pipeline.tokenizer.record()
         assert pipeline([3]).images[0].size == (8, 8)
+
+    def test_the_learning_rate_of_every_step(
+        self, idx_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        config, rates, plain = run_config(idx_folder, tmp_path), [], TrainingStep.__call__
+
+        def recorded(self: TrainingStep, batch: Batch, lr: float) -> Outcome:
+            rates.append(lr)
+            return plain(self, batch, lr)
+
+        monkeypatch.setattr(TrainingStep, "__call__", recorded)
+        train(config)
+        assert rates == [learning_rate(step, 6, 2, config.optim) for step in range(6)]
 
     def test_metrics(self, idx_folder: Path, tmp_path: Path) -> None:
         config = run_config(idx_folder, tmp_path, log_every=4)

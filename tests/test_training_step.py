@@ -39,10 +39,10 @@ def store(images: int) -> LatentStore:
     return LatentStore(Path(), {}, (), [Shard(torch.zeros(images, 1, 1, 1, 1, 1), labels, {}, 0, [])], labels)
 
 
-def new_step(model: FlowAR | None = None, **changes: Any) -> TrainingStep:
+def new_step(model: FlowAR | None = None, ranks: Ranks = ONE, **changes: Any) -> TrainingStep:
     model = model or small_model(dropout=0.0)
     config = run_config(Path("images"), Path("run"), **changes)
-    return TrainingStep(TrainState.new(model, config.optim), config, ONE, model)
+    return TrainingStep(TrainState.new(model, config.optim), config, ranks, model)
 
 
 def batch(images: int = 4) -> Batch:
@@ -169,8 +169,8 @@ class TestStep:
         assert len(decayed["params"]) + len(plain["params"]) == len(names)
 
     def test_the_optimizer_is_torch_adamw(self) -> None:
-        """Moments that are there from the start change nothing."""
-        step, plain = new_step(optim={"max_grad_norm": 1e9}), small_model()
+        """Moments that are there from the start change nothing, nor does a learning rate that is not the step's."""
+        step, plain = new_step(optim={"max_grad_norm": 1e9, "lr": 1.0}), small_model()
         groups = [{"params": [p for p in plain.parameters() if (p.dim() < 2) == small]} for small in (False, True)]
         groups[1]["weight_decay"] = 0.0  # type: ignore[assignment]
         reference = torch.optim.AdamW(groups, 1e-3, (0.9, 0.95), weight_decay=0.02)
@@ -184,7 +184,7 @@ class TestStep:
 
     def test_muon_is_torchs_and_leaves_the_rest_to_adamw(self) -> None:
         """AdamW has embeddings, positions, norms, biases, and what reads and writes latents."""
-        step, plain = new_step(optim={"optimizer": "muon", "max_grad_norm": 1e9}), small_model()
+        step, plain = new_step(optim={"optimizer": "muon", "max_grad_norm": 1e9, "lr": 1.0}), small_model()
         adamw, muon = step.state.optimizers
         names = {parameter: name for name, parameter in step.state.model.named_parameters()}
         matrices, others = (
@@ -226,7 +226,7 @@ class TestStep:
         for ours, theirs in zip(whole.parameters, parts.parameters, strict=True):
             assert error(ours.grad, theirs.grad) < 1e-4
 
-    def test_dropout_depends_on_seed_and_step(self) -> None:
+    def test_dropout_depends_on_seed_step_and_rank(self) -> None:
         def losses(**changes: Any) -> list[float]:
             step = new_step(small_model(dropout=0.5), **changes)
             torch.rand(1)  # whatever the generator was used for
@@ -235,6 +235,8 @@ class TestStep:
         first = losses()
         assert first[0] != first[1]
         assert losses() == first != losses(seed=1)
+        each_rank = [losses(ranks=replace(ONE, rank=rank, world_size=3)) for rank in range(3)]
+        assert len({*chain(*each_rank)}) == 6  # each drops something else at each of two steps
 
 
 class Exploding(nn.Module):

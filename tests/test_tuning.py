@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import small_model
+from torch import Tensor
 
 from flowar import FlowARPipeline, Schedule
 from flowar.cli import main
@@ -55,6 +58,40 @@ def test_measurements_of_a_model() -> None:
     assert (measured.errors[:, 0] > measured.errors[:, -1]).all()
     assert (measured.seconds == 0).all()
     assert measured.rest == 4  # the start, three scales, the end
+
+
+class Clock:
+    """What a call costs by a clock: so much for every evaluation of a scale, and for the rest at either end of it."""
+
+    def __init__(self, seconds: Sequence[float], rest: float) -> None:
+        self.seconds, self.rest, self.now, self.calls = seconds, rest, 0.0, 0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sample(
+        self, *_: object, schedule: Schedule, on_scale: Callable[[int, Tensor], None] | None = None, **__: object
+    ) -> Tensor:
+        latents = torch.randn(2, 3)
+        if on_scale is None:
+            return latents
+        self.calls += 1
+        slow = {1: 7.0, 2: 7.0, 5: 3.0, 6: 3.0}.get(self.calls, 1.0)  # to warm up, and because others are at work
+        self.now += slow * self.rest / 4
+        for k, seconds in enumerate(self.seconds):
+            self.now += slow * seconds * (len(schedule.grid(k)) - 1)
+            on_scale(k, latents)
+        self.now += slow * self.rest * 3 / 4
+        return latents
+
+
+def test_times_of_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cost of an evaluation of each scale and of the rest, whatever the turns that took longer."""
+    model, clock = small_model(), Clock([0.25, 0.5, 2.0], 16.0)
+    monkeypatch.setattr(model, "sample", clock.sample)
+    measured = measure(model, 2, clock=clock)
+    assert measured.seconds.tolist() == pytest.approx(clock.seconds)
+    assert measured.rest == pytest.approx(clock.rest)
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

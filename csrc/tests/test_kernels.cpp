@@ -19,6 +19,7 @@
 #include "kernels/silu_add.h"
 #include "kernels/spatial_adaln.h"
 #include "kernels/spatial_adaln_residual.h"
+#include "kernels/token_sums.h"
 #include "kernels/velocity_step.h"
 
 using namespace flowar;
@@ -319,6 +320,14 @@ void test_counter_normal(int64_t count, int64_t offset) {
   out.expect_sentinels("counter_normal");
 }
 
+void test_token_parts() {
+  for (const int64_t tokens : {0, 1, 15, 16, 17, 31, 32, 33, 256, 341}) {
+    const int64_t room = token_parts(tokens) * kTokensPerPart;
+    if (room >= tokens && room - kTokensPerPart < tokens) continue;
+    ++failures, std::printf("token_parts: %lld for %lld tokens\n", (long long)token_parts(tokens), (long long)tokens);
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -349,6 +358,7 @@ int main(int argc, char** argv) {
     }
   }
   for (const int64_t count : {1, 2, 3, 4, 5, 1023, 1024, 1025, 5000}) test_counter_normal(count, count % 3);
+  test_token_parts();
   std::printf("%s: %s\n", isa_name(current_isa()), failures ? "FAILED" : "ok");
   return failures != 0;
 }

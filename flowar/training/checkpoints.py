@@ -202,7 +202,7 @@ def load(state: State, path: Path) -> None:
     """Read the checkpoint at `path` into the tensors of `state`."""
     reader = HuggingFaceStorageReader(str(path))
     try:
-        load_distributed(state.tensors(), storage_reader=reader, no_dist=not dist.is_initialized())
+        load_distributed(state.tensors(), storage_reader=reader)
     except CheckpointException as error:
         raise DataError(f"{path}: expected a training checkpoint ({first_line(cause(error))})") from error
 

@@ -54,6 +54,32 @@ def test_every_float8_survives_quantization() -> None:
         assert torch.equal(scale, torch.full((3, 1), 2.0**power))
 
 
+def halfway(numbers: torch.Tensor) -> torch.Tensor:
+    """Half way between each two neighbours of the numbers, and the float32 below and above that."""
+    numbers = numbers.unique()
+    middle = (numbers[1:] + numbers[:-1]) / 2
+    infinity = torch.tensor(torch.inf)
+    return torch.cat([middle, torch.nextafter(middle, -infinity), torch.nextafter(middle, infinity)])
+
+
+def test_float8_rounds_to_nearest_even() -> None:
+    numbers = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float()
+    x = torch.cat([torch.tensor([448.0]), halfway(numbers[numbers.isfinite()])])
+    values, scale = ops.quantize_rows(x[None])
+    assert scale == 1
+    assert torch.equal(values.view(torch.uint8)[0], x.to(torch.float8_e4m3fn).view(torch.uint8))
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_float8_of_what_is_not_finite(value: float) -> None:
+    """An element makes no other one finite that is not."""
+    values, scale = ops.quantize_rows(torch.tensor([[1.0, value, -2.0], [1.0, -2.0, 3.0]]))
+    product = values.float() * scale
+    assert product[0].isnan().any()
+    assert not product[0, 1].isfinite()
+    assert product[1].isfinite().all()
+
+
 def test_quantized_rows_do_not_depend_on_their_size_or_neighbours() -> None:
     x = randn(2, 3, 33)
     values, scale = ops.quantize_rows(x)
@@ -139,10 +165,14 @@ def test_every_16_bit_number_survives() -> None:
         wide = torch.zeros(1, 1, len(x))
         ops.velocity_step(wide, x.view(1, 1, -1), 1.0, 1.0)
         assert torch.equal(wide.flatten(), x.float())
-        between = wide * (1 + 2.0 ** -torch.arange(8, 24).float().repeat(len(x))[: len(x)])
-        following = torch.empty(1, 1, len(x), dtype=dtype)
-        ops.velocity_step(between, torch.zeros(1, 1, len(x)), 1.0, 1.0, following)
-        assert torch.equal(following, between.to(dtype))
+        largest = torch.finfo(dtype).max * (1 + torch.arange(-2, 3) * torch.finfo(dtype).eps / 4)
+        beyond = torch.tensor([torch.inf, 3.4e38, 65519.99, 65520.0, torch.nan])
+        between = torch.cat([halfway(x.float()), largest, beyond, -beyond])[None, None]
+        following = torch.empty_like(between, dtype=dtype)
+        ops.velocity_step(between, torch.zeros_like(between), 1.0, 1.0, following)
+        torch.testing.assert_close(following, between.to(dtype), rtol=0, atol=0, equal_nan=True)
+        ops.velocity_step(between.zero_(), between.add(torch.inf).to(dtype), 1.0, 1.0)
+        assert (between == torch.inf).all()
 
 
 def test_noise_is_normal() -> None:
