@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from flowar.errors import CheckpointError, MissingPackageError, first_line
+from flowar.storage.weights import check_finite
 from flowar.system.arguments import check_path, check_type
 from flowar.system.structured import read_json
 from flowar.tokenizers.base import Tokenizer
 
+log = logging.getLogger(__name__)
+
 CLASSES = ("AutoencoderKL", "AutoencoderDC")
+WEIGHTS = "diffusion_pytorch_model"
 
 
 class AutoencoderTokenizer(Tokenizer):
@@ -44,16 +49,21 @@ class AutoencoderTokenizer(Tokenizer):
     def from_diffusers(cls, folder: str | Path) -> AutoencoderTokenizer:
         """The autoencoder of a folder in diffusers' format, or in its subfolder `vae` (safetensors only).
 
+        Where there are weights of a variant alone, such as fp16, these are taken, in float32.
+
         Raises:
-            CheckpointError: if there is none, it is of another class, or its files are unreadable.
+            CheckpointError: if there is none, it is of another class, or its files are unreadable or not finite.
             MissingPackageError: without diffusers.
         """
         folder = check_path("folder", folder)
         if (folder / "vae" / "config.json").is_file():
             folder = folder / "vae"
-        name = read_json(folder / "config.json", dict).get("_class_name")
+        name, variant = read_json(folder / "config.json", dict).get("_class_name"), stored_variant(folder)
+        options = {"use_safetensors": True, "low_cpu_mem_usage": False, "torch_dtype": torch.float32}
         try:
-            return cls(autoencoder_class(name).from_pretrained(folder, use_safetensors=True, low_cpu_mem_usage=False))
+            vae = autoencoder_class(name).from_pretrained(folder, variant=variant, **options)
+            check_finite(folder, vae.state_dict())
+            return cls(vae)
         except CheckpointError:
             raise
         except MissingPackageError:
@@ -92,6 +102,25 @@ class AutoencoderTokenizer(Tokenizer):
     def _decode(self, latents: Tensor) -> Tensor:
         images: Tensor = self.vae.decode(latents.to(self.vae.dtype)).sample
         return images.float()
+
+
+def stored_variant(folder: Path) -> str | None:
+    """The variant that the weights in a folder of diffusers come in, if there are none that are of no variant.
+
+    Raises:
+        CheckpointError: if there are pickled weights alone, and if there are several variants.
+    """
+    if (folder / f"{WEIGHTS}.safetensors").is_file():
+        return None
+    found = sorted(path.name.split(".")[1] for path in folder.glob(f"{WEIGHTS}.*.safetensors"))
+    if "fp16" in found or len(found) == 1:
+        variant = "fp16" if "fp16" in found else found[0]
+        log.info("%s: taking the weights of variant %s", folder, variant)
+        return variant
+    got = f"variants {', '.join(found)}" if found else f"{WEIGHTS}.bin, which is pickled, alone"
+    if found or (folder / f"{WEIGHTS}.bin").is_file():
+        raise CheckpointError(f"{folder}: expected {WEIGHTS}.safetensors, got {got}")
+    return None
 
 
 def configured_normalization(config: Mapping[str, Any]) -> tuple[list[float], list[float]]:
