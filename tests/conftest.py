@@ -54,6 +54,11 @@ class Recording:
         """The weights that the recording was made with, under the published names."""
         return reference_state_dict(self.metadata["parameters"])
 
+    def published(self) -> dict[str, Tensor]:
+        """What the authors' file of this model would hold: rotary tables too, which tell how many heads it has."""
+        tables = {key: torch.zeros(shape) for key, shape in published_buffers(self.config()).items()}
+        return self.state_dict() | tables
+
     def schedule(self) -> Schedule:
         config = self.metadata["config"]
         return Schedule.published(config["steps"], config["cfg"], (0.0, config["guidance"]))
@@ -83,10 +88,8 @@ def recording(name: str) -> Recording:
 
 @functools.cache
 def recorded_model(name: str) -> FlowAR:
-    """The model of a recording. Its rotary tables tell how many heads it has, as in a published checkpoint."""
-    recorded = recording(name)
-    tables = {key: torch.zeros(shape) for key, shape in published_buffers(recorded.config()).items()}
-    return FlowAR.from_published(recorded.state_dict() | tables)
+    """The model of a recording."""
+    return FlowAR.from_published(recording(name).published())
 
 
 def error(got: Tensor, expected: Tensor) -> float:

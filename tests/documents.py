@@ -23,7 +23,7 @@ import torch
 from conftest import small_model
 
 from flowar.cli import main, parse_options
-from flowar.storage.published import published_names
+from flowar.storage.published import published_buffers, published_names
 
 ROOT = Path(__file__).parents[1]
 FENCE = re.compile(r"^```(?P<language>\w*)(?: title=\"(?P<title>[^\"]+)\")?$")
@@ -162,7 +162,7 @@ def check_command(words: list[str]) -> None:
 def write_published(path: Path) -> None:
     """A small checkpoint in the authors' format, with ImageNet's number of classes."""
     model = small_model(latent_channels=16, num_classes=1000, num_inference_steps=2, ar_width=64, ar_heads=1)
-    state = {}
+    state = {name: torch.zeros(shape) for name, shape in published_buffers(model.config).items()}
     for name, parameter in model.named_parameters():
         names = published_names(name, model.config)
         state |= {key: part.clone() for key, part in zip(names, parameter.detach().chunk(len(names)), strict=True)}

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import FIXTURES, error, recording, small_model
@@ -284,27 +285,27 @@ def name_in(name: str) -> str:
 
 
 def torch_file(path: Path, content: Any = None, **options: Any) -> Path:
-    torch.save(recording(TINY).state_dict() if content is None else content, path, **options)
+    torch.save(recording(TINY).published() if content is None else content, path, **options)
     return path
 
 
 class TestPublishedFiles:
     @pytest.mark.parametrize("key", [None, "model", "model_ema", "ema", "state_dict"])
     def test_nesting(self, key: str | None, tmp_path: Path) -> None:
-        state = recording(TINY).state_dict()
+        state = recording(TINY).published()
         content = state if key is None else {key: state, "epoch": 400, "args": argparse.Namespace(lr=1e-4)}
         loaded = FlowAR.from_published(torch_file(tmp_path / "x.pth", content))
         assert same_model(loaded, FlowAR.from_published(state))
 
     def test_averaged_weights_are_preferred(self, tmp_path: Path) -> None:
-        state = recording(TINY).state_dict()
+        state = recording(TINY).published()
         zeros = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
         loaded = FlowAR.from_published(torch_file(tmp_path / "x.pth", {"model": zeros, "model_ema": state}))
         assert same_model(loaded, FlowAR.from_published(state))
 
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
     def test_low_precision_file(self, dtype: torch.dtype, tmp_path: Path) -> None:
-        state = {name: tensor.to(dtype) for name, tensor in recording(TINY).state_dict().items()}
+        state = {name: tensor.to(dtype) for name, tensor in recording(TINY).published().items()}
         loaded = FlowAR.from_published(torch_file(tmp_path / "x.pth", state))
         assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
         assert same_model(loaded, FlowAR.from_published({name: tensor.float() for name, tensor in state.items()}))
@@ -313,7 +314,7 @@ class TestPublishedFiles:
     def test_legacy_format(self, tmp_path: Path) -> None:
         path = torch_file(tmp_path / "x.pth", _use_new_zipfile_serialization=False)
         assert not zipfile.is_zipfile(path)
-        assert same_model(FlowAR.from_published(path), FlowAR.from_published(recording(TINY).state_dict()))
+        assert same_model(FlowAR.from_published(path), FlowAR.from_published(recording(TINY).published()))
 
     def test_file_is_mapped_and_reopened_as_it_is_copied(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Pages that have been read stay resident while a mapping lives: no mapping serves more than its share."""
@@ -338,17 +339,151 @@ class TestPublishedFiles:
             assert sum(parameter.nbytes for _, parameter in group[:-1]) < weights.MAPPED_SHARE * total
 
     def test_converted_to_safetensors(self, tmp_path: Path) -> None:
-        model = FlowAR.from_published(recording(TINY).state_dict())
+        model = FlowAR.from_published(recording(TINY).published())
         model.save_pretrained(tmp_path)
         assert same_model(FlowAR.from_pretrained(tmp_path), model)
 
     def test_model_is_the_recorded_one(self, tmp_path: Path) -> None:
         recorded = recording("tiny_attn_mlp")
-        content = recorded.state_dict() | {"encoder_blocks.0.attn.rope.freqs": torch.zeros(8)}
-        model = FlowAR.from_published(torch_file(tmp_path / "x.pth", content))
+        model = FlowAR.from_published(torch_file(tmp_path / "x.pth", recorded.published()))
         assert model.config.ar_heads == recorded.metadata["config"]["ar_heads"]
         z = model.conditions(recorded["train.latents"], recorded["train.labels"])
         assert error(z, recorded["train.conditions"]) < 1e-4
+
+
+class TestForeignNames:
+    """What training scripts leave: averages and weights, under many names; `zeros` stand for what is not wanted."""
+
+    @pytest.fixture
+    def state(self) -> dict[str, Tensor]:
+        return recording(TINY).published()
+
+    @pytest.fixture
+    def zeros(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: torch.zeros_like(tensor) for name, tensor in state.items()}
+
+    def loaded(self, content: Any, tmp_path: Path, state: dict[str, Tensor]) -> bool:
+        model = FlowAR.from_published(torch_file(tmp_path / "x.pth", content))
+        return same_model(model, FlowAR.from_published(state))
+
+    @pytest.mark.parametrize("nested", [False, True])
+    @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "model."])
+    def test_wrappers(self, prefix: str, nested: bool, tmp_path: Path, state: dict[str, Tensor]) -> None:
+        wrapped = {prefix + name: tensor for name, tensor in state.items()}
+        assert self.loaded({"model": wrapped} if nested else wrapped, tmp_path, state)
+
+    def test_wrappers_within(self, tmp_path: Path, state: dict[str, Tensor]) -> None:
+        inner = {name.replace("flownet.", "flownet._orig_mod.", 1): tensor for name, tensor in state.items()}
+        assert self.loaded(inner, tmp_path, state)
+
+    @pytest.mark.parametrize(
+        "key",
+        [
+            *("model_ema", "ema", "ema_model", "ema_state_dict", "model_ema_state_dict", "state_dict_ema"),
+            *("params_ema", "ema_0.9999", "EMA", "averaged_model", "swa_model", "shadow"),
+        ],
+    )
+    def test_averages(
+        self, key: str, tmp_path: Path, state: dict[str, Tensor], zeros: dict[str, Tensor], caplog: Any
+    ) -> None:
+        content = {"model": zeros, "ema_decay": 0.9999, "use_ema": True, "epoch": 3, key: state, "optimizer": {"a": {}}}
+        with caplog.at_level("INFO"):
+            assert self.loaded(content, tmp_path, state)
+        assert f"x.pth: taking the averages in {key} instead of model" in caplog.messages[0]
+        assert len(caplog.messages) == 1
+
+    @pytest.mark.parametrize(
+        "kept",
+        [
+            lambda state: {"state_dict": state, "decay": 0.99},
+            lambda state: {"module": state},
+            lambda state: {"n_averaged": torch.tensor(7)} | {f"module.{name}": each for name, each in state.items()},
+            lambda state: {"shadow_params": [*state.values()], "decay": 0.9, "optimization_step": 7},
+            lambda state: [*state.values()],
+            lambda state: tuple(each for name, each in state.items() if "rope" not in name and name != "mask"),
+        ],
+    )
+    def test_how_averages_are_kept(
+        self, kept: Any, tmp_path: Path, state: dict[str, Tensor], zeros: dict[str, Tensor]
+    ) -> None:
+        assert self.loaded({"model": zeros, "ema": kept(state)}, tmp_path, state)
+
+    @pytest.mark.parametrize(
+        "prefixes", [("model.", "ema_model."), ("", "model_ema."), ("online_model.", "ema_model.")]
+    )
+    def test_averages_under_a_prefix(
+        self, prefixes: tuple[str, str], tmp_path: Path, state: dict[str, Tensor], zeros: dict[str, Tensor]
+    ) -> None:
+        both = {prefixes[0] + name: tensor for name, tensor in zeros.items()}
+        both |= {prefixes[1] + name: tensor for name, tensor in state.items() if "rope" not in name}
+        assert self.loaded({"state_dict": both | {"step": torch.tensor(1)}}, tmp_path, state)
+
+    def test_averages_of_other_names_are_left(self, tmp_path: Path, state: dict[str, Tensor]) -> None:
+        """As latent diffusion has them, without any dots."""
+        averages = {f"model_ema.{name.replace('.', '')}": torch.zeros_like(each) for name, each in state.items()}
+        assert self.loaded(state | averages | {"model_ema.decay": torch.tensor(0.9)}, tmp_path, state)
+
+    def test_several_averages(
+        self, tmp_path: Path, state: dict[str, Tensor], zeros: dict[str, Tensor], caplog: Any
+    ) -> None:
+        with caplog.at_level("INFO"):
+            assert self.loaded({"model": zeros, "ema_0.99": state, "ema_0.9999": zeros}, tmp_path, state)
+        assert "taking the averages in ema_0.99 instead of ema_0.9999, model" in caplog.text
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            ({"ema": [torch.zeros(1)]}, r"ema: expected weights with names beside it, got a list of 1 tensors"),
+            (
+                {"model": {"a": torch.zeros(2), "b": torch.zeros(3)}, "ema": [torch.zeros(3), torch.zeros(2)]},
+                r"ema: expected the 2 weights beside it in their order, got a list of 2 tensors",
+            ),
+            ({"ema": {"decay": 0.9}}, "expected named tensors, got 'ema' among them"),
+        ],
+    )
+    def test_no_averages(self, content: Any, message: str, tmp_path: Path) -> None:
+        with pytest.raises(CheckpointError, match=rf"x\.pth: {message}"):
+            FlowAR.from_published(torch_file(tmp_path / "x.pth", content))
+
+    def test_safetensors(self, tmp_path: Path, state: dict[str, Tensor]) -> None:
+        save_file({f"module.{name}": tensor for name, tensor in state.items()}, tmp_path / "x.safetensors")
+        assert same_model(FlowAR.from_published(tmp_path / "x.safetensors"), FlowAR.from_published(state))
+        with pytest.raises(CheckpointError, match=r"found none; flowar convert reads files with the authors' names"):
+            FlowAR.from_pretrained(tmp_path / "x.safetensors")
+        with pytest.raises(CheckpointError, match=r"x\.pth: expected a folder or a safetensors file; flowar convert"):
+            FlowAR.from_pretrained(torch_file(tmp_path / "x.pth", state))
+
+    @pytest.mark.parametrize("extra", [np.float32(1.5), np.float64(2.5), np.arange(3), Path("x")])
+    def test_what_is_no_plain_data(self, extra: Any, tmp_path: Path, state: dict[str, Tensor]) -> None:
+        with pytest.raises(
+            CheckpointError, match=r"it asks to run [\w.]+: refused; where it was made, torch\.save\(model\.state_dict"
+        ) as raised:
+            FlowAR.from_published(torch_file(tmp_path / "x.pth", {"model": state, "loss": extra}))
+        assert one_line(raised)
+        assert "weights_only" not in str(raised.value)
+
+
+class TestHeads:
+    def state(self) -> dict[str, Tensor]:
+        return recording("tiny_attn_mlp").state_dict()
+
+    def test_nothing_tells_them(self) -> None:
+        with pytest.raises(CheckpointError, match=r"rotary tables, .* found none: say ar_heads and flow_heads$"):
+            FlowAR.from_published(self.state())
+        with pytest.raises(CheckpointError, match=r"found none: say flow_heads$"):
+            FlowAR.from_published(self.state(), ar_heads=2)
+
+    def test_given(self) -> None:
+        model = recording("tiny_attn_mlp").config()
+        assert model.flow_heads
+        loaded = FlowAR.from_published(self.state(), ar_heads=model.ar_heads, flow_heads=model.flow_heads)
+        assert same_model(loaded, FlowAR.from_published(recording("tiny_attn_mlp").published()))
+
+    def test_given_but_not_those_of_the_tables(self) -> None:
+        with pytest.raises(CheckpointError, match=r"ar_heads: expected \d, as the rotary tables say, got 3"):
+            FlowAR.from_published(recording("tiny_attn_mlp").published(), ar_heads=3)
+        with pytest.raises(ValueError, match="ar_heads"):
+            FlowAR.from_published(self.state(), ar_heads=0, flow_heads=1)
 
 
 class Hostile:

@@ -28,7 +28,7 @@ def save_steps(folder: Path, steps: int, keep: int = 2) -> TrainingStep:
 
 def test_round_trip(tmp_path: Path) -> None:
     saved, fresh = save_steps(tmp_path, 3).state, new_step(small_model(seed=1, dropout=0.0)).state
-    assert load_checkpoint(fresh, tmp_path).name == "step_00000003"
+    assert load_checkpoint(fresh, tmp_path, ONE)[0].name == "step_00000003"
     assert fresh.progress() == saved.progress() == {"step": 3, "updates": 3, "skipped_in_a_row": 0}
     expected = saved.tensors()
     assert {name.split(".")[0] for name in expected} == {"model", "exp_avg", "exp_avg_sq", "average_0"}
@@ -56,7 +56,7 @@ def test_the_state_of_the_moment_is_saved(tmp_path: Path) -> None:
     for tensor in step.state.tensors().values():
         tensor.zero_()  # while it may still be writing
     writer.close()
-    load_checkpoint(step.state, tmp_path)
+    load_checkpoint(step.state, tmp_path, ONE)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in step.state.tensors().items())
 
 
@@ -94,12 +94,12 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, caplog: pytest.LogC
     content[-1] ^= 1
     file.write_bytes(content)
     with caplog.at_level(logging.WARNING):
-        assert load_checkpoint(step.state, tmp_path).name == "step_00000001"
+        assert load_checkpoint(step.state, tmp_path, ONE)[0].name == "step_00000001"
     assert "expected {'bytes'" in caplog.text
     assert "crc32" in caplog.text
     (tmp_path / "step_00000001" / "checkpoint.json").write_text("{")
     with pytest.raises(DataError, match=r"expected a checkpoint that is whole in .*, got 2 damaged ones"):
-        load_checkpoint(step.state, tmp_path)
+        load_checkpoint(step.state, tmp_path, ONE)
 
 
 def test_missing_and_truncated_files(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -108,7 +108,7 @@ def test_missing_and_truncated_files(tmp_path: Path, caplog: pytest.LogCaptureFi
         (file,) = (tmp_path / name).glob("*.safetensors")
         damage(file)
     with pytest.raises(DataError, match="got 2 damaged ones"):
-        load_checkpoint(step.state, tmp_path)
+        load_checkpoint(step.state, tmp_path, ONE)
     assert "No such file" in caplog.text
     assert "'bytes': 5" in caplog.text
 
@@ -119,12 +119,12 @@ def test_record_without_what_it_needs(tmp_path: Path, caplog: pytest.LogCaptureF
     record = json.loads(path.read_text())
     path.write_text(path.read_text().replace('"updates": 1', '"updates": 3'))
     with pytest.raises(DataError, match="got 1 damaged ones"):
-        load_checkpoint(step.state, tmp_path)
+        load_checkpoint(step.state, tmp_path, ONE)
     assert "checkpoint.json: damaged: expected checksum" in caplog.text
     del record["updates"], record["checksum"]  # which no older one has
     path.write_text(json.dumps(record))
     with pytest.raises(DataError, match="got 1 damaged ones"):
-        load_checkpoint(step.state, tmp_path)
+        load_checkpoint(step.state, tmp_path, ONE)
     assert "checkpoint.json: updates: expected an integer >= 0, got None" in caplog.text
 
 

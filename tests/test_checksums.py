@@ -102,7 +102,7 @@ def test_numbers_that_are_not_finite(value: float, dtype: torch.dtype | None, tm
 
 
 def test_published_tensor_that_is_not_finite(tmp_path: Path) -> None:
-    state = recording("tiny_attn_cross_mlp").state_dict()
+    state = recording("tiny_attn_cross_mlp").published()
     state["encoder_norm.weight"][0] = float("nan")
     torch.save(state, tmp_path / "x.pth")
     with pytest.raises(CheckpointError, match=r"x\.pth: tensor encoder_norm\.weight: expected finite numbers"):

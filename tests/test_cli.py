@@ -375,18 +375,28 @@ class TestSample:
 class TestConvert:
     def test_published_checkpoint(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         recorded = recording(TINY[1])
-        torch.save({"model_ema": recorded.state_dict()}, tmp_path / "published.pth")
+        torch.save({"model_ema": recorded.published()}, tmp_path / "published.pth")
         output = tmp_path / "converted"
         main(
             ["convert", "--checkpoint", str(tmp_path / "published.pth"), "--output", str(output), "--dtype", "bfloat16"]
         )
         assert capsys.readouterr().out.endswith(f"M parameters in {output}\n")
         assert [path.name for path in files(output)] == ["config.json", "model.safetensors"]
-        assert FlowAR.from_pretrained(output).config == FlowAR.from_published(recorded.state_dict()).config
+        assert FlowAR.from_pretrained(output).config == FlowAR.from_published(recorded.published()).config
         assert load_file(output / "model.safetensors")["flow_transformer.output_proj.bias"].dtype == torch.bfloat16
 
+    def test_heads(self, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+        recorded, path, output = recording(TINY[0]), tmp_path / "published.pth", tmp_path / "converted"
+        torch.save({"model": recorded.state_dict(), "ema": [*recorded.state_dict().values()]}, path)
+        arguments = ["convert", "--checkpoint", str(path), "--output", str(output)]
+        assert refused(capsys, arguments).endswith("found none: say ar_heads and flow_heads")
+        config = FlowAR.from_published(recorded.published()).config
+        main([*arguments, "--ar_heads", str(config.ar_heads), "--flow_heads", str(config.flow_heads)])
+        assert "published.pth: taking the averages in ema instead of model" in caplog.text
+        assert FlowAR.from_pretrained(output).config == config
+
     def test_bad_checkpoints(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-        state = recording(TINY[0]).state_dict()
+        state = recording(TINY[0]).published()
         path, output = tmp_path / "published.pth", tmp_path / "converted"
         arguments = ["convert", "--checkpoint", path, "--output", output]
         assert "published.pth: expected a PyTorch file of tensors" in refused(capsys, arguments)
@@ -417,7 +427,7 @@ class TestConvert:
     def test_full_disk(
         self, capsys: pytest.CaptureFixture[str], tmp_path: Path, request: pytest.FixtureRequest
     ) -> None:
-        torch.save(recording(TINY[0]).state_dict(), tmp_path / "published.pth")
+        torch.save(recording(TINY[0]).published(), tmp_path / "published.pth")
         request.getfixturevalue("full_disk")
         line = refused(capsys, ["convert", "--checkpoint", tmp_path / "published.pth", "--output", tmp_path / "out"])
         assert "model.safetensors: writing failed" in line

@@ -31,8 +31,14 @@ def command(folder: Path, processes: int, **options: Any) -> list[str]:
     values = fixed | {"optim": optim} | options
     path = folder / f"{Path(options['output']).name}.json"
     path.write_text(json.dumps(values))
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    return [sys.executable, *(launcher if processes > 1 else []), str(PROGRAM), str(path)]
+    if processes > 1:
+        return command_of_two(str(PROGRAM), str(path))
+    return [sys.executable, str(PROGRAM), str(path)]
+
+
+def command_of_two(*program: str) -> list[str]:
+    """The command that starts two processes of a program."""
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *program]
 
 
 def run(folder: Path, name: str, processes: int, **options: Any) -> Path:
@@ -148,10 +154,9 @@ def remove_after(run: Path, step: int) -> None:
 
 
 def test_errors_reach_all_processes(folder: Path) -> None:
-    """None waits for another that is gone."""
-    nowhere = refused(folder, "nowhere", data=str(folder / "nowhere"))
+    """None waits for another that is gone, and the main process says what happened."""
+    nowhere = refused(folder, "lost", data=str(folder / "nowhere"))
     assert "DataError: data: expected a folder" in nowhere
-    assert "TrainingError: the main process failed: DataError: data: expected a folder" in nowhere
     assert "batch_size: expected a multiple of the 2 processes, got 7" in refused(
         folder, "odd", optim={"batch_size": 7}
     )
@@ -221,6 +226,63 @@ def wait_for_rows(run: Path, count: int, process: subprocess.Popen[bytes]) -> No
             return
         time.sleep(0.01)
     raise AssertionError(f"no {count} rows within ten minutes")
+
+
+def in_a_group(folder: Path, name: str, timeout: float = 60, wait: float = 0, **options: Any) -> list[dict[str, Any]]:
+    """A run by two processes that have a process group already; what they say."""
+    arguments = command(folder, 1, output=str(folder / name), **options)
+    program, config = str(PROGRAM.with_name("group_run.py")), arguments[-1]
+    rest = ["2", str(folder / f"{name}.rendezvous"), str(timeout), str(wait)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    started = [subprocess.Popen([sys.executable, program, config, str(rank), *rest], **pipes) for rank in range(2)]
+    said = [process.communicate(timeout=600) for process in started]
+    assert [process.returncode for process in started] == [0, 0], "\n".join(error[-3000:] for _, error in said)
+    return [json.loads(out.splitlines()[-1]) for out, _ in said]
+
+
+def test_a_group_that_exists_is_used(folder: Path, alone: Path) -> None:
+    """Though its collectives time out long before the main process has encoded."""
+    said = in_a_group(folder, "group", timeout=6, wait=10)
+    assert [each["together"] for each in said] == [2, 2]  # the group is there as before
+    assert losses(folder / "group") == pytest.approx(losses(alone), rel=1e-5)
+    assert [*(folder / "group" / "checkpoints").glob(".*")] == []
+    assert FlowAR.from_pretrained(folder / "group" / "model").sample([1]).isfinite().all()
+
+
+def test_train_joins_what_torchrun_started(folder: Path, alone: Path) -> None:
+    arguments = command(folder, 2, output=str(folder / "joined"))
+    arguments[-2] = str(PROGRAM.with_name("group_run.py"))
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert losses(folder / "joined") == pytest.approx(losses(alone), rel=1e-5)
+
+
+def test_the_main_process_chooses_the_checkpoint(folder: Path, alone: Path) -> None:
+    in_a_group(folder, "chosen", keep_checkpoints=5)
+    newest = folder / "chosen" / "checkpoints" / "step_00000006"
+    damaged = next(newest.glob("*.safetensors"))
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
+    said = in_a_group(folder, "chosen", keep_checkpoints=5, resume=True)
+    assert [each["checked"] for each in said] == [["step_00000006", "step_00000003"], []]
+    assert losses(folder / "chosen") == pytest.approx(losses(alone), rel=1e-5)
+
+
+def test_what_ranks_say_to_each_other(tmp_path: Path) -> None:
+    arguments = command_of_two(str(PROGRAM.with_name("ranks_run.py")), str(tmp_path / "rendezvous"))
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+def test_one_process_encodes(folder: Path, tmp_path: Path) -> None:
+    arguments = command_of_two("-m", "flowar", "encode", "--folder", str(folder / "idx"), "--tokenizer", "pixel:2")
+    done = subprocess.run(
+        [*arguments, "--latents", str(tmp_path / "latents"), "--image_size", "8", "--device", "cpu"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.stdout.count("40 images") == 1
 
 
 def wait_for_checkpoint(run: Path, step: int, process: subprocess.Popen[bytes]) -> None:

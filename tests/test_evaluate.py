@@ -175,8 +175,9 @@ class TestChunks:
         """A rank of two, as if the other had done nothing yet."""
         from flowar.evaluation import features
 
-        monkeypatch.setattr(Ranks, "sum", lambda ranks, tensor: tensor)
-        monkeypatch.setattr(Ranks, "_outcome", lambda ranks, failure: None)
+        monkeypatch.setattr(Ranks, "wait_for_all", lambda ranks: None)
+        monkeypatch.setattr(Ranks, "_tell", lambda ranks, value: None)
+        monkeypatch.setattr(Ranks, "_hear", lambda ranks: None)
         images = open_stored(config["reference"], 1)
         features.extract(images, fashion, config["output"], {}, Ranks(CPU, share, 2), 7, "")
         starts = [int(path.stem.split("_")[1]) for path in sorted(config["output"].glob("chunk_*"))]

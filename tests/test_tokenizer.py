@@ -164,6 +164,20 @@ class TestDiffusersFolders:
         monkeypatch.setattr("huggingface_hub.snapshot_download", lambda repo, **options: str(tmp_path))
         assert load_tokenizer("user/vae").record() == kl().record()
 
+    def test_hub_id_with_a_variant_alone(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked = []
+
+        def snapshot_download(repo: str, allow_patterns: list[str], **options: Any) -> str:
+            asked.append("diffusion_pytorch_model.fp16.safetensors" in allow_patterns)
+            diffusers_vae("kl").save_pretrained(tmp_path, variant="fp16")
+            for path in tmp_path.glob("*.safetensors") if not asked[-1] else ():
+                path.unlink()
+            return str(tmp_path)
+
+        monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+        assert load_tokenizer("user/vae").channels == 4
+        assert asked == [False, True]
+
     @pytest.mark.parametrize(
         ("damage", "message"),
         [
@@ -181,6 +195,42 @@ class TestDiffusersFolders:
         with pytest.raises(CheckpointError, match=message) as raised:
             load_tokenizer(tmp_path)
         assert "\n" not in str(raised.value)
+
+    @pytest.mark.parametrize("variant", ["fp16", "bf16"])
+    @pytest.mark.parametrize("subfolder", ["", "vae"])
+    def test_one_variant_alone(self, variant: str, subfolder: str, tmp_path: Path) -> None:
+        vae = diffusers_vae("kl").half()
+        vae.save_pretrained(tmp_path / subfolder, variant=variant)
+        loaded: Any = load_tokenizer(tmp_path)
+        assert all(torch.equal(value, vae.state_dict()[name]) for name, value in loaded.vae.state_dict().items())
+        assert {value.dtype for value in loaded.vae.state_dict().values()} == {torch.float32}
+
+    def test_several_variants(self, tmp_path: Path) -> None:
+        for variant in ("non_ema", "bf16"):
+            diffusers_vae("kl").save_pretrained(tmp_path, variant=variant)
+        with pytest.raises(CheckpointError, match=r"expected .*model.safetensors, got variants bf16, non_ema"):
+            load_tokenizer(tmp_path)
+        diffusers_vae("kl").half().save_pretrained(tmp_path, variant="fp16")
+        load_tokenizer(tmp_path)
+
+    def test_pickled_alone(self, tmp_path: Path) -> None:
+        diffusers_vae("kl").save_pretrained(tmp_path, safe_serialization=False)
+        with pytest.raises(CheckpointError, match=r"got diffusion_pytorch_model\.bin, which is pickled, alone"):
+            load_tokenizer(tmp_path)
+
+    def test_not_finite(self, tmp_path: Path) -> None:
+        vae = diffusers_vae("kl")
+        with torch.no_grad():
+            vae.decoder.conv_in.bias[0] = float("nan")
+        vae.save_pretrained(tmp_path)
+        with pytest.raises(CheckpointError, match=r"tensor decoder\.conv_in\.bias: expected finite numbers"):
+            load_tokenizer(tmp_path)
+
+    def test_file_of_a_folder(self, tmp_path: Path) -> None:
+        diffusers_vae("kl").save_pretrained(tmp_path / "vae")
+        kl().save_pretrained(tmp_path / "own")
+        for path in ("vae/diffusion_pytorch_model.safetensors", "own/tokenizer.safetensors"):
+            assert load_tokenizer(tmp_path / path).record() == kl().record()
 
     def test_without_diffusers(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         kl().save_pretrained(tmp_path)
@@ -236,6 +286,35 @@ class TestKL16:
         torch.save(state, tmp_path / "kl16.ckpt")
         with pytest.raises(CheckpointError, match=message):
             load_tokenizer(tmp_path / "kl16.ckpt")
+
+
+SINGLE_FILES = {
+    "a FlowAR model": "ar_transformer.input_positions",
+    "an autoencoder with a codebook": "quantize.embedding.weight",
+    "an autoencoder of diffusers; name its folder": "encoder.down_blocks.0.resnets.0.conv1.weight",
+    "a deep compression autoencoder": "encoder.stages.0.op_list.0.main.conv1.weight",
+    "a whole latent diffusion model": "first_stage_model.encoder.conv_in.weight",
+    "the autoencoder of a latent diffusion model such as Stable Diffusion": "encoder.down.0.block.0.conv1.weight",
+}
+
+
+@pytest.mark.parametrize(("kind", "name"), SINGLE_FILES.items())
+@pytest.mark.parametrize("suffix", ["safetensors", "ckpt"])
+def test_other_single_files_are_refused_by_name(kind: str, name: str, suffix: str, tmp_path: Path) -> None:
+    path, tensors = tmp_path / f"vae.{suffix}", {name: torch.zeros(4, 4, 3, 3)}
+    save_file(tensors, path) if suffix == "safetensors" else torch.save({"state_dict": tensors}, path)
+    with pytest.raises(CheckpointError, match=rf"vae\.{suffix}: expected the tensors of KL-16 .*, got {kind}"):
+        load_tokenizer(path)
+
+
+def test_kl16_in_safetensors(tmp_path: Path) -> None:
+    pytest.importorskip("diffusers", reason="needs the extra [vae]")
+    state = recording("kl16_vae").state_dict()
+    save_file({f"module.{name}": each.contiguous() for name, each in state.items()}, tmp_path / "kl16.safetensors")
+    assert load_tokenizer(tmp_path / "kl16.safetensors").record() == load_kl16(state).record()
+    state["decoder.conv_out.bias"][0] = float("inf")
+    with pytest.raises(CheckpointError, match=r"checkpoint: tensor decoder\.conv_out\.bias: expected finite"):
+        load_kl16(state)
 
 
 def weights_of(module: nn.Module) -> list[Tensor]:

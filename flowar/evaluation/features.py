@@ -95,7 +95,7 @@ def extract(
             features = extractor(images.read(start, min(start + batch_size, len(images))))
             save_tensors(chunk_path(folder, start), features._asdict())
             advance()
-    ranks.sum(torch.zeros(1, device=ranks.device))  # nobody goes on before all are done
+    ranks.wait_for_all()  # nobody goes on before all are done
     return FeatureChunks([chunk_path(folder, start) for start in starts], batch_size)
 
 

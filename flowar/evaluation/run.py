@@ -13,7 +13,7 @@ from torch import Tensor
 from flowar.errors import FlowARError
 from flowar.evaluation.card import code_record, write_card
 from flowar.evaluation.extractors import Extractor, Features, open_extractor
-from flowar.evaluation.features import extract
+from flowar.evaluation.features import FeatureChunks, extract
 from flowar.evaluation.images import GeneratedImages, Images, open_stored
 from flowar.evaluation.measure import Measuring, bias_warnings
 from flowar.evaluation.reference import Reference, open_reference
@@ -24,8 +24,7 @@ from flowar.system.arguments import check_type
 from flowar.system.fields import checks_fields
 from flowar.system.lock import locked_by_main
 from flowar.system.memory import check_memory
-from flowar.system.precision import default_device
-from flowar.system.ranks import Ranks
+from flowar.system.ranks import Ranks, joined
 from flowar.system.rules import Count, Guidance, Interval, Place, Range, Seed, Side, Steps
 
 log = logging.getLogger(__name__)
@@ -72,7 +71,7 @@ def evaluate(config: EvaluationConfig, ranks: Ranks | None = None) -> dict[str, 
 
     Args:
         config: what to evaluate, and how.
-        ranks: this process among others (`join_ranks`); if left out, it is alone, on the GPU if there is one.
+        ranks: this process among others; if left out, those of `join_ranks`, on GPUs if there are some.
 
     Returns:
         The card, on the main rank; None on the others.
@@ -82,9 +81,8 @@ def evaluate(config: EvaluationConfig, ranks: Ranks | None = None) -> dict[str, 
             an `output` that another process writes to.
     """
     check_type("config", config, EvaluationConfig, "an EvaluationConfig")
-    ranks = ranks or Ranks(default_device())
-    with locked_by_main(config.output, ranks):
-        return card_of(config, ranks)
+    with joined(ranks) as together, locked_by_main(config.output, together):
+        return card_of(config, together)
 
 
 def card_of(config: EvaluationConfig, ranks: Ranks) -> dict[str, Any] | None:
@@ -107,8 +105,20 @@ def card_of(config: EvaluationConfig, ranks: Ranks) -> dict[str, Any] | None:
     settings = about_images | {"extractor": extractor.record(), "device": ranks.device.type}
     folder = config.output / "features"
     chunks = extract(images, extractor, folder, settings, ranks, config.batch_size, "evaluating")
-    if not ranks.main:
-        return None
+    with ranks.main_first():  # so that no rank is gone, or waits elsewhere, while it measures
+        return measured(config, settings, chunks, images, reference, extractor, ranks) if ranks.main else None
+
+
+def measured(
+    config: EvaluationConfig,
+    settings: dict[str, Any],
+    chunks: FeatureChunks,
+    images: Images,
+    reference: Reference,
+    extractor: Extractor,
+    ranks: Ranks,
+) -> dict[str, Any]:
+    """Measure what is in the chunks, and write the card."""
     features = chunks.joined()
     check_dimensions(features, reference)
     labels = labels_of(images, extractor)

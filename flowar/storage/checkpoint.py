@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import math
@@ -17,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from flowar.config import FlowARConfig, grid_names
 from flowar.errors import CheckpointError
 from flowar.storage.checksums import read_checksums
+from flowar.storage.foreign import open_foreign
 from flowar.storage.hub import locate
 from flowar.storage.published import infer_config, published_buffers, published_names, published_shapes
 from flowar.storage.weights import (
@@ -24,9 +26,7 @@ from flowar.storage.weights import (
     allocate,
     check_shapes,
     copy_weights,
-    find_weights,
     map_safetensors,
-    open_torch_file,
     read_header,
     safetensors_metadata,
     save_tensors,
@@ -98,6 +98,9 @@ class PretrainedModel(nn.Module):
         """
         check_floats("dtype", dtype)
         path = locate(source, revision, cache_dir)
+        if path.is_file() and path.suffix != ".safetensors":
+            expected = "expected a folder or a safetensors file"
+            raise CheckpointError(f"{path}: {expected}; flowar convert makes one of the authors' checkpoints")
         config = read_config(path)
         weights = path / WEIGHTS_FILE if path.is_dir() else path
         header = read_header(weights)
@@ -112,38 +115,42 @@ class PretrainedModel(nn.Module):
 
     @classmethod
     def from_published(
-        cls: type[Model], source: str | Path | Mapping[str, Tensor], dtype: torch.dtype = torch.float32
+        cls: type[Model],
+        source: str | Path | Mapping[str, Tensor],
+        dtype: torch.dtype = torch.float32,
+        ar_heads: int | None = None,
+        flow_heads: int | None = None,
     ) -> Model:
-        """The model of one of the authors' checkpoints; its size is read off the tensors.
+        """The model of one of the authors' checkpoints, or of one that was trained with their code.
 
-        A file is mapped into memory and copied piece by piece: loading takes little more memory than the model. A state
-        dict on the meta device gives a model on the meta device.
+        Its size is read off the tensors. A file is mapped into memory and copied piece by piece: loading takes little
+        more memory than the model. A state dict on the meta device gives a model on the meta device.
 
         Args:
-            source: the `.pth` file, or a state dict with the published names.
+            source: the `.pth` file, or a safetensors file or a state dict with the published names. Of a training
+                checkpoint, the averaged weights are taken, which is logged.
             dtype: of the parameters, whatever the file's is.
+            ar_heads, flow_heads: attention heads of the two transformers, for a model of a size that was not published
+                whose checkpoint has no rotary tables, which tell them.
 
         Raises:
-            CheckpointError: for an unreadable file, or a missing, unexpected or misshapen tensor, naming it.
+            CheckpointError: for an unreadable file, and a missing, unexpected or misshapen tensor, or one that is not
+                finite, naming it; and for heads that nothing tells, or that are not those of the rotary tables.
         """
-
         check_floats("dtype", dtype)
-
-        def open_tensors() -> dict[str, Tensor]:
-            if isinstance(source, Mapping):
-                return find_weights(source)
-            return open_torch_file(expanded(check_path("source", source)))
-
-        tensors = open_tensors()
-        found, on_meta = shapes_of(tensors), all(tensor.is_meta for tensor in tensors.values())
-        del tensors  # and with them the mapping of the file
-        config = infer_config(found)
+        foreign = open_foreign(source)
+        found, on_meta = shapes_of(foreign.tensors), all(tensor.is_meta for tensor in foreign.tensors.values())
+        where = "checkpoint" if isinstance(source, Mapping) else source
+        if foreign.taken:
+            log.info("%s: taking %s", where, foreign.taken)
+        del foreign  # and with it the mapping of the file
+        config = infer_config(found, {"ar_heads": ar_heads, "flow_heads": flow_heads})
         model = skeleton(cls, config, dtype)
         check_shapes(found, published_shapes(model, config), published_buffers(config))
         if not on_meta:
             allocate(model)
-            where = "checkpoint" if isinstance(source, Mapping) else source
-            copy_weights(model, open_tensors, lambda name: published_names(name, config), where)
+            sources = functools.partial(published_names, config=config)
+            copy_weights(model, lambda: open_foreign(source).tensors, sources, where)
         return model
 
 
@@ -199,7 +206,8 @@ def stored_config(weights: Path, metadata: Mapping[str, str]) -> FlowARConfig:
         CheckpointError: if there is none, or not one that a model can have.
     """
     if METADATA not in metadata:
-        raise CheckpointError(f"{weights}: expected a FlowAR configuration in the metadata, found none")
+        remedy = "flowar convert reads files with the authors' names"
+        raise CheckpointError(f"{weights}: expected a FlowAR configuration in the metadata, found none; {remedy}")
     values = parse_record(metadata[METADATA], dict, f"{weights}: metadata {METADATA}", CheckpointError)
     try:
         return FlowARConfig.from_dict(values)

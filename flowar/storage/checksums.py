@@ -21,7 +21,7 @@ from torch import Tensor
 from flowar.errors import CheckpointError
 from flowar.ops import checked_copy
 from flowar.system.files import write_json
-from flowar.system.structured import read_json
+from flowar.system.structured import parse_json, read_json
 
 KEY, SEAL = "checksums", "checksum"
 CHUNK = 2**24  # bytes read at once
@@ -47,7 +47,7 @@ def read_checksums(path: Path, shapes: Mapping[str, Sequence[int]], metadata: Ma
         return {}
     others = {key: text for key, text in metadata.items() if key != KEY}
     try:
-        record = json.loads(written[0])
+        record = parse_json(written[0])
         checksums: dict[str, str] = record["tensors"]
         expected, found = record["header"], header_checksum(shapes, others, checksums)
     except (ValueError, KeyError, TypeError):

@@ -18,6 +18,8 @@ ASSETS = Path(__file__).parents[1] / "assets"
 # What this package saves, and the autoencoders of diffusers, alone or as a part of a pipeline. Nothing pickled.
 FILES = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer.safetensors"]
 FILES += ["diffusion_pytorch_model.safetensors", "vae/config.json", "vae/diffusion_pytorch_model.safetensors"]
+# Where there are no weights among these: those that diffusers keeps in half precision.
+VARIANTS = ["diffusion_pytorch_model.fp16.safetensors", "vae/diffusion_pytorch_model.fp16.safetensors"]
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
@@ -44,9 +46,13 @@ def locate(source: str | Path, revision: str | None = None, cache_dir: str | Pat
         )
     from huggingface_hub import snapshot_download
 
+    def download(files: list[str]) -> Path:
+        return Path(snapshot_download(source, revision=revision, cache_dir=cache_dir, allow_patterns=files))
+
     try:
         with progress_on_terminals():
-            return Path(snapshot_download(source, revision=revision, cache_dir=cache_dir, allow_patterns=FILES))
+            path = download(FILES)
+            return path if any(path.glob("**/*.safetensors")) else download(FILES + VARIANTS)
     except Exception as error:  # the Hub's errors, the network's and the disk's have no common base
         raise CheckpointError(f"{source}: no such folder, and {refusal(error, revision)}") from error
 

@@ -91,11 +91,11 @@ def published_buffers(config: FlowARConfig) -> dict[str, Shape]:
     return shapes
 
 
-def infer_config(shapes: Mapping[str, Shape]) -> FlowARConfig:
+def infer_config(shapes: Mapping[str, Shape], given: Mapping[str, int | None] | None = None) -> FlowARConfig:
     """The configuration of a published checkpoint, sampling settings from the preset of the same size.
 
     Every number is read from several tensors and the most frequent answer wins, so that one damaged tensor is found by
-    the comparison with the model's shapes, under its own name.
+    the comparison with the model's shapes, under its own name. Heads that no tensor tells may be `given`.
 
     Raises:
         CheckpointError: if what the configuration is read from is missing, or the grid is not a doubled square.
@@ -115,7 +115,7 @@ def infer_config(shapes: Mapping[str, Shape]) -> FlowARConfig:
     channels = vote(shapes, r"(z_proj|flownet\.input_proj)\.weight", 1)
     preset = next((p for p in PRESETS.values() if sizes == {k: ({"flow_block": "attn_mlp"} | p)[k] for k in sizes}), {})
     return FlowARConfig(
-        **(preset | sizes | heads(shapes, preset, sizes)),
+        **(preset | sizes | heads(shapes, given or {}, preset, sizes)),
         latent_channels=channels,
         latent_size=sides[0],
         num_classes=vote(shapes, r"class_emb\.weight", 0) - 1,
@@ -123,15 +123,29 @@ def infer_config(shapes: Mapping[str, Shape]) -> FlowARConfig:
     )
 
 
-def heads(shapes: Mapping[str, Shape], preset: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, int]:
-    """The attention heads, from the rotary tables (a quarter of a head's channels), else the preset, else D / 64."""
-    found = {}
+def heads(
+    shapes: Mapping[str, Shape], given: Mapping[str, int | None], preset: Mapping[str, Any], sizes: Mapping[str, Any]
+) -> dict[str, int]:
+    """The attention heads: from the rotary tables (a quarter of a head's channels), else as `given`, else the preset's.
+
+    Raises:
+        CheckpointError: if none of these tells them, or the first two do not agree.
+    """
+    found: dict[str, int] = {}
     for network, pattern in (("ar", r"(en|de)coder_blocks\..*\.rope\.freqs"), ("flow", r"flownet\..*\.rope\.freqs")):
-        width = sizes[f"{network}_width"]
-        if any(re.fullmatch(pattern, name) for name in shapes):
-            found[f"{network}_heads"] = width // (4 * vote(shapes, pattern, 0))
-        else:
-            found[f"{network}_heads"] = preset.get(f"{network}_heads", max(1, width // 64))
+        name, width = f"{network}_heads", sizes[f"{network}_width"]
+        wanted = given.get(name)
+        if any(re.fullmatch(pattern, each) for each in shapes):
+            found[name] = width // (4 * vote(shapes, pattern, 0))
+            if wanted not in (None, found[name]):
+                raise CheckpointError(f"{name}: expected {found[name]}, as the rotary tables say, got {wanted}")
+        elif wanted is not None:
+            found[name] = wanted
+        elif preset:
+            found[name] = preset.get(name, width // 64)
+    if missing := {"ar_heads", "flow_heads"} - found.keys():
+        options = " and ".join(sorted(missing))
+        raise CheckpointError(f"checkpoint: expected rotary tables, which tell the heads, found none: say {options}")
     return found
 
 

@@ -1,12 +1,10 @@
-"""Tensors in files: safetensors to write and read, PyTorch pickles to read; and from there into a module."""
+"""Tensors in safetensors files, and from there into a module."""
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import os
 import re
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -27,8 +25,6 @@ from flowar.system.structured import parse_json, parse_record
 Shape = Sequence[int]
 Record = TypeVar("Record")
 
-# Where training scripts keep the weights in their checkpoints; averaged ones are what papers report.
-NESTING = ("model_ema", "ema", "ema_state_dict", "model", "state_dict")
 MAPPED_SHARE = 0.05  # of a model's bytes that are copied before the file is mapped afresh,
 MAPPED_MINIMUM = 2**26  # unless that is less than this: opening a file takes milliseconds
 LENGTH_BYTES, MOST_HEADER_BYTES = 8, 10**8  # of a safetensors file, by its format
@@ -142,50 +138,25 @@ def open_safetensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def open_torch_file(path: Path) -> dict[str, Tensor]:
-    """The weights of a file that `torch.save` wrote, memory-mapped; nothing that a pickle asks for is run.
-
-    Training checkpoints may hold them under one of `NESTING`, beside other things.
-
-    Raises:
-        CheckpointError: for a file that is missing, truncated, something else, or that holds more than plain data.
-    """
-    try:
-        open_regular(path).close()
-        # Training scripts keep their arguments in the file; a Namespace is a bag of attributes and runs nothing.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:  # garbage makes the unpickler fail in any way whatever
-        raise unreadable(path, "a PyTorch file of tensors", error) from error
-    try:
-        return find_weights(content)
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from error
-
-
-def find_weights(content: Any) -> dict[str, Tensor]:
-    """The named tensors of a state dict, or of a training checkpoint that holds one under one of `NESTING`.
-
-    Raises:
-        CheckpointError: if there are none.
-    """
-    candidates = [content]
-    if isinstance(content, Mapping):
-        candidates = [content[key] for key in NESTING if isinstance(content.get(key), Mapping)] or [content]
-    weights = candidates[0]
-    if isinstance(weights, Mapping) and weights and all(isinstance(value, Tensor) for value in weights.values()):
-        return dict(weights)
-    if not isinstance(weights, Mapping):
-        raise CheckpointError(f"expected named tensors, got {type(weights).__name__}")
-    other = next((f"{name!r} among them" for name, value in weights.items() if not isinstance(value, Tensor)), "none")
-    raise CheckpointError(f"expected named tensors, got {other}")
-
-
 def unreadable(path: Path, expected: str, error: Exception) -> CheckpointError:
     """The error for a file that another library could not read."""
-    forbidden = re.search(r"GLOBAL ([\w.]+)", str(error))
-    reason = f"it asks to run {forbidden[1]}: refused" if forbidden else f"reading failed: {first_line(error)}"
-    return CheckpointError(f"{path}: expected {expected}, but {reason}")
+    said = str(error)
+    if forbidden := re.search(r"GLOBAL ([\w.]+)", said):
+        remedy = "where it was made, torch.save(model.state_dict(), path) writes a copy of tensors alone"
+        return CheckpointError(f"{path}: expected {expected}, but it asks to run {forbidden[1]}: refused; {remedy}")
+    reason = re.search(r"WeightsUnpickler error:\s*(\S.*)", said)  # behind PyTorch's advice to run what files ask for
+    what = reason[1] if reason else first_line(error)
+    return CheckpointError(f"{path}: expected {expected}, but reading failed: {what}")
+
+
+def check_finite(where: str | Path, tensors: Mapping[str, Tensor]) -> None:
+    """Check that tensors which another library read from a file are finite.
+
+    Raises:
+        CheckpointError: naming the first one that is not.
+    """
+    for name, tensor in tensors.items():
+        check_tensor(where, name, sums_of(tensor), None)
 
 
 def check_shapes(

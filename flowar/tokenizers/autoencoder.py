@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
@@ -11,13 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from flowar.errors import CheckpointError, MissingPackageError, first_line
+from flowar.storage.weights import check_finite
 from flowar.system.arguments import check_path, check_type
 from flowar.system.memory import check_memory
 from flowar.system.rules import Range
 from flowar.system.structured import as_record, read_json
 from flowar.tokenizers.base import Tokenizer
 
+log = logging.getLogger(__name__)
+
 CLASSES = ("AutoencoderKL", "AutoencoderDC")
+WEIGHTS = "diffusion_pytorch_model"
 WEIGHTS_BY_WIDTH = 4 * 9 * 4  # bytes of four 3x3 convolutions for every pair of channels
 
 # More than any autoencoder has, and few enough to be made in the twinkling of an eye.
@@ -65,27 +70,28 @@ class AutoencoderTokenizer(Tokenizer):
     def from_diffusers(cls, folder: str | Path) -> AutoencoderTokenizer:
         """The autoencoder of a folder in diffusers' format, or in its subfolder `vae` (safetensors only).
 
+        Where there are weights of a variant alone, such as fp16, these are taken, in float32.
+
         Raises:
-            CheckpointError: if there is none, it is of another class, or its files are unreadable.
+            CheckpointError: if there is none, it is of another class, or its files are unreadable or not finite.
             MissingPackageError: without diffusers.
         """
         folder = check_path("folder", folder)
         if (folder / "vae" / "config.json").is_file():
             folder = folder / "vae"
-        config = read_json(folder / "config.json", dict)
-        name = config.get("_class_name")
+        config, variant = read_json(folder / "config.json", dict), stored_variant(folder)
         check_vae(folder / "config.json", config)
-        kind = autoencoder_class(name)
+        kind = autoencoder_class(config.get("_class_name"))
+        options = {"use_safetensors": True, "low_cpu_mem_usage": False, "torch_dtype": torch.float32}
         try:
-            vae, about = kind.from_pretrained(
-                folder, use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True
-            )
+            vae, about = kind.from_pretrained(folder, variant=variant, output_loading_info=True, **options)
             tokenizer = cls(vae)
         except Exception as error:  # damaged files make diffusers fail in many ways
             raise CheckpointError(f"{folder}: expected an autoencoder of diffusers: {first_line(error)}") from error
         for problem in ("missing", "unexpected"):  # of which diffusers warns alone, and draws what is missing
             if names := about[f"{problem}_keys"]:
                 raise CheckpointError(f"{folder}: {problem} tensor {names[0]} (of {len(names)}), by its config.json")
+        check_finite(folder, vae.state_dict())
         return tokenizer
 
     @classmethod
@@ -135,6 +141,25 @@ def check_vae(path: Path, config: Mapping[str, Any]) -> None:
 def check_widths(path: Path, widths: Sequence[int]) -> None:
     """Check that the convolutions of an autoencoder, by resolution, fit into the memory. Raises FlowARError."""
     check_memory(str(path), f"widths {[*widths]}", WEIGHTS_BY_WIDTH * sum(width**2 for width in widths))
+
+
+def stored_variant(folder: Path) -> str | None:
+    """The variant that the weights in a folder of diffusers come in, if there are none that are of no variant.
+
+    Raises:
+        CheckpointError: if there are pickled weights alone, and if there are several variants.
+    """
+    if (folder / f"{WEIGHTS}.safetensors").is_file():
+        return None
+    found = sorted(path.name.split(".")[1] for path in folder.glob(f"{WEIGHTS}.*.safetensors"))
+    if "fp16" in found or len(found) == 1:
+        variant = "fp16" if "fp16" in found else found[0]
+        log.info("%s: taking the weights of variant %s", folder, variant)
+        return variant
+    got = f"variants {', '.join(found)}" if found else f"{WEIGHTS}.bin, which is pickled, alone"
+    if found or (folder / f"{WEIGHTS}.bin").is_file():
+        raise CheckpointError(f"{folder}: expected {WEIGHTS}.safetensors, got {got}")
+    return None
 
 
 def configured_normalization(config: Mapping[str, Any]) -> tuple[list[float], list[float]]:

@@ -7,6 +7,7 @@ layers instead of 1x1 convolutions.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,9 +16,12 @@ from typing import Any
 from torch import Tensor
 
 from flowar.errors import CheckpointError
+from flowar.storage.foreign import open_foreign
 from flowar.storage.published import KL16_SCALE
-from flowar.storage.weights import check_shapes, find_weights, open_torch_file, shapes_of
+from flowar.storage.weights import check_finite, check_shapes, shapes_of
 from flowar.tokenizers.autoencoder import AutoencoderTokenizer, autoencoder_class
+
+log = logging.getLogger(__name__)
 
 RENAMES = (
     (r"\.block\.(\d+)\.", r".resnets.\1."),
@@ -35,23 +39,51 @@ RENAMES = (
     (r"(\.attentions\.\d+)\.proj_out\.", r"\1.to_out.0."),
 )
 
+# What single files may hold instead, by how the name of a tensor begins. A file does not tell the scale of its latents:
+# it is another in every generation of Stable Diffusion.
+FOLDER = "name its folder in diffusers' format, whose config.json tells the scale of the latents"
+OTHERS = (
+    (r"ar_transformer\.|decoder_embed\.", "a FlowAR model"),
+    (r"quantize\.", "an autoencoder with a codebook, whose latents are discrete"),
+    (r"(encoder\.down|decoder\.up)_blocks\.", f"an autoencoder of diffusers; {FOLDER}"),
+    (r"(encoder|decoder)\.stages\.", f"a deep compression autoencoder; {FOLDER}"),
+    (r"first_stage_model\.", f"a whole latent diffusion model; {FOLDER}"),
+)
+LATENT_DIFFUSION = f"the autoencoder of a latent diffusion model such as Stable Diffusion; {FOLDER}"
+
 
 def load_kl16(source: str | Path | Mapping[str, Tensor]) -> AutoencoderTokenizer:
     """The KL-16 tokenizer from the published checkpoint, a file or a state dict.
 
     Raises:
-        CheckpointError: for an unreadable file, or a missing, unexpected or misshapen tensor.
+        CheckpointError: for an unreadable file, for the tensors of something else, which is named if it is known, and
+            for a missing, unexpected or misshapen tensor, or one that is not finite.
         MissingPackageError: without diffusers.
     """
-    tensors = find_weights(source) if isinstance(source, Mapping) else open_torch_file(Path(source))
+    tensors, taken = open_foreign(source)
+    where = "checkpoint" if isinstance(source, Mapping) else source
+    if taken:
+        log.info("%s: taking %s", where, taken)
+    if other := other_kind(tensors):
+        raise CheckpointError(f"{where}: expected the tensors of KL-16 (kl16.ckpt), got {other}")
     network = {name: value for name, value in tensors.items() if not name.startswith("loss.")}  # of its training
     levels = 1 + max((int(m[1]) for name in network if (m := re.match(r"encoder\.down\.(\d+)\.", name))), default=-1)
     converted = {diffusers_name(name, levels): value for name, value in network.items()}
     vae = autoencoder_class("AutoencoderKL")(**diffusers_config(network, levels))
     converted = {name: value.flatten(1) if is_projection(name) else value for name, value in converted.items()}
     check_shapes(shapes_of(converted), shapes_of(vae.state_dict()))
+    check_finite(where, converted)
     vae.load_state_dict(converted)
     return AutoencoderTokenizer(vae)
+
+
+def other_kind(tensors: Mapping[str, Tensor]) -> str | None:
+    """What the tensors of a single file are, if they are known to be of something else than KL-16."""
+    for pattern, kind in OTHERS:
+        if any(re.match(pattern, name) for name in tensors):
+            return kind
+    levels = [name for name in tensors if name.startswith("encoder.down.")]
+    return None if not levels or any(".attn." in name for name in levels) else LATENT_DIFFUSION
 
 
 def diffusers_name(name: str, levels: int) -> str:

@@ -34,6 +34,7 @@ class TokenizerRecord(TypedDict, total=False):
 
 
 KINDS: dict[str, type[Tokenizer]] = {kind.kind: kind for kind in (PixelTokenizer, ConvTokenizer, AutoencoderTokenizer)}
+DESCRIBED_BY = {WEIGHTS_FILE: RECORD_FILE, "diffusion_pytorch_model.safetensors": "config.json"}  # weights by what
 COMPARED = ("channels", "stride", "image_channels", "mean", "std", "kind", "weights")
 
 
@@ -41,8 +42,8 @@ def load_tokenizer(source: str | Path, revision: str | None = None, cache_dir: s
     """The tokenizer of any source that has one.
 
     Args:
-        source: a folder that `Tokenizer.save_pretrained` wrote, a folder with an autoencoder of diffusers, a Hub id of
-            either, the name of a shipped model, or the file `kl16.ckpt`.
+        source: a folder that `Tokenizer.save_pretrained` wrote, a folder with an autoencoder of diffusers, a file of
+            weights in either, a Hub id of either, the name of a shipped model, or the file `kl16.ckpt`.
         revision, cache_dir: of a Hub download.
 
     Raises:
@@ -51,7 +52,10 @@ def load_tokenizer(source: str | Path, revision: str | None = None, cache_dir: s
     """
     path = locate(source, revision, cache_dir)
     if path.is_file():
-        return load_kl16(path)
+        beside = path.with_name(DESCRIBED_BY.get(path.name, path.name))
+        if beside == path or not beside.is_file():
+            return load_kl16(path)
+        path = path.parent
     if (path / RECORD_FILE).is_file():
         return restore(path)
     if (path / "config.json").is_file() or (path / "vae" / "config.json").is_file():

@@ -165,13 +165,30 @@ class CheckpointWriter:
             raise OSError(f"{path}: writing failed: {first_line(cause(error))}") from error
 
 
-def load_checkpoint(state: State, folder: Path) -> Path:
-    """Continue from the newest checkpoint in `folder` that is whole. All ranks must call this together.
+def load_checkpoint(state: State, folder: Path, ranks: Ranks) -> tuple[Path, dict[str, Any]]:
+    """Continue from the newest checkpoint in `folder` that is whole, which the main rank chooses for all.
 
-    Damaged ones are named in the log and passed over.
+    All ranks must call this together. Damaged checkpoints are named in the log and passed over.
+
+    Returns:
+        The checkpoint and its record.
 
     Raises:
-        DataError: if there is none, none is whole, or the newest belongs to another configuration.
+        DataError: if there is none, none is whole, or the newest belongs to another configuration. On the other ranks
+            that is a TrainingError.
+    """
+    path, record = ranks.from_main(lambda: newest_whole(state, folder))
+    load(state, path, ranks)
+    state.set_progress(record)
+    log.info("resumed from %s", path)
+    return path, record
+
+
+def newest_whole(state: State, folder: Path) -> tuple[Path, dict[str, Any]]:
+    """The newest checkpoint in `folder` that is whole, and its record.
+
+    Raises:
+        DataError: as `load_checkpoint`.
     """
     found = checkpoints(folder)
     if not found:
@@ -185,24 +202,15 @@ def load_checkpoint(state: State, folder: Path) -> Path:
         different = differences(state.identity(), record["config"])
         for name, (expected, got) in different.items():
             raise DataError(f"{path}: expected a checkpoint of {name} {shown(expected)}, got one of {shown(got)}")
-        load(state, path)
-        state.set_progress(record)
-        return path
+        return path, record
     raise DataError(f"resume: expected a checkpoint that is whole in {folder}, got {len(found)} damaged ones")
 
 
-def resume(state: State, folder: Path) -> dict[str, Any]:
-    """Continue from the newest checkpoint in `folder` as `load_checkpoint` does, and return its record."""
-    path = load_checkpoint(state, folder)
-    log.info("resumed from %s", path)
-    return read_sealed(path / RECORD_FILE)
-
-
-def load(state: State, path: Path) -> None:
+def load(state: State, path: Path, ranks: Ranks) -> None:
     """Read the checkpoint at `path` into the tensors of `state`."""
-    reader = HuggingFaceStorageReader(str(path))
+    reader, alone = HuggingFaceStorageReader(str(path)), ranks.world_size == 1
     try:
-        load_distributed(state.tensors(), storage_reader=reader)
+        load_distributed(state.tensors(), storage_reader=reader, process_group=ranks.patient, no_dist=alone)
     except CheckpointException as error:
         raise DataError(f"{path}: expected a training checkpoint ({first_line(cause(error))})") from error
 

@@ -14,8 +14,7 @@ from flowar.model import FlowAR
 from flowar.pipeline import FlowARPipeline
 from flowar.system.arguments import check_type
 from flowar.system.lock import locked_by_main
-from flowar.system.precision import default_device
-from flowar.system.ranks import Ranks
+from flowar.system.ranks import Ranks, joined
 from flowar.tokenizers.base import Tokenizer
 from flowar.tokenizers.loading import check_tokenizer
 from flowar.training.distillation_config import DistillConfig
@@ -33,7 +32,7 @@ def distill(config: DistillConfig, ranks: Ranks | None = None) -> Path:
 
     Args:
         config: all that the run depends on.
-        ranks: this process among others (`join_ranks`); if left out, it is alone.
+        ranks: this process among others; if left out, those of `join_ranks`.
 
     Returns:
         The folder of the exported student: averaged weights and tokenizer.
@@ -51,9 +50,8 @@ def distill(config: DistillConfig, ranks: Ranks | None = None) -> Path:
         ```
     """
     check_type("config", config, DistillConfig, "a DistillConfig")
-    ranks = ranks or Ranks(default_device(config.device))
-    with locked_by_main(Path(config.output), ranks):
-        return DistillationRun(config, ranks).to_the_end()
+    with joined(ranks, config.device) as together, locked_by_main(Path(config.output), together):
+        return DistillationRun(config, together).to_the_end()
 
 
 class DistillationRun(Run):

@@ -60,29 +60,39 @@ def encode(folder: Path, source: ImageSource, tokenizer: Tokenizer, config: Data
             latents are not finite, or too large for `config.dtype`.
         OSError: if writing fails. Shards that are finished stay, and the next call goes on from there.
     """
+    store = open_current(folder, source, tokenizer, config)
+    if store is not None:
+        return store
     key = store_key(source, tokenizer, config)
-    store = open_complete(folder, key, tokenizer) if LatentStore.complete(folder) else None
-    if store and any(shard.changed(source) for shard in store.shards):
-        (folder / STORE_FILE).unlink()
-        store = None
-    if store is None:
-        encoder = Encoder(folder, source, config, key)
-        default_device(config.device)  # which may not be there, and is asked for again in every worker
-        check_encoding(folder, source, tokenizer, config, encoder.variants)
-        missing = [number for number in range(encoder.shards) if not encoder.finished(number, tokenizer)]
-        clear(folder, encoder.shards)
-        tokenizer.save_pretrained(folder / TOKENIZER_FOLDER)
-        if len(missing) < encoder.shards:
-            log.info("%s: going on with %d of %d shards", folder, len(missing), encoder.shards)
-        with step_progress(encoder.shards, None, "encoding images", encoder.shards - len(missing)) as advance:
-            for skipped in encode_shards(encoder, missing):
-                for reason in skipped:
-                    log.warning("skipped %s", reason)
-                advance()
-        write_record(folder, encoder.shards, key, str(source.root), source.class_names)
-        warn_unless_normalised(*encoder.some_moments())
-        store = open_complete(folder, key, tokenizer)
-    return store
+    encoder = Encoder(folder, source, config, key)
+    default_device(config.device)  # which may not be there, and is asked for again in every worker
+    check_encoding(folder, source, tokenizer, config, encoder.variants)
+    missing = [number for number in range(encoder.shards) if not encoder.finished(number, tokenizer)]
+    (folder / STORE_FILE).unlink(missing_ok=True)
+    clear(folder, encoder.shards)
+    tokenizer.save_pretrained(folder / TOKENIZER_FOLDER)
+    if len(missing) < encoder.shards:
+        log.info("%s: going on with %d of %d shards", folder, len(missing), encoder.shards)
+    with step_progress(encoder.shards, None, "encoding images", encoder.shards - len(missing)) as advance:
+        for skipped in encode_shards(encoder, missing):
+            for reason in skipped:
+                log.warning("skipped %s", reason)
+            advance()
+    write_record(folder, encoder.shards, key, str(source.root), source.class_names)
+    warn_unless_normalised(*encoder.some_moments())
+    return open_complete(folder, key, tokenizer)
+
+
+def open_current(folder: Path, source: ImageSource, tokenizer: Tokenizer, config: DataConfig) -> LatentStore | None:
+    """Open the store in `folder` if it is complete and no image was replaced since it was encoded.
+
+    Raises:
+        DataError: if it is of something else.
+    """
+    if not LatentStore.complete(folder):
+        return None
+    store = open_complete(folder, store_key(source, tokenizer, config), tokenizer)
+    return None if any(shard.changed(source) for shard in store.shards) else store
 
 
 def open_complete(folder: Path, key: Key, tokenizer: Tokenizer) -> LatentStore:

@@ -21,7 +21,7 @@ from flowar.tokenizers.base import Tokenizer
 from flowar.tokenizers.loading import load_tokenizer
 from flowar.training.config import ValidationConfig
 from flowar.training.data_config import DataConfig
-from flowar.training.encoding import encode
+from flowar.training.encoding import encode, open_current
 from flowar.training.held_out import HeldOut
 from flowar.training.latent_store import TOKENIZER_FOLDER, LatentStore, check_maker
 from flowar.training.pool import held_out_images, without
@@ -56,11 +56,11 @@ def load_data(
         as_record([*source.class_names], list[Name], f"{config.folder}: class_names", DataError)
         check_classes(source, num_classes, class_names, config.folder)
         tokenizer = stored_tokenizer(config, folder) or tokenizer_for_training(str(config.tokenizer), source, skip_bad)
-        complete = LatentStore.complete(folder)
-        if complete:
+        current = open_current(folder, source, tokenizer, config)
+        if current is not None:
             tidy(folder)
-        with nullcontext() if complete else locked(folder):
-            store = encode(folder, source, tokenizer, config)
+        with locked(folder) if current is None else nullcontext():
+            store = encode(folder, source, tokenizer, config) if current is None else current
     check_classes(store, num_classes, class_names, folder)
     return store, store.load_tokenizer()  # whose statistics are rounded, however the run started
 

@@ -52,7 +52,7 @@ def teacher_latents(
             for number in own:
                 artist.draw(number)
                 advance()
-    ranks.sum(torch.zeros(1, device=ranks.device))  # waits for all
+    ranks.wait_for_all()
     with ranks.main_first():
         if ranks.main and not LatentStore.complete(folder):
             names = teacher.model.config.class_names

@@ -6,6 +6,7 @@ import logging
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -13,7 +14,7 @@ from flowar.system.files import write_json
 from flowar.system.progress import duration
 from flowar.system.ranks import Ranks
 from flowar.system.signals import StopRequest
-from flowar.training.checkpoints import CheckpointWriter, refuse_second_run, resume
+from flowar.training.checkpoints import CheckpointWriter, load_checkpoint, refuse_second_run
 from flowar.training.interruption import Interruption
 from flowar.training.metrics import MetricsWriter
 from flowar.training.reconstructions import draw, reconstruct
@@ -51,9 +52,9 @@ class Watch:
         """
         self.output, self.held_out = options.output, options.held_out
         folder, ranks = self.output / "checkpoints", Ranks(state.tokenizer.mean.device)
-        record = {}
+        record: dict[str, Any] = {}
         if options.resume:
-            record = resume(state, folder)
+            _, record = load_checkpoint(state, folder, ranks)
         else:
             refuse_second_run(self.output, folder)
         reported = record.get("reported", True)

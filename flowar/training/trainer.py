@@ -18,14 +18,14 @@ from flowar.pipeline import FlowARPipeline
 from flowar.system.arguments import check_type
 from flowar.system.files import write_json
 from flowar.system.lock import locked_by_main
-from flowar.system.precision import default_device, matmul_precision, parse_dtype
+from flowar.system.precision import matmul_precision, parse_dtype
 from flowar.system.progress import step_progress
-from flowar.system.ranks import Ranks
+from flowar.system.ranks import Ranks, joined
 from flowar.system.signals import StopRequest
 from flowar.system.structured import read_rows
 from flowar.tokenizers.base import Tokenizer
 from flowar.training.batches import batches
-from flowar.training.checkpoints import CheckpointWriter, refuse_second_run, resume
+from flowar.training.checkpoints import CheckpointWriter, load_checkpoint, refuse_second_run
 from flowar.training.config import RunConfig, TrainConfig
 from flowar.training.finetune import load_start, start_from
 from flowar.training.held_out import HeldOut, turned
@@ -50,7 +50,7 @@ def train(config: TrainConfig, ranks: Ranks | None = None) -> Path:
 
     Args:
         config: all that the run depends on.
-        ranks: this process among others (`join_ranks`); if left out, it is alone.
+        ranks: this process among others; if left out, those of `join_ranks`.
 
     Returns:
         The folder of the exported model: averaged weights and tokenizer.
@@ -72,9 +72,8 @@ def train(config: TrainConfig, ranks: Ranks | None = None) -> Path:
         ```
     """
     check_type("config", config, TrainConfig, "a TrainConfig")
-    ranks = ranks or Ranks(default_device(config.device))
-    with locked_by_main(Path(config.output), ranks):
-        return TrainingRun(config, ranks).to_the_end()
+    with joined(ranks, config.device) as together, locked_by_main(Path(config.output), together):
+        return TrainingRun(config, together).to_the_end()
 
 
 class Run(ABC):
@@ -99,7 +98,7 @@ class Run(ABC):
         self.config, self.ranks, self.output = config, ranks, output
         self.checkpoint_folder = self.output / "checkpoints"
         if not config.resume:
-            refuse_second_run(self.output, self.checkpoint_folder)
+            ranks.from_main(lambda: refuse_second_run(self.output, self.checkpoint_folder))
         check_shares(config, ranks.world_size)
         self._open_data()
         torch.manual_seed(config.seed)
@@ -113,7 +112,7 @@ class Run(ABC):
         self.interval = Interval(StepMetrics(model.config, ranks.device), 0)
         self.reported = True  # whether the row, the picture and the checkpoint that are due at this step are there
         if config.resume:
-            record = resume(self.state, self.checkpoint_folder)
+            _, record = load_checkpoint(self.state, self.checkpoint_folder, ranks)
             self.reported = record.get("reported", True)
             self.interval.begin(self.state.step)
             if "interval" in record:
