@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from pathlib import PurePath
 from reprlib import Repr
 
 __all__ = ["CheckpointError", "DataError", "FlowARError", "MissingPackageError", "TrainingError"]
 
 MOST_CHARACTERS, MOST_SHOWN = 300, 80  # of a message, and of a value in it
+PLAIN = (bool, int, float, str, bytes, list, tuple, dict, PurePath)  # types of values that show what they are
 
 SYSTEM_NUMBER = re.compile(r"\[Errno -?\d+\] | \(os error \d+\)")  # as Python writes it, and Rust
 # What a terminal or an editor takes for a command, not for text: control characters, other ends of lines, changes of
@@ -76,7 +78,9 @@ def shortened(text: str, most: int = MOST_CHARACTERS) -> str:
 
 
 def shown(value: object) -> str:
-    """A value as messages show it: as Python writes it, in at most 80 characters, whatever its size."""
+    """A value as messages show it, in at most 80 characters: as Python writes it, or its type if it is no plain one."""
+    if value is not None and not isinstance(value, PLAIN):
+        return f"a {type(value).__name__}"
     try:
         return escaped(shortened(_repr.repr(value), MOST_SHOWN))
     except ValueError:  # an integer of so many digits that Python refuses to write it

@@ -19,7 +19,6 @@ from flowar.storage.hub import locate
 from flowar.system.arguments import check_function, check_integer, check_path, check_type
 from flowar.system.memory import check_memory
 from flowar.system.precision import default_device
-from flowar.system.rules import expanded
 from flowar.system.tensors import check_tensor
 from flowar.system.together import write_together
 from flowar.tokenizers.base import Tokenizer
@@ -99,7 +98,7 @@ class FlowARPipeline:
         Raises:
             OSError: if writing fails; files that were there stay as they were.
         """
-        with write_together(expanded(check_path("folder", folder))) as aside:
+        with write_together(check_path("folder", folder)) as aside:
             self.model.save_pretrained(aside, dtype)
             self.tokenizer.save_pretrained(aside)
 

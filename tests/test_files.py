@@ -11,7 +11,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from flowar.errors import FlowARError
+from flowar.system.fields import checked
 from flowar.system.files import write_aside, write_json
+from flowar.system.rules import OutputFile
 
 
 @pytest.fixture(params=[0o022, 0o027, 0o077], ids=oct)
@@ -41,3 +44,20 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="disk full"):
         write_aside(path, fail)
     assert [each.read_text() for each in path.parent.iterdir()] == ["before"]
+
+
+def test_only_files_are_replaced(tmp_path: Path) -> None:
+    """Not a pipe, nor a folder, nor a device, were it that of a superuser; a link counts as what it leads to."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("pipe")
+    (tmp_path / "device").symlink_to(os.devnull)
+    for name in ("pipe", "folder", "link", "device"):
+        with pytest.raises(OSError, match="expected the place of a file, got a pipe, a device or a folder"):
+            write_json(tmp_path / name, {})
+        with pytest.raises(FlowARError, match=rf"output: expected the path of a file, got '.*{name}', where there is"):
+            checked(tmp_path / name, OutputFile, "output")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["device", "folder", "link", "pipe"]
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+    write_json(tmp_path / "new", {})
+    assert checked(str(tmp_path / "new"), OutputFile) == tmp_path / "new"

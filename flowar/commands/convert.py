@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flowar.commands import say
 from flowar.system.fields import checks_fields
-from flowar.system.rules import Place
+from flowar.system.rules import Count, Place
 
 
 @dataclass
@@ -29,8 +29,8 @@ class Options:
     output: Path
     tokenizer: Place | None = None
     dtype: str | None = None
-    ar_heads: int | None = None
-    flow_heads: int | None = None
+    ar_heads: Count | None = None
+    flow_heads: Count | None = None
 
 
 def run(options: Options) -> None:

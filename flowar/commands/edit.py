@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from flowar.commands import say
 from flowar.commands.sample import Classes
 from flowar.system.fields import checks_fields
-from flowar.system.rules import Count, Guidance, Index, Place, Range, Seed
+from flowar.system.rules import Count, Guidance, Index, OutputFile, Place, Range, Seed
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -61,7 +61,7 @@ class Options:
     model: Place = "flowar-fashion"
     schedule: Place | None = None
     guidance_scale: Guidance | None = None
-    output: Path = Path("edited.png")
+    output: OutputFile = Path("edited.png")
     device: str = "auto"
 
 

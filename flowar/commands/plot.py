@@ -10,6 +10,7 @@ from flowar.commands import say
 from flowar.errors import MissingPackageError
 from flowar.system.fields import checks_fields
 from flowar.system.files import write_aside
+from flowar.system.rules import OutputFile
 
 CURVES = "curves.png"
 
@@ -27,7 +28,7 @@ class Options:
     positional: ClassVar[str] = "runs"
 
     runs: list[Path]
-    output: Path | None = None
+    output: OutputFile | None = None
 
 
 def run(options: Options) -> None:

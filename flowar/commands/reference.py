@@ -8,7 +8,7 @@ from pathlib import Path
 
 from flowar.commands import say
 from flowar.system.fields import checks_fields
-from flowar.system.rules import Count, Place, Side
+from flowar.system.rules import Count, OutputFile, Place, Side
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Options:
     """
 
     images: Place
-    output: Path
+    output: OutputFile
     extractor: str = "inception"
     classifier: Path | None = None
     image_size: Side | Sequence[Side] | None = None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 from flowar.commands import say
 from flowar.data.class_names import class_names_of, resolve
 from flowar.system.fields import checks_fields
-from flowar.system.rules import Count, Guidance, Interval, Place, Seed, Steps
+from flowar.system.rules import Count, Guidance, Interval, OutputFile, Place, Seed, Steps
 
 if TYPE_CHECKING:
     from flowar.preview.terminal import TerminalPicture
@@ -58,7 +58,7 @@ class Options:
     classes: Classes | None = None
     per_class: Count = 8
     seed: Seed = 0
-    output: Path = Path("samples.png")
+    output: OutputFile = Path("samples.png")
     schedule: Place | None = None
     num_inference_steps: Steps | None = None
     guidance_scale: Guidance | None = None
@@ -69,7 +69,7 @@ class Options:
     naive: bool = False
     preview: bool = False
     preview_steps: bool = False
-    animate: Path | None = None
+    animate: OutputFile | None = None
 
 
 def run(options: Options) -> None:

@@ -12,7 +12,7 @@ from flowar.data.class_names import class_names_of
 from flowar.errors import MissingPackageError
 from flowar.system.fields import checks_fields
 from flowar.system.files import write_aside
-from flowar.system.rules import Count, Guidance, Index, Place, Seed, Steps
+from flowar.system.rules import Count, Guidance, Index, OutputFile, Place, Seed, Steps
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -54,7 +54,7 @@ class Options:
     model: Place = "flowar-fashion"
     classes: Classes | None = None
     seed: Seed = 0
-    output: Path | None = None
+    output: OutputFile | None = None
     scale: Index | None = None
     query: list[Index] | None = None
     guidance_scales: list[Guidance] = field(default_factory=lambda: [1.0, 2.0, 3.5, 5.0, 8.0])

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from flowar.commands import say
 from flowar.system.fields import checks_fields
-from flowar.system.rules import Count, Place, Range
+from flowar.system.rules import Count, OutputFile, Place, Range
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Options:
     target_ms: Annotated[float, Range(0, 1e9, "(]")]
     model: Place = "flowar-fashion"
     batch_size: Count = 10
-    output: Path = Path("schedule.json")
+    output: OutputFile = Path("schedule.json")
     dtype: str = "auto"
     device: str = "auto"
 

@@ -15,7 +15,7 @@ from flowar.evaluation.settings import flatten
 from flowar.system.arguments import check_path
 from flowar.system.files import write_aside, write_json
 from flowar.system.markdown import plain
-from flowar.system.rules import Measurement, Name, expanded
+from flowar.system.rules import Measurement, Name
 from flowar.system.structured import as_record, read_json
 
 FORMAT = "flowar-evaluation-card"
@@ -70,7 +70,7 @@ def read_card(path: str | Path) -> dict[str, Any]:
     Raises:
         FlowARError: if there is none, or the file is something else.
     """
-    path = expanded(check_path("card", path))
+    path = check_path("card", path)
     path = path / JSON_FILE if path.is_dir() else path
     card = read_json(path, dict, FlowARError, finite=False)
     if card.get("format") != FORMAT:

@@ -6,10 +6,9 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from flowar.errors import FlowARError
+from flowar.errors import FlowARError, shown
 from flowar.evaluation.measure import NORMAL_95
 from flowar.evaluation.settings import differences
-from flowar.system.arguments import shown
 
 COMPARABLE = ("extractor.name", "extractor.weights", "extractor.resizing", "reference.fingerprint")
 

@@ -9,8 +9,7 @@ from typing import Any, TypeVar, cast
 
 from torch import Tensor
 
-from flowar.errors import FlowARError, first_line
-from flowar.system.arguments import shown
+from flowar.errors import FlowARError, first_line, shown
 
 Op = TypeVar("Op", bound=Callable[..., Any])
 

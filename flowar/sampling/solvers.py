@@ -15,8 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from flowar import ops
-from flowar.errors import FlowARError
-from flowar.system.arguments import shown
+from flowar.errors import FlowARError, shown
 
 Times = Sequence[float]
 

@@ -35,7 +35,6 @@ from flowar.storage.weights import (
 from flowar.system.arguments import check_path, check_type
 from flowar.system.files import write_json
 from flowar.system.memory import UNNOTICED, size
-from flowar.system.rules import expanded
 from flowar.system.structured import parse_record, read_json
 from flowar.system.tensors import check_floats
 from flowar.system.together import write_together
@@ -71,7 +70,7 @@ class PretrainedModel(nn.Module):
         """
         if dtype is not None:
             check_floats("dtype", dtype)
-        folder, config = expanded(check_path("folder", folder)), self.config.to_dict()
+        folder, config = check_path("folder", folder), self.config.to_dict()
         weights = {name: weight.to("cpu", dtype) for name, weight in self.state_dict().items()}
         with write_together(folder) as aside:
             save_tensors(aside / WEIGHTS_FILE, weights, {"format": "pt", METADATA: json.dumps(config)})

@@ -20,7 +20,6 @@ from flowar.errors import CheckpointError
 from flowar.storage.weights import map_safetensors, unreadable
 from flowar.system.arguments import check_path
 from flowar.system.files import open_regular
-from flowar.system.rules import expanded
 
 # What averages are called, alone or in a longer name: model_ema, ema_state_dict, params_ema, shadow_params.
 AVERAGE = re.compile(r"(^|[_.])(ema\d*|swa|averaged?|averages|shadow|polyak)([_.]|$)", re.IGNORECASE)
@@ -51,7 +50,7 @@ def open_foreign(source: str | Path | Mapping[str, Any]) -> Foreign:
     """
     if isinstance(source, Mapping):
         return find_weights(source)
-    path = expanded(check_path("source", source))
+    path = check_path("source", source)
     content = map_safetensors(path) if path.suffix == ".safetensors" else load_torch_file(path)
     try:
         return find_weights(content)

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from flowar.errors import CheckpointError, first_line, shown
 from flowar.system.arguments import check_path
-from flowar.system.rules import expanded
 from flowar.system.together import finish_saving
 
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -35,7 +34,6 @@ def locate(source: str | Path, revision: str | None = None, cache_dir: str | Pat
     shipped, path = {path.name: path for path in shipped_models()}, check_path("model", source)
     if source in shipped:
         return shipped[str(source)]
-    path = expanded(path)
     if os.path.exists(path):  # False also for a name too long for any file
         finish_saving(path)
         return path

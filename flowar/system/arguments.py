@@ -9,20 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from flowar.errors import FlowARError
-
-MOST_SHOWN = 60  # characters of a value
-
-
-def shown(value: object) -> str:
-    """What a value is, in a few words: a number or a text itself, of anything else the type."""
-    if value is None or isinstance(value, (bool, int, float, str, bytes)):
-        try:
-            text = repr(value)
-        except ValueError:  # Python writes no integer of thousands of digits
-            return "a number that is too long to show"
-        return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
-    return f"a {type(value).__name__}"
+from flowar.errors import FlowARError, shown
+from flowar.system.rules import expanded
 
 
 def check_type(name: str, value: object, types: type | tuple[type, ...], expected: str) -> None:
@@ -62,10 +50,10 @@ def check_number(name: str, value: Any, positive: bool = False) -> float:
 
 
 def check_path(name: str, value: Any) -> Path:
-    """An argument as a path, if it may be one."""
+    """An argument as a path without `~`, if it may be one."""
     if not isinstance(value, (str, os.PathLike)) or not str(value) or "\0" in str(value):
         raise FlowARError(f"{name}: expected a path, got {shown(value)}")
-    return Path(value)
+    return expanded(os.fspath(value))
 
 
 def check_each(name: str, values: Any, check: Callable[[str, Any], object]) -> None:

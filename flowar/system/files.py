@@ -30,17 +30,25 @@ def write_aside(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a file of the same name elsewhere on the disk of `path`, flush it, then rename it to `path`.
 
     Raises:
-        OSError: if writing fails (disk full, no permission); `path` is as it was and nothing is left behind.
+        OSError: if something else than a file is there, or writing fails (disk full, no permission); `path` is as it
+            was and nothing is left behind.
     """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "expected the place of a file, got a pipe, a device or a folder", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    with part_of(path) as part:
+    with part_of(path, path.parent) as part:
         aside = part / path.name
-        aside.touch()
-        mode = aside.stat().st_mode  # what the user's umask asks for; some writers would make the file private
-        write(aside)
-        aside.chmod(mode)
-        with aside.open("rb+") as file:
-            os.fsync(file.fileno())
+        try:
+            aside.touch()
+            mode = aside.stat().st_mode  # what the user's umask asks for; some writers would make the file private
+            write(aside)
+            aside.chmod(mode)
+            with aside.open("rb+") as file:
+                os.fsync(file.fileno())
+        except OSError as error:
+            if error.strerror and error.filename is None:  # as of a write to a disk that is full
+                error.filename = str(aside)
+            raise
         aside.replace(path)
 
 

@@ -26,11 +26,11 @@ _lock = threading.Lock()
 
 
 @contextmanager
-def part_of(path: Path) -> Iterator[Path]:
-    """Yield a new folder beside `path`, for what is to come there; parts of dead processes beside it are removed.
+def part_of(path: Path, folder: Path) -> Iterator[Path]:
+    """Yield a new folder beside `path`, for what is to become that; parts of dead processes beside it are removed.
 
-    What is left of the part when the context ends is removed. Errors of the operating system do not name the part, but
-    the folder around it.
+    What is left of the part when the context ends is removed. Errors of the operating system do not name its files as
+    they are, but as files of `folder`, where they are to be.
     """
     now = time.monotonic()
     with _lock:
@@ -45,18 +45,18 @@ def part_of(path: Path) -> Iterator[Path]:
         part.mkdir()
         yield part
     except OSError as error:
-        rename_in(error, part, path)
+        rename_in(error, part, folder)
         raise
     finally:
         remove(part)
 
 
-def rename_in(error: OSError, part: Path, path: Path) -> None:
-    """Have an error name files of `part` as they are called in its folder, and `path` if it names none."""
-    here, there = str(part), str(part.parent)
+def rename_in(error: OSError, part: Path, folder: Path) -> None:
+    """Have an error name files of `part` as files of `folder`."""
+    here, there = str(part), str(folder)
     error.args = tuple(each.replace(here, there) if isinstance(each, str) else each for each in error.args)
-    if error.filename is not None or error.strerror:
-        error.filename = str(error.filename or path).replace(here, there)
+    if error.filename is not None:
+        error.filename = str(error.filename).replace(here, there)
 
 
 def remove_left_parts(folder: Path, below: bool = False) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -104,6 +105,24 @@ class UserPath(Line):
         return str(expanded(value)) if value.startswith("~") else value
 
 
+class NewFile(Line):
+    """Where a file is to be written. One that is there is replaced; a folder, a device or a pipe must not be."""
+
+    words = "the path of a file"
+
+    def got(self, value: Any) -> str:
+        """A value that breaks the rule."""
+        known = isinstance(value, (str, Path))
+        return f"{shown(str(value))}, where there is something else" if known else shown(value)
+
+    def fitting(self, value: Any) -> Any:
+        """`value` as a path without `~`. Raises ValueError if it breaks the rule."""
+        path = expanded(value)
+        if os.path.exists(path) and not path.is_file():  # a link counts as what it leads to
+            raise ValueError
+        return path
+
+
 def expanded(path: str | Path) -> Path:
     """A path with `~` or `~user` in front as that folder.
 
@@ -143,3 +162,4 @@ Interval = tuple[Annotated[float, Range(0, 1)], Annotated[float, Range(0, 1)]]
 Measurement = Annotated[float, Measured(-1e100, 1e100)]
 Name = Annotated[str, Line()]
 Place = Annotated[str, UserPath()]
+OutputFile = Annotated[Path, NewFile()]

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowar.errors import FlowARError
-from flowar.system.arguments import check_type, shown
+from flowar.errors import FlowARError, shown
+from flowar.system.arguments import check_type
 
 
 def check_floats(name: str, dtype: Any) -> None:

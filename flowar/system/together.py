@@ -15,24 +15,18 @@ SAVED = ".saved"  # holds files that are all written and on their way to the fol
 def write_together(folder: Path) -> Iterator[Path]:
     """Yield a folder to write files to, which come to `folder` together if the context ends without an error.
 
-    They are then renamed to `.saved` in `folder` at once, the moment that counts, and to their places one by one. What
-    a process that dies in between leaves to be done, `finish_saving` does for whoever reads or writes the folder next.
+    If there is no such folder, it gets that name. Else its files are renamed to `.saved` in `folder` at once, the
+    moment that counts, and to their places one by one. What a process that dies in between leaves to be done,
+    `finish_saving` does for whoever reads or writes the folder next.
 
     Raises:
         OSError: if writing fails; the files in `folder` are as they were and nothing is left behind.
     """
-    new = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with part_of(folder / SAVED) as aside:
-            yield aside
-            finish_saving(folder)
-            aside.rename(folder / SAVED)
-    except BaseException:
-        if new:
-            with suppress(OSError):  # somebody else has put something there
-                folder.rmdir()
-        raise
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with part_of(folder / SAVED if folder.exists() else folder, folder) as aside:
+        yield aside
+        finish_saving(folder)
+        aside.rename(folder / SAVED if folder.exists() else folder)
     finish_saving(folder)
 
 

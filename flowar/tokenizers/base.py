@@ -15,12 +15,11 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from flowar.errors import first_line
+from flowar.errors import first_line, shown
 from flowar.storage.weights import fingerprint, save_tensors
-from flowar.system.arguments import check_integer, check_path, check_type, shown
+from flowar.system.arguments import check_integer, check_path, check_type
 from flowar.system.files import write_json
 from flowar.system.precision import exact_convolutions
-from flowar.system.rules import expanded
 from flowar.system.tensors import check_tensor, has_shape
 from flowar.system.together import write_together
 from flowar.tokenizers.tiled_decoding import decode_tiled
@@ -191,7 +190,7 @@ class Tokenizer(nn.Module):
             OSError: if writing fails; files that were there stay as they were.
         """
         weights = self.state_dict()
-        with write_together(expanded(check_path("folder", folder))) as aside:
+        with write_together(check_path("folder", folder)) as aside:
             if weights:
                 save_tensors(aside / WEIGHTS_FILE, weights, {"format": "pt"})
             write_json(aside / RECORD_FILE, self.record())

@@ -97,7 +97,7 @@ FILE_OUTPUT: tuple[Obstacle, ...] = (
     ("a folder", full_folder, "folder.png", REFUSED),
     ("this folder", nothing, ".", REFUSED),
     ("the folder above", nothing, "..", REFUSED),
-    ("a pipe", os.mkfifo, "pipe.png", EITHER),
+    ("a pipe", os.mkfifo, "pipe.png", REFUSED),
     ("of no known format", nothing, "out.xyz", EITHER),
     ("there already", lambda path: path.write_text("x"), "there.png", EITHER),
 )
