@@ -129,7 +129,7 @@ class TestHelp:
             ),
             ("train-tokenizer", ["folder to write the tokenizer to", "keeps latents near a unit Gaussian"]),
             ("calibrate-tokenizer", ["images to measure; the first ones in order", "default: 50000"]),
-            ("convert", ["the authors' .pth file", "required"]),
+            ("convert", ["the authors' .pth file, or a safetensors file", "required"]),
             ("push", ["user/name on the Hub", "default: unknown", "make a new repository private"]),
             ("plot", ["folders of the runs, which hold metrics.jsonl"]),
             ("classes", ["names of the listed classes contain", "or a data set: imagenet, fashion_mnist"]),
@@ -369,7 +369,8 @@ class TestSample:
         (tmp_path / "file").write_text("in the way")
         output = tmp_path / "file" / "grid.png"
         assert str(tmp_path / "file") in refused(capsys, ["sample", "--model", model_folder, "--output", output])
-        assert "Is a directory" in refused(capsys, ["sample", "--model", model_folder, "--output", tmp_path])
+        line = refused(capsys, ["sample", "--model", model_folder, "--output", tmp_path])
+        assert f"output: expected the path of a file, got '{tmp_path}', where there is something else" in line
 
 
 class TestConvert:

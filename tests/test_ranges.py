@@ -32,6 +32,7 @@ NEEDED: dict[Any, dict[str, Any]] = {
     DistillConfig: {"model": "teacher", "output": "run"},
     TrainConfig: {"data": DataConfig(latents="store"), "output": "run", "model": FlowARConfig()},
     OPTIONS["calibrate-tokenizer"]: {"tokenizer": "pixel:2", "data": "images", "output": Path("out")},
+    OPTIONS["convert"]: {"checkpoint": Path("old.pth"), "output": Path("out")},
     OPTIONS["edit"]: {"kind": "vary", "classes": "0"},
     OPTIONS["push"]: {"folder": "model", "repo": "user/model"},
     OPTIONS["reference"]: {"images": "images", "output": Path("out")},

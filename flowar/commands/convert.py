@@ -17,7 +17,7 @@ class Options:
     model.safetensors.
 
     Attributes:
-        checkpoint: the .pth file, or a safetensors file with the same names.
+        checkpoint: the authors' .pth file, or a safetensors file with the same names.
         output: folder to write.
         tokenizer: folder of a tokenizer, or kl16.ckpt, to save beside the model.
         dtype: dtype to store the weights in: float32 (if left out), bfloat16 or float16.
