@@ -36,7 +36,8 @@ GPU_TESTS = ("tests/ops", "tests/test_gpu.py", "-k", "cuda or test_gpu")
 SANITIZED_TESTS = ("tests/ops", "-k", "cuda and bfloat16 and not compile and not opcheck", "--maxfail", "3")
 SANITIZER_REFUSAL = "Device not supported|terminated before first instrumented API call"
 # The steps that leave a file of results.
-BENCHMARKS = ("ops_speed", "sample_speed", "training_speed", "attention_speed", "ladder", "gemm_speed")
+BENCHMARKS = ("ops_speed", "sample_speed", "few_steps", "training_speed", "attention_speed", "ladder", "gemm_speed")
+FEW_STEPS = ("--schedules", "1-step", "2-step", "4-step")
 STEP_HEADER = ("step", "result", "s", "reason")
 OPS_HEADER = ("op", "call", "rows", "pass", "us", "GB/s", "of copy", "x eager", "x compile")
 PRODUCT_HEADER = ("product", "in", "out", "rows", "way", "us", "TFLOP/s", "GB/s", "x first")
@@ -91,11 +92,12 @@ def steps(capability: str, scratch: Path) -> list[Step]:
         Step("tests", (*pytest, "-n", "8", *GPU_TESTS), 80, is_test=True, environment=source),
         sanitizer("memcheck", (*pytest, *SANITIZED_TESTS), source),
         sanitizer("racecheck", (*pytest, *SANITIZED_TESTS), source),
-        benchmark("ops_speed", "ops_speed", 60, "--seconds", "0.15"),
-        benchmark("sample_speed", "sample_speed", 70, "--models", "L", "S", "H", *sampling, "1"),
-        benchmark("training_speed", "training_speed", 60, "--models", "L", "S", "--compile", "naive", "--seconds", "1"),
+        benchmark("ops_speed", "ops_speed", 50, "--seconds", "0.15"),
+        benchmark("sample_speed", "sample_speed", 65, "--models", "L", "S", "H", *sampling, "1"),
+        benchmark("few_steps", "sample_speed", 30, "--models", "L", "H", *FEW_STEPS, *sampling, "0.5"),
+        benchmark("training_speed", "training_speed", 50, "--models", "L", "S", "--compile", "naive", "--seconds", "1"),
         benchmark("attention_speed", "attention_speed", 20, "--seconds", "0.3"),
-        benchmark("ladder", "sample_speed", 50, "--models", "L", *sampling, "0.3", "--ladder", "--details"),
+        benchmark("ladder", "sample_speed", 45, "--models", "L", *sampling, "0.3", "--ladder", "--details"),
         benchmark("gemm_speed", "gemm_speed", 10, "--seconds", "0.02"),
     ]
 
@@ -155,7 +157,11 @@ class Report:
         commit = f", commit {measured['environment']['commit']}" if measured else ""
         parts = [f"# {self.values['gpu']}", f"{versions}{commit}. What the columns are: [README](../README.md)."]
         parts += ["## Steps", markdown(STEP_HEADER, self._steps())]
-        for name, title in (("sample_speed", "Sampling"), ("ladder", "The ladder, FlowAR-L")):
+        for name, title in (
+            ("sample_speed", "Sampling"),
+            ("few_steps", "Sampling by students"),
+            ("ladder", "The ladder, FlowAR-L"),
+        ):
             if rows := self._samples(name):
                 parts += [f"## {title}", markdown(SAMPLE_HEADER, rows), *self._asides(name)]
         for name, title, header, rows_of in (

@@ -8,13 +8,18 @@ from torch import nn
 from flowar import FlowAR, FlowARConfig
 from flowar.config import PRESETS
 from flowar.storage.checkpoint import skeleton
+from flowar.training.distillation import student_config
+
+JUMPS = 4  # of a student that has learned nothing: the most a scale that a named schedule has
 
 
-def load_model(name: str, device: torch.device) -> FlowAR:
-    """A preset with weights of no meaning, made on the device; or a trained model."""
+def load_model(name: str, device: torch.device, student: bool = False) -> FlowAR:
+    """A preset, or a student of it, with weights of no meaning, made on the device; or a trained model."""
     if name.upper() not in PRESETS:
         return FlowAR.from_pretrained(name).to(device)
-    model = skeleton(FlowAR, FlowARConfig.preset(name), torch.float32).to_empty(device=device)
+    preset = FlowARConfig.preset(name)
+    config = student_config(preset, JUMPS) if student else preset
+    model = skeleton(FlowAR, config, torch.float32).to_empty(device=device)
     fill_weights(model)
     return model
 

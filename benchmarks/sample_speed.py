@@ -3,6 +3,7 @@
     python benchmarks/sample_speed.py
     python benchmarks/sample_speed.py --models L H --batch-sizes 1 32 --dtypes bfloat16
     python benchmarks/sample_speed.py --models L --batch-sizes 64 --ladder --details
+    python benchmarks/sample_speed.py --models L --schedules 1-step 2-step 4-step
 
 What does not give the latents of the published algorithm is not timed, and the exit code is 1. README.md explains the
 numbers.
@@ -15,6 +16,7 @@ import dataclasses
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from itertools import product
 from typing import Any
 
 import samplers
@@ -34,6 +36,7 @@ from flowar.engine.packed import default_savings
 from flowar.errors import first_line
 from flowar.networks.flops import engine_flops, published_flops
 from flowar.sampling.noise import image_seeds
+from flowar.sampling.presets import JUMP_SCHEDULES
 from flowar.storage.hub import shipped_models
 from flowar.system.precision import parse_dtype
 
@@ -53,6 +56,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch-sizes", type=int, nargs="+")
     parser.add_argument("--dtypes", nargs="+", help="float32 bfloat16 float16")
     parser.add_argument("--steps", type=int, help="per scale; the model's own preset if left out")
+    parser.add_argument(
+        "--schedules", nargs="+", default=[None], help="names; those of few steps make a preset a student"
+    )
     parser.add_argument("--guidance-scale", type=float, help="the model's own preset if left out")
     parser.add_argument(
         "--ladder", action="store_true", help="also torch.compile, and each saving switched off in turn"
@@ -67,14 +73,16 @@ def cases(options: argparse.Namespace, device: torch.device) -> Iterator[TitledC
     gpu = device.type == "cuda"
     shipped = [folder.name for folder in shipped_models()]
     for name in options.models or (["L", "S", "H"] if gpu else [*shipped, "S"]):
-        model = load_model(name, device)
-        schedule = model.schedule(options.steps, options.guidance_scale)
-        for chosen in options.dtypes or ["bfloat16" if gpu else "float32"]:
-            setting = (model, schedule, parse_dtype(chosen) or torch.float32)
+        model = load_model(name, device, student=any(each in JUMP_SCHEDULES for each in options.schedules))
+        chosen = product(options.schedules, options.dtypes or ["bfloat16" if gpu else "float32"])
+        for base, dtype in chosen:
+            schedule = model.schedule(options.steps, options.guidance_scale, base=base)
+            setting = (model, schedule, parse_dtype(dtype) or torch.float32)
             expected = Expected.of(*setting)
+            label = f"{name} {base}" if base else name
             for batch in options.batch_sizes or ([1, 8, 64, 256] if gpu else [1]):
-                title = f"{name}, batch {batch}, {dtype_name(setting[2])}"
-                yield title, partial(Case, name, setting, expected, batch, options, device)
+                title = f"{label}, batch {batch}, {dtype_name(setting[2])}"
+                yield title, partial(Case, label, setting, expected, batch, options, device)
 
 
 class Case:

@@ -39,6 +39,7 @@ from torch._C._autograd import DeviceType
 from torch._dynamo.utils import counters
 
 from flowar import FlowAR, FlowARConfig, ops
+from flowar.config import PRESETS
 from flowar.engine.packed import default_savings
 from flowar.sampling.callbacks import Callbacks
 from flowar.storage.checkpoint import skeleton
@@ -240,6 +241,29 @@ class TestSampleSpeed:
             assert len(naive["seconds"]) == len(engine["seconds"]) == 2
             assert engine["speed_up"] == pytest.approx(naive["median"] / engine["median"])
             assert engine["tflop_per_image"] < naive["tflop_per_image"]
+
+    def test_students(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Schedules of few steps make a preset a student, which the engine has to draw as the published algorithm."""
+        monkeypatch.setitem(PRESETS, "TINY", SMALL.to_dict())
+        monkeypatch.setattr(sample_speed, "matmul_rate", lambda device, dtype: 1.0)
+        options = SimpleNamespace(
+            models=["tiny"],
+            schedules=["1-step", "4-step"],
+            batch_sizes=[2],
+            dtypes=None,
+            steps=None,
+            guidance_scale=None,
+            ladder=False,
+            details=False,
+            seconds=0,
+        )
+        made = dict(sample_speed.cases(options, CPU))
+        assert [*made] == ["tiny 1-step, batch 2, float32", "tiny 4-step, batch 2, float32"]
+        for make, jumps in zip(made.values(), (1, 4), strict=True):
+            case = make()
+            assert not [line for line in case.measure() if "WRONG" in line]
+            assert [*case.values["variants"]] == ["naive", "engine"]
+            assert case.values["evaluations"] == 3 * jumps
 
     def test_ladder_and_details(self, run: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
         """Every saving once."""
