@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import resource
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -129,6 +130,14 @@ def inference_plan(
 ) -> InferencePlan:
     """A plan of the networks of `model`."""
     return InferencePlan(model.ar_transformer, model.flow_transformer, model.pyramid, model.config, precision, savings)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def heard_ctrl_c() -> Iterator[None]:
+    """Shells have what they start in the background ignore SIGINT, and processes hand that down."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(autouse=True)

@@ -90,14 +90,6 @@ def stops(monkeypatch: pytest.MonkeyPatch, config: TrainConfig, step: int, signu
     return raised.value
 
 
-@pytest.fixture(autouse=True)
-def heard_ctrl_c() -> Iterator[None]:
-    """Shells have what they start in the background ignore SIGINT, the tests too."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.fixture(scope="module")
 def idx(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_idx(tmp_path_factory.mktemp("idx"), *pictures(40))
