@@ -9,6 +9,7 @@ from typing import Any
 from experiments.budgets import Budget
 from experiments.tokenizers import CONVOLUTIONAL, TRAINED, training_recipe
 from experiments.variants import MODELS
+from experiments.variants.students import STUDENTS
 from flowar import FlowAR, FlowARConfig
 from flowar.training.config import TrainPrecision
 
@@ -27,6 +28,8 @@ class Variant:
         optim: of the budget's optimizer.
         precision: of training.
         ar_width, flow_width: times the budget's.
+        student: name in `students.STUDENTS`, if this is one, of the same variant without it.
+        jumps: at every scale, that the student is judged by.
     """
 
     name: str
@@ -39,6 +42,13 @@ class Variant:
     precision: TrainPrecision = "float32"
     ar_width: float = 1.0
     flow_width: float = 1.0
+    student: str = ""
+    jumps: int = 0
+
+    @property
+    def teacher(self) -> Variant:
+        """Of a student: what it learns from."""
+        return replace(self, student="", jumps=0)
 
     def config(self, budget: Budget, channels: int) -> FlowARConfig:
         """The configuration with `channels` of latents."""
@@ -49,7 +59,15 @@ class Variant:
 
     def build(self, budget: Budget, channels: int) -> FlowAR:
         """A new model."""
+        if self.student:
+            return self.student_of(self.teacher.build(budget, channels))
         return MODELS[self.model](self.config(budget, channels))
+
+    def student_of(self, teacher: FlowAR) -> FlowAR:
+        """A new student of a trained model."""
+        model = STUDENTS[self.student].new(teacher)
+        model.config = replace(model.config, schedule=f"{self.jumps}-step", num_inference_steps=self.jumps)
+        return model
 
     def training_recipe(self, budget: Budget) -> dict[str, Any]:
         """All that trained weights depend on but the seed, as JSON has it: variants of equal recipes share weights."""
@@ -66,10 +84,16 @@ class Variant:
         """All that a result depends on but the seed: variants of equal recipes share rows."""
         config = budget.config()
         sampling = {name: self.changes.get(name, getattr(config, name)) for name in SAMPLING}
+        sampling |= {"jumps": self.jumps} if self.student else {}
         return self.training_recipe(budget) | {"sampling": sampling | {"samples": budget.samples}}
 
 
-TRAINING = ("loss", "optim", "precision")  # fields of a variant that recipes without a change of theirs leave out
+TRAINING = (
+    "loss",
+    "optim",
+    "precision",
+    "student",
+)  # fields of a variant that recipes without a change of theirs leave out
 SAMPLING = ("num_inference_steps", "guidance_scale")  # fields of a configuration that training does not see
 
 
@@ -212,6 +236,18 @@ EXPERIMENTS = [
             Variant("averages of 300 steps", optim={"ema_decays": [1 - 1 / 300]}),
             Variant("flow network: deep and narrow", changes={"flow_depth": 4}, flow_width=0.75),
             Variant("flow network: shallow and wide", changes={"flow_depth": 1}, flow_width=1.375),
+        ],
+    ),
+    Experiment(
+        "distillation",
+        "How to distill",
+        "Not in the paper: students of the base model, for as many steps as it was trained, at half its learning rate. "
+        "Where a jump goes is let in by an embedding of its length, or to the second half of the blocks (Decoupled "
+        "MeanFlow); targets are jumps of half the length (interval splitting), or MeanFlow's identity. Jumps: "
+        "evaluations a scale, without an unconditional half; the teacher needs ten of both.",
+        [
+            Variant("the teacher"),
+            *(Variant(f"{kind}: {jumps}", student=kind, jumps=jumps) for kind in STUDENTS for jumps in (1, 2, 4)),
         ],
     ),
 ]

@@ -75,7 +75,8 @@ class Runner:
         """The variant's weights: those that another row left, or trained now."""
         path = self.weights_file(variant, seed)
         if not path.exists():
-            trained = train(variant, self.budget, self.data, seed)
+            teacher = self.trained(variant.teacher, seed).model if variant.student else None
+            trained = train(variant, self.budget, self.data, seed, teacher=teacher)
             about = {"loss": repr(trained.loss), "seconds": repr(trained.seconds)}
             save_tensors(path, trained.model.state_dict(), about)
             return trained
@@ -120,8 +121,9 @@ class Runner:
 
     def measure(self, variant: Variant) -> tuple[float, float]:
         """Seconds of a training step, and of drawing `BATCH` images."""
-        train(variant, self.budget, self.data, 0, steps=1)  # encodes images, and warms up
-        trained = train(variant, self.budget, self.data, 0, steps=TIMED_STEPS)
+        teacher = new_model(variant.teacher, self.budget, self.data, 0).eval() if variant.student else None
+        train(variant, self.budget, self.data, 0, 1, teacher)  # encodes images, and warms up
+        trained = train(variant, self.budget, self.data, 0, TIMED_STEPS, teacher)
         started = time.perf_counter()
         seeds = [*range(BATCH)]
         draw(trained.model, self.data.tokenizer(variant.tokenizer), self.data.source.labels[:1].repeat(BATCH), seeds)

@@ -14,7 +14,8 @@ from experiments.budgets import Budget
 from experiments.catalog import Variant
 from experiments.tokenizers import CONVOLUTIONAL, FOLDER, TRAINED, rehearse, trained_tokenizer
 from experiments.variants import latents_key, posterior
-from flowar import FlowAR
+from experiments.variants.students import JUMPS, STUDENTS
+from flowar import FlowAR, FlowARPipeline
 from flowar.data.sources import IdxImages, open_idx
 from flowar.data.transforms import to_unit_range
 from flowar.system.progress import step_progress
@@ -24,12 +25,15 @@ from flowar.tokenizers.loading import load_tokenizer
 from flowar.training.batches import batches
 from flowar.training.config import LossConfig, TrainConfig
 from flowar.training.data_config import DataConfig
+from flowar.training.distillation_config import DistillConfig
+from flowar.training.distillation_step import JumpLoss
+from flowar.training.jump_targets import Teacher
 from flowar.training.latent_store import LatentStore, Shard
 from flowar.training.metrics import StepMetrics
 from flowar.training.optimizer import learning_rate
 from flowar.training.pool import Pool
 from flowar.training.state import TrainState
-from flowar.training.step import TrainingStep
+from flowar.training.step import OptimizerStep, TrainingStep
 from flowar.training.tokenizers import tokenizer_for_training
 
 ENCODE_BATCH = 500
@@ -110,22 +114,15 @@ class Trained:
     seconds: float
 
 
-def train(variant: Variant, budget: Budget, data: Data, seed: int, steps: int | None = None) -> Trained:
-    """Train a variant; `steps` ends it early, to see how long a step takes."""
+def train(
+    variant: Variant, budget: Budget, data: Data, seed: int, steps: int | None = None, teacher: FlowAR | None = None
+) -> Trained:
+    """Train a variant, a student by its teacher; `steps` ends it early, to see how long a step takes."""
     ranks = Ranks(data.device)
-    model = new_model(variant, budget, data, seed)
+    model = new_model(variant, budget, data, seed) if teacher is None else variant.student_of(teacher)
     store = data.store(variant.tokenizer, model)
-    config = TrainConfig(
-        DataConfig(latents="memory"),
-        "unused",
-        model=model.config,
-        loss=LossConfig(**variant.loss),
-        optim=replace(budget.optim(), **variant.optim),
-        precision=variant.precision,
-        seed=seed,
-    )
-    state = TrainState.new(model, config.optim)
-    step = TrainingStep(state, config, ranks, model)
+    step = training_step(variant, budget, model, ranks, seed, data.tokenizer(variant.tokenizer), teacher)
+    state, config = step.state, step.config
     metrics, warmup = StepMetrics(model.config, data.device), config.optim.warmup_steps
     last = budget.steps if steps is None else steps
     started = time.perf_counter()
@@ -141,6 +138,30 @@ def train(variant: Variant, budget: Budget, data: Data, seed: int, steps: int | 
     loss = metrics.row(metrics.sums(), seconds, last * budget.batch_size)["loss"]
     copy_averages(state, config.optim.ema_decays[0])
     return Trained(model.eval().requires_grad_(False), loss, seconds)
+
+
+def training_step(
+    variant: Variant,
+    budget: Budget,
+    model: FlowAR,
+    ranks: Ranks,
+    seed: int,
+    tokenizer: Tokenizer,
+    teacher: FlowAR | None,
+) -> OptimizerStep:
+    """What trains the model of a variant."""
+    optim, source = replace(budget.optim(), **variant.optim), DataConfig(latents="memory")
+    precision = variant.precision
+    if teacher is None:
+        loss = LossConfig(**variant.loss)
+        config = TrainConfig(
+            source, "unused", model=model.config, loss=loss, optim=optim, precision=precision, seed=seed
+        )
+        return TrainingStep(TrainState.new(model, config.optim), config, ranks, model)
+    optim = replace(optim, lr=optim.lr / 2)
+    own = DistillConfig("teacher", "unused", source, jumps=JUMPS, optim=optim, precision=precision, seed=seed)
+    guided = Teacher(FlowARPipeline(teacher, tokenizer), teacher.schedule())
+    return STUDENTS[variant.student].step(TrainState.new(model, optim), own, ranks, JumpLoss(model), guided)
 
 
 def new_model(variant: Variant, budget: Budget, data: Data, seed: int) -> FlowAR:

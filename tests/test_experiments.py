@@ -342,6 +342,20 @@ def test_runs_and_resumes(
     assert alone == [f"{each.mean('frechet_distance'):.1f}" for each in found]
 
 
+@pytest.mark.slow
+def test_runs_students(arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of one kind share weights, whatever they are judged by, and a teacher."""
+    teacher = Variant("teacher", tokenizer="pixel:4")
+    students = [replace(teacher, name=f"{n}", student="decoupled, splitting", jumps=n) for n in (1, 2)]
+    for module in ("catalog", "report"):
+        monkeypatch.setattr(f"experiments.{module}.EXPERIMENTS", [Experiment("tiny", "Tiny", "", [teacher, *students])])
+    run.main(arguments)
+    assert len([*(tmp_path / "output" / "weights").iterdir()]) == 4
+    found = results(chosen("tiny")[0], TINY, Rows(tmp_path / "results" / "small.jsonl"))
+    assert found
+    assert len({each.mean("frechet_distance") for each in found}) == 3
+
+
 @pytest.mark.parametrize("name", ["flowar", "encoded scales"])
 def test_tokens_of_all_scales_given_are_the_image(name: str) -> None:
     """And of some, those that the model is trained on."""

@@ -211,11 +211,14 @@ class TestTerminals:
         """In the middle of a film that takes long; nothing is left half-written."""
         words = ["sample", "--num_inference_steps", "2000", "--output", str(tmp_path / "a.png")]
         arguments = [sys.executable, "-c", IN_LOOP, *words]
-        process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        assert process.stdout
-        assert process.stdout.readline() == "sampling\n"
-        process.send_signal(signum)
-        _, err = process.communicate(timeout=60)
+        with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            try:
+                assert process.stdout
+                assert process.stdout.readline() == "sampling\n"
+                process.send_signal(signum)
+                _, err = process.communicate(timeout=60)
+            finally:
+                process.kill()
         assert (process.returncode, err.strip().removeprefix("flowar: ")) == (code, said)
         assert not [*tmp_path.iterdir()]
 
