@@ -214,8 +214,8 @@ def contents(folder: Path) -> dict[str, object]:
 
 
 def without_times(values: dict[str, Any]) -> dict[str, Any]:
-    """An object of JSON without what depends on the clock or the interruptions, and the checksums of files with it."""
-    times = ("seconds", "waited", "resume", "files", "interval", "reported", SEAL)
+    """JSON without what depends on clock, checkout or interruptions, and the checksums of files with it."""
+    times = ("seconds", "waited", "resume", "files", "interval", "reported", "commit", SEAL)
     return {name: value for name, value in values.items() if name not in times}
 
 
