@@ -351,6 +351,20 @@ class TestPublishedFiles:
         assert error(z, recorded["train.conditions"]) < 1e-4
 
 
+def in_itself() -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    content |= {"model": content, "state_dict": content, "ema": content}
+    return content
+
+
+def shared(levels: int) -> dict[str, Any]:
+    """Containers that hold each other so often that to follow every way would take for ever."""
+    content: dict[str, Any] = {"x": 1}
+    for _ in range(levels):
+        content = {"model": content, "state_dict": content, **{f"ema{number}": content for number in range(20)}}
+    return content
+
+
 class TestForeignNames:
     """What training scripts leave: averages and weights, under many names; `zeros` stand for what is not wanted."""
 
@@ -438,7 +452,11 @@ class TestForeignNames:
                 {"model": {"a": torch.zeros(2), "b": torch.zeros(3)}, "ema": [torch.zeros(3), torch.zeros(2)]},
                 r"ema: expected the 2 weights beside it in their order, got a list of 2 tensors",
             ),
-            ({"ema": {"decay": 0.9}}, "expected named tensors, got 'ema' among them"),
+            ({"ema": {"decay": 0.9}}, "expected named dense tensors, got 'ema' among them"),
+            ({0: torch.zeros(1)}, "expected named dense tensors, got 0 among them"),
+            ({"a": torch.ones(2).to_sparse()}, "expected named dense tensors, got 'a' among them"),
+            (in_itself(), "expected named dense tensors, got 'model' among them"),
+            (shared(40), "expected named dense tensors, got 'model' among them"),
         ],
     )
     def test_no_averages(self, content: Any, message: str, tmp_path: Path) -> None:
@@ -521,14 +539,16 @@ def truncated(path: Path, share: float) -> None:
         (lambda path: path.write_bytes(b""), "expected a PyTorch file of tensors"),
         (lambda path: path.write_bytes(b"no checkpoint at all\n" * 50), "expected a PyTorch file of tensors"),
         (lambda path: path.write_bytes(pickle.dumps([1, 2])), "expected"),
+        (lambda path: path.write_bytes(pickle.dumps([1, 2], 4)), "expected"),  # of which torch warns
         (lambda path: truncated(path, 0.5), "expected a PyTorch file of tensors"),
         (lambda path: truncated(path, 0.999), "expected a PyTorch file of tensors"),
         (lambda path: zipfile.ZipFile(path, "w").close(), "expected a PyTorch file of tensors"),
-        (lambda path: torch_file(path, [torch.zeros(1)]), "expected named tensors, got list"),
-        (lambda path: torch_file(path, {}), "expected named tensors, got none"),
-        (lambda path: torch_file(path, {"model": {"x": 1}}), "expected named tensors, got 'x' among them"),
+        (lambda path: torch_file(path, [torch.zeros(1)]), "expected named dense tensors, got list"),
+        (lambda path: torch_file(path, {}), "expected named dense tensors, got none"),
+        (lambda path: torch_file(path, {"model": {"x": 1}}), "expected named dense tensors, got 'x' among them"),
     ],
 )
+@pytest.mark.filterwarnings("error")
 def test_unreadable_published_file(write: Callable[[Path], object], message: str, tmp_path: Path) -> None:
     write(tmp_path / "x.pth")
     with pytest.raises(CheckpointError, match=f"x.pth: .*{message}") as raised:

@@ -293,6 +293,10 @@ class TestSample:
                 marks=needs_fp8,
             ),
             (["--device", "abacus"], "device: expected auto, cpu, or a GPU of this machine such as cuda:0, got abacus"),
+            (
+                ["--device", "meta"],
+                "device: expected auto, cpu, or a GPU of this machine such as cuda:0, got meta, which computes nothing",
+            ),
             (["--model", "no-such-model"], "model: expected a folder, a shipped model"),
             (["--seed", "x"], "seed: expected int, got x; flowar sample --help lists the options"),
             (["--attention", "cudnn"], "attention backend: expected one of auto, flash, flash-3"),

@@ -286,7 +286,8 @@ class TestFiles:
         path = idx_folder / "train-images-idx3-ubyte.gz"
         for shape, expected in (
             ((2**32 - 1, 28, 28), r"expected what fits into 1 GiB of free memory, got images \[4294967295, 28, 28\]"),
-            ((2, 2**32 - 1, 28), "expected images of at most 65536 pixels a side"),
+            ((2, 2**32 - 1, 28), "expected images of 1 to 65536 pixels a side"),
+            ((2, 0, 28), "expected images of 1 to 65536 pixels a side"),
         ):
             path.write_bytes(gzip.compress(b"\0\0\x08\x03" + struct.pack(">III", *shape)))
             with pytest.raises(FlowARError, match=rf"ubyte\.gz: {expected}"):

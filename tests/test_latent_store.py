@@ -474,6 +474,8 @@ class TestRefused:
 
         def fewer(shard: Shard) -> None:
             shard.moments, shard.labels = shard.moments[:5].clone(), shard.labels[:5].clone()
+            assert shard.pictures is not None
+            shard.pictures = shard.pictures[:5].clone()
 
         def other_values(shard: Shard) -> None:
             shard.moments[0] += 1
@@ -483,6 +485,23 @@ class TestRefused:
             edit_shard(path, edit)
             with pytest.raises(DataError, match=rf"shard_00000\.safetensors: expected {message}.*to mend it"):
                 LatentStore.open(tmp_path / "latents", verify=False)
+
+    @pytest.mark.parametrize("stamps", [torch.zeros(9, 3).long(), torch.zeros(10, 2).long(), torch.zeros(10, 3)])
+    def test_stamps_that_are_none(self, stamps: Tensor, idx_folder: Path, tmp_path: Path) -> None:
+        load(tmp_path, config(idx_folder))
+        path = shards(tmp_path)[0]
+        shard = Shard.open(path)
+        shard.pictures = stamps
+        shard.save(path)
+        with pytest.raises(DataError, match=r"shard_00000\.safetensors: expected pictures \[10, 3\] of torch\.int64"):
+            LatentStore.open(path.parent)
+
+    def test_another_name_of_a_tensor(self, idx_folder: Path, tmp_path: Path) -> None:
+        load(tmp_path, config(idx_folder))
+        path = shards(tmp_path)[0]
+        path.write_bytes(path.read_bytes().replace(b'"pictures":{', b'"picturex":{'))
+        with pytest.raises(DataError, match=r"damaged: expected checksum .* of names and metadata"):
+            LatentStore.open(path.parent)
 
     def test_damaged_record(self, idx_folder: Path, tmp_path: Path) -> None:
         load(tmp_path, config(idx_folder))

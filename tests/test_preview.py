@@ -238,6 +238,12 @@ class TestCommand:
             read.seek(2)
             assert read.convert("L").tobytes() == grid.tobytes()
 
+    def test_no_picture_without_the_film(self, model_folder: Path, tmp_path: Path) -> None:
+        with pytest.raises(SystemExit) as exit_:
+            main(self.arguments(model_folder, "--animate", str(tmp_path / ("n" * 300 + ".gif"))))
+        assert exit_.value.code == 2
+        assert not (tmp_path / "grid.png").exists()
+
     def test_animate_every_step(self, model_folder: Path, tmp_path: Path) -> None:
         film = tmp_path / "film.webp"
         main(self.arguments(model_folder, "--animate", str(film), "--preview_steps"))

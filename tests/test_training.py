@@ -110,6 +110,7 @@ class TestRun:
         config = run_config(idx_folder, tmp_path, resume=True)
         with pytest.raises(DataError, match=r"resume: expected checkpoints in .*, found none"):
             train(config)
+        assert not (tmp_path / "latents").exists()
         train(replace(config, resume=False))
         wider = replace(config, model=replace(MODEL, flow_width=128, flow_heads=2))
         with pytest.raises(DataError, match="expected a checkpoint of flow_width 128, got one of 64"):

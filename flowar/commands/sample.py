@@ -110,8 +110,12 @@ def run(options: Options) -> None:
             preview_steps=options.preview_steps,
             progress=False if watch.terminal else None,
         ).images
-    write_aside(options.output, lambda aside: image_grid(images, len(classes)).save(aside, "PNG"))
-    watch.write_film()
+
+    def write_both(aside: Path) -> None:  # neither is there if the other cannot be written
+        image_grid(images, len(classes)).save(aside, "PNG")
+        watch.write_film()
+
+    write_aside(options.output, write_both)
     say(f"{len(images)} images in {options.output}" + (f", film in {options.animate}" if options.animate else ""))
 
 

@@ -151,8 +151,8 @@ def idx_array(path: Path, file: BinaryIO | gzip.GzipFile, dimensions: int) -> Te
     if header[:4] != bytes([0, 0, 8, dimensions]) or len(header) < 4 + 4 * dimensions:
         raise DataError(f"{path}: expected an idx file of {dimensions} dimensions, got header {header.hex()}")
     shape = np.frombuffer(header, ">u4", dimensions, offset=4).tolist()
-    if max(shape[1:], default=0) > MOST_SIDE:
-        raise DataError(f"{path}: expected images of at most {MOST_SIDE} pixels a side, got shape {shape}")
+    if not all(1 <= side <= MOST_SIDE for side in shape[1:]):
+        raise DataError(f"{path}: expected images of 1 to {MOST_SIDE} pixels a side, got shape {shape}")
     size = math.prod(shape)
     check_memory(str(path), f"images {shape}", 2 * size)
     content = bytearray()

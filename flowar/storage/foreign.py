@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import argparse
 import re
+import warnings
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ PLAIN = (
     *("network", "net", "params", "weights"),
 )
 WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}  # DDP, torch.compile, FSDP
+MOST_LEVELS = 8  # of containers in each other; a file may hold one that holds itself
 COUNTERS = {"n_averaged", "num_updates", "initted", "step", "decay"}  # that averages keep among their tensors
 TABLES = re.compile(r"(^|\.)(rope\.freqs|mask)$")  # which modules keep beside their parameters, and lists leave out
 
@@ -63,7 +65,8 @@ def load_torch_file(path: Path) -> Any:
     try:
         open_regular(path).close()
         # Training scripts keep their arguments in the file; a Namespace is a bag of attributes and runs nothing.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
+            warnings.simplefilter("ignore")  # what torch says of a file's age helps nobody here
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # garbage makes the unpickler fail in any way whatever
         raise unreadable(path, "a PyTorch file of tensors", error) from error
@@ -75,31 +78,40 @@ def find_weights(content: Any) -> Foreign:
     Raises:
         CheckpointError: if there are none.
     """
-    found = dict(candidates(content, ""))
+    found = dict(candidates(content, (), set()))
     plain = next((each for key, each in found.items() if isinstance(each, dict) and not is_average(key)), {})
     for key, tensors in sorted(found.items(), key=lambda each: not is_average(each[0])):
         named = tensors if isinstance(tensors, dict) else match(tensors, plain, key)
         others = ", ".join(other for other in found if other != key)
         average = f"the averages in {key}" if is_average(key) else key
         return Foreign(named, f"{average} instead of {others}" if others else average if is_average(key) else "")
-    raise CheckpointError(f"expected named tensors, got {summary(content)}")
+    raise CheckpointError(f"expected named dense tensors, got {summary(content)}")
 
 
-def candidates(content: Any, key: str) -> Iterator[tuple[str, dict[str, Tensor] | list[Tensor]]]:
-    """All weights in a checkpoint by the keys that lead to them, joined by dots."""
-    if isinstance(content, list | tuple) and content and are_tensors(content):
+def candidates(
+    content: Any, keys: tuple[str, ...], seen: set[int]
+) -> Iterator[tuple[str, dict[str, Tensor] | list[Tensor]]]:
+    """All weights in a checkpoint by the `keys` that lead to them, joined by dots. What was `seen` is passed over."""
+    key = ".".join(keys)
+    if isinstance(content, list | tuple) and content and all(map(is_dense, content)):
         if is_average(key):
             yield key, list(content)
-    elif isinstance(content, Mapping) and content and are_tensors(content.values()):
+    elif isinstance(content, Mapping) and content and all(map(is_named, content, content.values())):
         for prefix, tensors in parts(content):
             yield ".".join(filter(None, (key, prefix))), tensors
-    elif isinstance(content, Mapping):
+    elif isinstance(content, Mapping) and len(keys) < MOST_LEVELS and id(content) not in seen:
+        seen.add(id(content))
         for name in [*filter(is_average, content), *(name for name in PLAIN if name in content)]:
-            yield from candidates(content[name], f"{key}.{name}" if key else name)
+            yield from candidates(content[name], (*keys, name), seen)
 
 
-def are_tensors(values: Iterable[Any]) -> bool:
-    return all(isinstance(value, Tensor) for value in values)
+def is_named(name: Any, value: Any) -> bool:
+    return isinstance(name, str) and is_dense(value)
+
+
+def is_dense(value: Any) -> bool:
+    """Whether a value is a tensor that has all of its numbers in one array."""
+    return isinstance(value, Tensor) and value.layout is torch.strided and not value.is_nested
 
 
 def is_average(key: Any) -> bool:
@@ -155,7 +167,7 @@ def summary(content: Any) -> str:
     """What there is in the place of named tensors, in a few words."""
     if not isinstance(content, Mapping):
         return type(content).__name__
-    inner = next((content[key] for key in PLAIN if isinstance(content.get(key), Mapping)), None)
-    if inner is not None:
-        return summary(inner)
-    return next((f"{name!r:.60} among them" for name, each in content.items() if not isinstance(each, Tensor)), "none")
+    for _ in range(MOST_LEVELS):
+        content = next((content[key] for key in PLAIN if isinstance(content.get(key), Mapping)), content)
+    others = (name for name, each in content.items() if not is_named(name, each))
+    return next((f"{name!r:.60} among them" for name in others), "none")

@@ -84,10 +84,12 @@ def metadata_record(path: Path, name: str, kind: type[Record], error: type[FlowA
     """The JSON object called `name` in the metadata of a safetensors file; `kind` and `error` are as of `read_json`.
 
     Raises:
-        CheckpointError: if the file cannot be read.
+        CheckpointError: if the file cannot be read, and if names, shapes or metadata are not as they were written.
         FlowARError: of the class `error`, if there is no such object, or another.
     """
-    metadata = safetensors_metadata(path)
+    header = read_header(path)
+    read_checksums(path, *header)
+    metadata = header.metadata
     if name not in metadata:
         raise error(f"{path}: expected {name} in the metadata, found {', '.join(metadata) or 'none'}")
     return parse_record(metadata[name], kind, f"{path}: metadata {name}", error)

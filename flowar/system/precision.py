@@ -192,11 +192,14 @@ def default_device(name: str | torch.device = "auto") -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     check_type("device", name, (str, torch.device), "the name of a device")
+    expected = "auto, cpu, or a GPU of this machine such as cuda:0"
     try:
-        return torch.empty(0, device=name).device
+        device = torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:  # what torch raises for unknown names and missing hardware
-        expected = "auto, cpu, or a GPU of this machine such as cuda:0"
         raise ValueError(f"device: expected {expected}, got {name} ({first_line(error)})") from error
+    if device.type == "meta":
+        raise ValueError(f"device: expected {expected}, got {name}, which computes nothing")
+    return device
 
 
 def parse_dtype(name: str | None) -> torch.dtype | None:

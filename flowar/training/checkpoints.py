@@ -85,15 +85,17 @@ def folder_name(step: int) -> str:
     return f"step_{step:08d}"
 
 
-def refuse_second_run(output: Path, folder: Path) -> None:
-    """Check that a run that is to begin in `output` finds no checkpoints of another in `folder`.
+def check_run_folder(output: Path, folder: Path, resume: bool) -> None:
+    """Check that a run in `output` finds checkpoints in `folder` if it is to be resumed, and none if it is to begin.
 
     Raises:
-        DataError: if there are some.
+        DataError: if it does not.
     """
-    if checkpoints(folder):
-        found = f"found checkpoints in {output}; resume it instead"
-        raise DataError(f"output: expected a folder without a run, {found}")
+    found = checkpoints(folder)
+    if resume and not found:
+        raise DataError(f"resume: expected checkpoints in {folder}, found none")
+    if found and not resume:
+        raise DataError(f"output: expected a folder without a run, found checkpoints in {output}; resume it instead")
 
 
 class CheckpointWriter:
@@ -174,7 +176,7 @@ def load_checkpoint(state: State, folder: Path, ranks: Ranks) -> tuple[Path, dic
         The checkpoint and its record.
 
     Raises:
-        DataError: if there is none, none is whole, or the newest belongs to another configuration. On the other ranks
+        DataError: if none is whole, or the newest belongs to another configuration. On the other ranks
             that is a TrainingError.
     """
     path, record = ranks.from_main(lambda: newest_whole(state, folder))
@@ -191,8 +193,6 @@ def newest_whole(state: State, folder: Path) -> tuple[Path, dict[str, Any]]:
         DataError: as `load_checkpoint`.
     """
     found = checkpoints(folder)
-    if not found:
-        raise DataError(f"resume: expected checkpoints in {folder}, found none")
     for path in reversed(found):
         try:
             record = check(path, state.progress())

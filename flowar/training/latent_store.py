@@ -107,7 +107,9 @@ class Shard:
         floats, integers = moments.is_floating_point(), labels.dtype == torch.int64
         if not (floats and integers and moments.dim() == 6 and labels.shape == moments.shape[:1]):
             raise DataError(f"{path}: expected a shard of latents, moments of 6 dimensions and labels, got {shapes}")
-        pictures = tensors.get("pictures")
+        pictures, count = tensors.get("pictures"), len(labels) + len(about["skipped"])
+        if pictures is not None and (pictures.dtype != torch.int64 or pictures.shape != (count, 3)):
+            raise DataError(f"{path}: expected pictures [{count}, 3] of torch.int64, got {shapes['pictures']}")
         return Shard(moments, labels, about["key"], about["first"], about["skipped"], about["crc32"], pictures)
 
     def save(self, path: Path) -> None:

@@ -14,7 +14,7 @@ from flowar.system.files import write_json
 from flowar.system.progress import duration
 from flowar.system.ranks import Ranks
 from flowar.system.signals import StopRequest
-from flowar.training.checkpoints import CheckpointWriter, load_checkpoint, refuse_second_run
+from flowar.training.checkpoints import CheckpointWriter, check_run_folder, load_checkpoint
 from flowar.training.interruption import Interruption
 from flowar.training.metrics import MetricsWriter
 from flowar.training.reconstructions import draw, reconstruct
@@ -53,10 +53,9 @@ class Watch:
         self.output, self.held_out = options.output, options.held_out
         folder, ranks = self.output / "checkpoints", Ranks(state.tokenizer.mean.device)
         record: dict[str, Any] = {}
+        check_run_folder(self.output, folder, options.resume)
         if options.resume:
             _, record = load_checkpoint(state, folder, ranks)
-        else:
-            refuse_second_run(self.output, folder)
         reported = record.get("reported", True)
         write_json(self.output / "training.json", asdict(state.config))
         self.saving = CheckpointWriter(folder, KEPT_CHECKPOINTS, ranks)

@@ -25,7 +25,7 @@ from flowar.system.signals import StopRequest
 from flowar.system.structured import read_rows
 from flowar.tokenizers.base import Tokenizer
 from flowar.training.batches import batches
-from flowar.training.checkpoints import CheckpointWriter, load_checkpoint, refuse_second_run
+from flowar.training.checkpoints import CheckpointWriter, check_run_folder, load_checkpoint
 from flowar.training.config import RunConfig, TrainConfig
 from flowar.training.finetune import load_start, start_from
 from flowar.training.held_out import HeldOut, turned
@@ -97,8 +97,7 @@ class Run(ABC):
     def __init__(self, config: RunConfig, output: Path, ranks: Ranks) -> None:
         self.config, self.ranks, self.output = config, ranks, output
         self.checkpoint_folder = self.output / "checkpoints"
-        if not config.resume:
-            ranks.from_main(lambda: refuse_second_run(self.output, self.checkpoint_folder))
+        ranks.from_main(lambda: check_run_folder(self.output, self.checkpoint_folder, config.resume))
         check_shares(config, ranks.world_size)
         self._open_data()
         torch.manual_seed(config.seed)

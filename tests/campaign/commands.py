@@ -101,6 +101,7 @@ TOKENIZER = (
 PIXELS = "--data.tokenizer=pixel:7"
 CUT = "--data.image_size=28 --data.image_channels=1"
 OF_DATA = "model.latent_channels model.latent_size"  # which a training takes from its data
+OF_TOKENIZER = "config.json:tokenizer.*"  # which is not loaded
 OF_ENCODING = (
     f"{OF_DATA} data.split data.image_* data.flips data.crops data.dtype data.shard_size data.workers data.device"
 )
@@ -225,7 +226,7 @@ COMMANDS = (
         f"{TRAIN} {PIXELS} --data.folder=idx --finetune.checkpoint=model",
         f"{IDX} model/config.json model/model.safetensors",
         "train --finetune",
-        OF_DATA,
+        f"{OF_DATA} {OF_TOKENIZER}",
         RUN,
     ),
     Command(
@@ -267,8 +268,8 @@ COMMANDS = (
     Command("convert --checkpoint=published.pth --output=new", "published.pth"),
     Command("push model somebody/model --samples=1 --evaluation=evaluation", f"{MODEL} evaluation/card.json", "push"),
     Command("plot run --output=out.png", "run/metrics.jsonl", "plot"),
-    Command("classes --model=model", "model/config.json"),
-    Command("info --model=model", "model/config.json model/model.safetensors"),
+    Command("classes --model=model", "model/config.json", unread=OF_TOKENIZER),
+    Command("info --model=model", "model/config.json model/model.safetensors", unread=OF_TOKENIZER),
     Command("doctor --model=model", MODEL, codes=(1,)),
     Command("demo --model=model --device=cpu --port=7861", MODEL, works=False),
 )
