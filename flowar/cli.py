@@ -11,6 +11,7 @@ import re
 import signal
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -104,6 +105,13 @@ def log_to_stderr() -> None:
     handler.setFormatter(PrintableFormatter("%(message)s"))
     logging.basicConfig(handlers=[handler])
     logging.getLogger("flowar").setLevel(logging.INFO)
+    threading.excepthook = report_thread
+
+
+def report_thread(failure: threading.ExceptHookArgs) -> None:
+    """Say in a line that a library's thread has ended, as TensorBoard's does where the disk is full."""
+    name = failure.thread.name if failure.thread else "a thread"
+    logging.getLogger(__name__).warning("%s ended: %s", name, first_line(failure.exc_value or failure.exc_type()))
 
 
 class PrintableFormatter(logging.Formatter):

@@ -154,6 +154,15 @@ class TestChunks:
         ):
             run(config | {"num_inference_steps": 3})
 
+    def test_other_settings_leave_all_as_it_is(self, config: dict[str, Any]) -> None:
+        """The reference's features, which are kept there as well, too."""
+        config |= {"bootstrap": 0}
+        run(config)
+        before = {path: path.read_bytes() for path in config["output"].rglob("*") if path.is_file()}
+        with pytest.raises(FlowARError, match="another folder"):
+            run(config | {"seed": 7, "batch_size": 7})
+        assert {path: path.read_bytes() for path in config["output"].rglob("*") if path.is_file()} == before
+
     def test_settings_without_features_are_forgotten(
         self, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
     ) -> None:

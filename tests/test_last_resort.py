@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -9,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +72,25 @@ class TestUnforeseen:
         assert said.startswith("Traceback (most recent call last)")
         assert re.fullmatch(r"flowar: (unexpected RuntimeError: )?a", said.splitlines()[-1])
         assert not [*tmp_path.iterdir()]
+
+    def test_thread_of_a_library(
+        self, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A word, no traceback: what cannot go on without the thread says so itself."""
+        monkeypatch.setattr("threading.excepthook", threading.excepthook)
+
+        def work() -> None:
+            raise OSError(errno.EFBIG, "File too large")
+
+        def run(options: object) -> None:
+            thread = threading.Thread(target=work, name="writer")
+            thread.start()
+            thread.join()
+
+        monkeypatch.setattr("flowar.commands.classes.run", run)
+        main(["classes"])
+        assert caplog.messages == ["writer ended: File too large"]
+        assert "Traceback" not in capsys.readouterr().err
 
     def test_nowhere_to_write_it(
         self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -531,6 +531,14 @@ class TestReplacedPictures:
             Image.new("RGB", (8, 8), (20 * number, 255 - 20 * number, 9 + number)).save(path)
         return tmp_path / "photos"
 
+    def test_one_that_is_too_large_to_be_one(self, photos: Path, tmp_path: Path) -> None:
+        """It is skipped, without its terabyte being read."""
+        os.truncate(photos / "a" / "0.bmp", 2**40)
+        load(tmp_path, config(photos, tokenizer="pixel:2", on_bad_image="skip"))
+        shard = Shard.open(shards(tmp_path)[0])
+        assert shard.pictures is not None
+        assert (shard.pictures[:, 2] == -1).sum() == 1
+
     def replace(self, path: Path) -> None:
         time = path.stat().st_mtime_ns + 10**9
         Image.new("RGB", (8, 8), (1, 2, 3)).save(path)

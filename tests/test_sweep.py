@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +27,7 @@ from flowar.evaluation.images import GeneratedImages
 from flowar.evaluation.sweep import POINTS, SECONDS, Batches, Point, Sweep, grid, markdown, write_tables
 from flowar.evaluation.sweep_plot import sweep_plot
 from flowar.storage.weights import save_tensors
+from flowar.system.structured import row_text
 from flowar.tokenizers.pixel import PixelTokenizer
 
 POINTS_TRIED = grid([1.0, 2.0], [0.9], [1, 2])
@@ -109,6 +112,24 @@ class TestSweep:
         assert len(quality.seen) == 1
         assert [row["guidance_scale"] for row in rows] == [1.0, 3.0]
         assert len((tmp_path / POINTS).read_text().splitlines()) == len(POINTS_TRIED) + 1
+
+    def test_what_is_not_finite(self, make: Callable[..., Sweep], tmp_path: Path) -> None:
+        """It is null in the file, as JSON has no word for it, and NaN again."""
+        quality = Recorder()
+        make(quality, grid([1.0], [0.9], [1])).run(tmp_path, {})
+        path = tmp_path / POINTS
+        path.write_text(row_text(json.loads(path.read_text()) | {"contrast": math.nan}))
+        assert '"contrast": null' in path.read_text()
+        (row,) = make(Recorder(fail_at=0), grid([1.0], [0.9], [1])).run(tmp_path, {})
+        assert math.isnan(row["contrast"])
+
+    @pytest.mark.parametrize("value", [[], {}, "x", True, 1e300])
+    def test_metric_that_is_none(self, make: Callable[..., Sweep], tmp_path: Path, value: object) -> None:
+        make(Recorder()).run(tmp_path, {})
+        first, *rest = (tmp_path / POINTS).read_text().splitlines()
+        (tmp_path / POINTS).write_text("\n".join([json.dumps(json.loads(first) | {"contrast": value}), *rest]))
+        with pytest.raises(FlowARError, match=r"points\.jsonl: contrast: expected a number"):
+            make(Recorder()).run(tmp_path, {})
 
     def test_other_settings(self, make: Callable[..., Sweep], tmp_path: Path) -> None:
         make(Recorder()).run(tmp_path, {"model": {"weights": "a"}})

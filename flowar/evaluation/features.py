@@ -111,19 +111,30 @@ def check_settings(folder: Path, settings: dict[str, Any], results: str, renew: 
     Raises:
         FlowARError: if the settings differ, naming the first difference, unless `renew`.
     """
-    path, found = folder / SETTINGS, [*folder.glob(results)]
-    different = differences(read_json(path, dict, FlowARError), settings) if found and path.exists() else {}
-    if different and renew:
+    if renew and differing(folder, settings, results):
         log.info("%s: what another run left unfinished there is removed", folder)
-        for result in found:
+        for result in folder.glob(results):
             result.unlink()
-    elif different:
+    refuse_others(folder, settings, results)
+    write_json(folder / SETTINGS, settings)
+
+
+def refuse_others(folder: Path, settings: dict[str, Any], results: str = CHUNKS) -> None:
+    """Check that a folder has no results of other settings. The arguments and the error are as of `check_settings`."""
+    if different := differing(folder, settings, results):
         name, (there, here) = next(iter(different.items()))
         more = f" (and {len(different) - 1} more)" if len(different) > 1 else ""
         raise FlowARError(
             f"{folder}: expected features of {name} {here}, found those of {there}{more}: use another folder"
         )
-    write_json(path, settings)
+
+
+def differing(folder: Path, settings: dict[str, Any], results: str) -> dict[str, tuple[Any, Any]]:
+    """Each setting of the results in a folder that is another one: that of the results, and that of `settings`."""
+    path = folder / SETTINGS
+    if not any(folder.glob(results)) or not path.exists():
+        return {}
+    return differences(read_json(path, dict, FlowARError), settings)
 
 
 def is_whole(path: Path) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor
 from flowar.errors import FlowARError
 from flowar.evaluation.card import code_record, write_card
 from flowar.evaluation.extractors import Extractor, Features, open_extractor
-from flowar.evaluation.features import FeatureChunks, extract
+from flowar.evaluation.features import FeatureChunks, extract, refuse_others
 from flowar.evaluation.images import GeneratedImages, Images, open_stored
 from flowar.evaluation.measure import Measuring, bias_warnings
 from flowar.evaluation.reference import Reference, open_reference
@@ -89,6 +89,9 @@ def card_of(config: EvaluationConfig, ranks: Ranks) -> dict[str, Any] | None:
     """Evaluate in a folder that is this run's alone; see `evaluate`."""
     extractor = open_extractor(config.extractor, ranks.device, config.classifier)
     images, about_images = open_images_to_evaluate(config, extractor, ranks)
+    about_features = {"extractor": extractor.record(), "device": ranks.device.type, "batch_size": config.batch_size}
+    settings, folder = about_images | about_features, config.output / "features"
+    ranks.from_main(lambda: refuse_others(folder, settings))  # before the reference takes its time, and its place
     reference = open_reference(
         config.reference,
         extractor,
@@ -102,8 +105,6 @@ def card_of(config: EvaluationConfig, ranks: Ranks) -> dict[str, Any] | None:
     dimensions = len(reference.pooled.mean)
     what = f"{dimensions} features for each of {len(images)} images"
     check_memory("num_images", what, 4 * dimensions * len(images))
-    settings = about_images | {"extractor": extractor.record(), "device": ranks.device.type}
-    folder = config.output / "features"
     chunks = extract(images, extractor, folder, settings, ranks, config.batch_size, "evaluating")
     with ranks.main_first():  # so that no rank is gone, or waits elsewhere, while it measures
         return measured(config, settings, chunks, images, reference, extractor, ranks) if ranks.main else None
@@ -127,7 +128,7 @@ def measured(
     warnings = bias_warnings(features, reference, extractor.names)
     for warning in warnings:
         log.warning("%s", warning)
-    settings |= {"batch_size": config.batch_size, "reference": reference.record(), "bootstrap": config.bootstrap}
+    settings |= {"reference": reference.record(), "bootstrap": config.bootstrap}
     card = {
         "settings": settings | {"feature_dimensions": features.pooled.shape[1], "code": code_record()},
         "metrics": {name: measurement.record() for name, measurement in found.items()},

@@ -6,7 +6,6 @@ import csv
 import functools
 import io
 import itertools
-import json
 import logging
 import statistics
 import time
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple, TypedDict
 import torch
 from torch import Tensor
 
+from flowar.errors import FlowARError
 from flowar.evaluation.extractors import Extractor, Features
 from flowar.evaluation.features import check_settings
 from flowar.evaluation.images import GeneratedImages
@@ -27,8 +27,8 @@ from flowar.pipeline import FlowARPipeline
 from flowar.system.fields import checked
 from flowar.system.files import write_aside
 from flowar.system.progress import step_progress
-from flowar.system.rules import Count
-from flowar.system.structured import read_rows
+from flowar.system.rules import Count, Measurement
+from flowar.system.structured import as_record, read_rows, row_text
 
 log = logging.getLogger(__name__)
 
@@ -166,13 +166,15 @@ class Sweep:
         """The metrics of all points, kept in the file at `path`."""
         rows: list[Row] = [dict(row) for row in read_rows(path, PointRow)] if path.exists() else []
         known = {Point(*(row.pop(name) for name in Point._fields)): row for row in rows}
+        for row in known.values():
+            as_record(row, dict[str, Measurement], str(path), FlowARError)
         missing = [point for point in self.points if point not in known]
         batches = -(-self.num_images // self.batch_size)
         total = batches * len(self.points)
         with step_progress(total, None, "quality", total - batches * len(missing)) as advance:
             for point in missing:
                 known[point] = dict(self.quality(self.batches(point, advance)))
-                lines = [json.dumps(each._asdict() | row) + "\n" for each, row in known.items()]
+                lines = [row_text(each._asdict() | row) for each, row in known.items()]
                 write_aside(path, lambda aside, lines=lines: aside.write_text("".join(lines)))  # type: ignore[misc]
         return known
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -58,6 +58,12 @@ def read_rows(path: Path, kind: type[Record]) -> list[Record]:
     named = [(f"{path}: line {number}", line) for number, line in enumerate(lines, 1) if line]
     rows = [parse_record(line, kind, name, DataError, finite=False) for name, line in named]
     return [each_number(row, lambda number: math.nan if number is None else number) for row in rows]
+
+
+def row_text(values: Mapping[str, Any]) -> str:
+    """A line of a JSON Lines file, as `read_rows` reads it: numbers that are not finite become null."""
+    finite = each_number(values, lambda each: None if isinstance(each, float) and not math.isfinite(each) else each)
+    return json.dumps(finite, allow_nan=False) + "\n"
 
 
 def parse_record(

@@ -5,7 +5,6 @@ TensorBoard is left out where it is not installed.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,10 +18,10 @@ from flowar.config import FlowARConfig
 from flowar.errors import DataError
 from flowar.model import Loss
 from flowar.networks.flops import training_flops
-from flowar.system.files import each_number, write_aside
+from flowar.system.files import write_aside
 from flowar.system.hardware import peak_flops, peak_memory_mib, widest_float
 from flowar.system.rules import Measurement, Range
-from flowar.system.structured import parse_json, read_text
+from flowar.system.structured import parse_json, read_text, row_text
 
 log = logging.getLogger(__name__)
 
@@ -43,12 +42,14 @@ class MetricsRow(Step, total=False):
     loss: Measured
     loss_scale: list[Measured]
     loss_time: list[Measured]
+    loss_scale_time: list[list[Measured]]
     held_out_loss: Measured
     grad_norm: Measured
     grad_norm_max: Measured
     skipped_steps: Measured
     lr: Measured
     images_per_second: Measured
+    tflops_per_device: Measured
     mfu: Measured
     peak_memory_mib: Measured
     seconds: Measured
@@ -167,11 +168,10 @@ class MetricsWriter:
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Write a row of numbers or (nested) lists of numbers; what is not finite becomes null."""
-        finite = each_number(values, lambda number: number if math.isfinite(number) else None)
-        self.file.write(json.dumps({"step": step} | finite, allow_nan=False) + "\n")
+        self.file.write(row_text({"step": step, **values}))
         self.file.flush()
         if self.board is not None:
-            for name, number in named_numbers(finite):
+            for name, number in named_numbers(values):
                 self.board.add_scalar(name, number, step)
 
     def image(self, step: int, name: str, path: Path) -> None:
@@ -189,11 +189,11 @@ class MetricsWriter:
 
 
 def named_numbers(values: Any, name: str = "") -> Iterator[tuple[str, float]]:
-    """Yield the numbers in `values` that are not null, with names such as "loss_scale/0"."""
+    """Yield the finite numbers in `values` with names such as "loss_scale/0"."""
     if isinstance(values, (Mapping, list)):
         for key, value in values.items() if isinstance(values, Mapping) else enumerate(values):
             yield from named_numbers(value, f"{name}/{key}" if name else str(key))
-    elif values is not None:
+    elif math.isfinite(values):
         yield name, values
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from flowar.data.image_source import ImageSource
+from flowar.data.opening import check_length
 from flowar.storage.checksums import crc32_of
 from flowar.system.files import open_regular
 
@@ -20,7 +21,8 @@ UNREADABLE = (-1, -1, -1)
 
 
 def stamps(source: ImageSource, indices: Sequence[int]) -> Tensor:
-    """Size, time of change in nanoseconds and CRC-32 of pictures by number, int64 [N, 3]; -1 of one that is unreadable.
+    """Size, time of change in nanoseconds and CRC-32 of pictures by number, int64 [N, 3]; -1 of one that is unreadable,
+    CRC-32 -1 of one that is too large to be read.
 
     They are 0 where the fingerprint of the source depends on the pixels already.
     """
@@ -55,8 +57,9 @@ def crc32(source: ImageSource, index: int) -> int:
     if part is None:
         return 0
     try:
+        check_length(size_and_time(source, index)[0])
         with open_regular(part.file) as file:
             file.seek(part.offset)
             return crc32_of(file, sys.maxsize if part.size is None else part.size)
-    except OSError:
+    except (OSError, ValueError):
         return UNREADABLE[2]
