@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import Annotated, Any, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ from flowar.pipeline import FlowARPipeline
 from flowar.system.fields import checked
 from flowar.system.files import write_aside
 from flowar.system.progress import step_progress
-from flowar.system.rules import Count, Measurement
+from flowar.system.rules import Count, Guidance, Measurement, Range, Steps
 from flowar.system.structured import as_record, read_rows, row_text
 
 log = logging.getLogger(__name__)
@@ -52,9 +52,9 @@ class Point(NamedTuple):
 class PointRow(TypedDict):
     """A row of `points.jsonl`: a point; its metrics stand beside it."""
 
-    guidance_scale: float
-    interval_high: float
-    steps: int
+    guidance_scale: Guidance
+    interval_high: Annotated[float, Range(0, 1)]
+    steps: Steps
     solver: str
 
 
