@@ -28,6 +28,7 @@ class Variant:
         optim: of the budget's optimizer.
         precision: of training.
         ar_width, flow_width: times the budget's.
+        longer: times the budget's steps.
         student: name in `students.STUDENTS`, if this is one, of the same variant without it.
         jumps: at every scale, that the student is judged by.
     """
@@ -42,6 +43,7 @@ class Variant:
     precision: TrainPrecision = "float32"
     ar_width: float = 1.0
     flow_width: float = 1.0
+    longer: int = 1
     student: str = ""
     jumps: int = 0
 
@@ -49,6 +51,10 @@ class Variant:
     def teacher(self) -> Variant:
         """Of a student: what it learns from."""
         return replace(self, student="", jumps=0)
+
+    def spent(self, budget: Budget) -> Budget:
+        """What this variant may spend of a budget: its own number of steps."""
+        return replace(budget, steps=self.longer * budget.steps)
 
     def config(self, budget: Budget, channels: int) -> FlowARConfig:
         """The configuration with `channels` of latents."""
@@ -72,7 +78,7 @@ class Variant:
     def training_recipe(self, budget: Budget) -> dict[str, Any]:
         """All that trained weights depend on but the seed, as JSON has it: variants of equal recipes share weights."""
         elsewhere = ("samples", "inference_steps", "guidance_scale", "seeds", "tokenizer_steps")
-        spent = {name: value for name, value in vars(budget).items() if name not in elsewhere}
+        spent = {name: value for name, value in vars(self.spent(budget)).items() if name not in elsewhere}
         own = {name: getattr(self, name) for name in ("model", "tokenizer", "ar_width", "flow_width")}
         plain = Variant("")
         own |= {name: getattr(self, name) for name in TRAINING if getattr(self, name) != getattr(plain, name)}
@@ -253,6 +259,16 @@ EXPERIMENTS = [
 ]
 
 
+LONGER = 4  # times the steps of an experiment, for the two in which the paper's order is not found
+
+
+def longer(name: str, loss: dict[str, Any], title: str, note: str) -> Experiment:
+    """The experiment called `name` with more steps, and with another loss."""
+    (same,) = chosen(name)
+    variants = [replace(variant, loss=loss, longer=LONGER) for variant in same.variants]
+    return Experiment(f"{name}-{title.replace(' ', '-')}", f"{same.title}, {title}", f"{same.note} {note}", variants)
+
+
 def chosen(name: str) -> list[Experiment]:
     """The experiment called `name`, or all.
 
@@ -264,3 +280,10 @@ def chosen(name: str) -> list[Experiment]:
         names = ", ".join(each.name for each in EXPERIMENTS)
         raise ValueError(f"experiment: expected all or one of {names}, got {name}")
     return found
+
+
+for name in ("scale-sequence", "scales"):
+    EXPERIMENTS.append(longer(name, {}, "longer", f"Trained for {LONGER} times as many steps."))
+    EXPERIMENTS.append(
+        longer(name, NOISE, "longer with noise", f"For {LONGER} times as many steps, with context noise of 0.5.")
+    )

@@ -116,7 +116,7 @@ class Runner:
                 step, batch = measured[key]
                 total += batch * -(-self.budget.samples // BATCH)
                 if number == 0 and not self.weights_file(variant, seed).exists():
-                    total += step * self.budget.steps
+                    total += step * variant.spent(self.budget).steps
         return total
 
     def measure(self, variant: Variant) -> tuple[float, float]:

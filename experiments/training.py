@@ -119,6 +119,7 @@ def train(
 ) -> Trained:
     """Train a variant, a student by its teacher; `steps` ends it early, to see how long a step takes."""
     ranks = Ranks(data.device)
+    budget = variant.spent(budget)
     model = new_model(variant, budget, data, seed) if teacher is None else variant.student_of(teacher)
     store = data.store(variant.tokenizer, model)
     step = training_step(variant, budget, model, ranks, seed, data.tokenizer(variant.tokenizer), teacher)
