@@ -176,9 +176,12 @@ class TestHelp:
     def test_process_is_set_up_where_it_is_the_commands_own(self, monkeypatch: pytest.MonkeyPatch) -> None:
         calls: list[None] = []
         monkeypatch.setattr("flowar.cli.take_over_process", lambda: calls.append(None))
-        monkeypatch.setattr(sys, "argv", ["flowar", "--help"])
-        main(["--help"])
+        monkeypatch.setattr(sys, "argv", ["flowar", "classes"])
+        main(["classes"])
         assert not calls
+        main()
+        assert len(calls) == 1
+        monkeypatch.setattr(sys, "argv", ["flowar", "--help"])  # which needs none of that, nor torch
         main()
         assert len(calls) == 1
 

@@ -259,6 +259,16 @@ class TestCommand:
         main(["edit", *(files.get(word, word) for word in arguments), *options, "--count", "3", "--schedule", "draft"])
         assert Image.open(tmp_path / "out.png").size == (3 * SIZE, SIZE)
 
+    def test_from_one_seed_to_another(self, options: list[str], tmp_path: Path) -> None:
+        """To the next one, where the second is left out."""
+
+        def drawn(*seeds: str) -> bytes:
+            main(["edit", "interpolate", "--classes", "cat", "cat", "--count", "2", *options, *seeds])
+            return Image.open(tmp_path / "out.png").tobytes()
+
+        assert drawn("--seed", "3") == drawn("--seed", "3", "--to_seed", "4")
+        assert drawn("--seed", "3") != drawn("--seed", "3", "--to_seed", "9")
+
     @pytest.mark.parametrize(
         ("arguments", "kept"),
         [

@@ -27,7 +27,8 @@ class Options:
     Attributes:
         kind: inpaint (what is white in `mask`), outpaint (around the picture, scaled into `box`), vary (keep the first
             `keep_scales`; under another class a class swap), super-resolve (a small picture), or interpolate (from the
-            first of `classes` and `seeds` to the second); also as the first word, without the option's name.
+            first of `classes` and `seed` to the second and `to_seed`); also as the first word, without the option's
+            name.
         classes: label or name of the class, see `flowar classes`; interpolate takes two.
         image: picture to edit, of the model's size but for outpaint and super-resolve.
         mask: picture of the same size, white where inpaint draws anew.
@@ -37,7 +38,8 @@ class Options:
             time.
         paste: whether inpaint and outpaint keep exactly the picture's own pixels where it is not drawn anew.
         count: number of pictures to draw.
-        seeds: seeds of the noise; picture i has the first plus i, but interpolate goes from the first to the second.
+        seed: seed of the noise; image i of a seed is the same in any batch.
+        to_seed: seed that interpolate goes to; `seed` plus 1 if left out.
         model: shipped name, folder, or Hub id.
         schedule: preset or .json file, see `flowar sample`; the model's own if left out.
         guidance_scale: strength of guidance, 1 for none; the model's own preset if left out.
@@ -57,7 +59,8 @@ class Options:
     rounds: Annotated[int, Range(1, 1000)] = 3
     paste: bool = False
     count: Count = 4
-    seeds: tuple[Seed, Seed] = (0, 1)
+    seed: Seed = 0
+    to_seed: Seed | None = None
     model: Place = "flowar-fashion"
     schedule: Place | None = None
     guidance_scale: Guidance | None = None
@@ -93,9 +96,10 @@ def edited(pipeline: FlowARPipeline, options: Options) -> tuple[list[Image], str
         raise ValueError(f"classes: expected {wanted} for {options.kind}, got {len(classes)}")
     sampling: dict[str, Any] = {"schedule": options.schedule, "guidance_scale": options.guidance_scale}
     if options.kind == "interpolate":
-        return edits.interpolate(pipeline, (classes[0], classes[1]), options.seeds, options.count, **sampling), ""
+        seeds = options.seed, options.seed + 1 if options.to_seed is None else options.to_seed
+        return edits.interpolate(pipeline, (classes[0], classes[1]), seeds, options.count, **sampling), ""
     (label,), image = classes, open_picture("image", options.image, pipeline.tokenizer.image_channels)
-    sampling |= {"seed": options.seeds[0], "count": options.count}
+    sampling |= {"seed": options.seed, "count": options.count}
     if options.kind == "vary":
         return edits.vary(pipeline, image, label, options.keep_scales, **sampling), ""
     if options.kind == "super-resolve":

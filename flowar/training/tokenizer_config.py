@@ -8,8 +8,8 @@ from typing import Annotated
 from flowar.config import Grid, require
 from flowar.system.fields import checks_fields
 from flowar.system.rules import Count, Noise, Range, Rate, Seed, TrainingSteps, Weight
+from flowar.training.autoencoder_widths import DEFAULT_WIDTHS, check_widths, default_channels, default_widths
 from flowar.training.config import TrainPrecision
-from flowar.training.small_autoencoders import DEFAULT_WIDTHS, check_widths, default_channels, default_widths
 
 IMAGES_BY_SIDE = 3200  # images to see for every pixel of the shorter side: 102,400 of 32x32
 ROBUST_SHARE = 0.4375  # robust steps by default, of the others

@@ -119,13 +119,13 @@ COMMANDS = (
     Command(f"sample {ONE} --per_class=1 --output=out.png", MODEL),
     Command(f"sample {ONE} --animate=film.gif --output=out.png", MODEL, "sample --animate"),
     Command(f"sample {ONE} --schedule=schedule.json", f"{MODEL} schedule.json", "sample --schedule"),
-    Command(f"edit inpaint {EDIT} --mask=mask.png", f"{MODEL} picture.png mask.png", unread="box keep_scales"),
-    Command(f"edit outpaint {EDIT} --box=[4,4,20,20]", f"{MODEL} picture.png", unread="mask keep_scales"),
-    Command(f"edit vary {EDIT}", f"{MODEL} picture.png", unread="mask box rounds"),
+    Command(f"edit inpaint {EDIT} --mask=mask.png", f"{MODEL} picture.png mask.png", unread="box keep_scales to_seed"),
+    Command(f"edit outpaint {EDIT} --box=[4,4,20,20]", f"{MODEL} picture.png", unread="mask keep_scales to_seed"),
+    Command(f"edit vary {EDIT}", f"{MODEL} picture.png", unread="mask box rounds to_seed"),
     Command(
         f"edit super-resolve {ONE} --image=small.png --count=1 --output=out.png",
         f"{MODEL} small.png",
-        unread="mask box rounds keep_scales",
+        unread="mask box rounds keep_scales to_seed",
     ),
     Command(
         "edit interpolate --model=model --classes=0,1 --count=2 --output=out.png",
