@@ -203,7 +203,7 @@ def parse_options(name: str, options: type[Any], arguments: Sequence[str]) -> An
         raise FlowARError(located(one_line(str(error)), arguments, files)) from error
 
 
-def resolve_annotations(kind: type[Any]) -> None:
+def resolve_annotations(kind: Any) -> None:
     """Make types of the annotations of a dataclass and of those in its fields.
 
     The parser would run all that stands under `if TYPE_CHECKING` beside them, and with it import torch.

@@ -653,7 +653,9 @@ class TestEncode:
         [
             (["--latents", "store"], "encode: expected folder and latents, got None and store"),
             (["--folder", "x", "--tokenizer", "pixel:2"], "encode: expected folder and latents, got x and None"),
-            (["--folder", "x", "--latents", "store"], "tokenizer: expected one for the images of folder, got None"),
+            (["--folder", "x", "--latents", "store"], "data: expected a folder, got x (does not exist)"),
+            (["--folder", ".", "--latents", "store"], "tokenizer: expected one for the images of folder, got None"),
+            (["--folder", "{0..1}.tar", "--latents", "store"], "tokenizer: expected one for the images of folder"),
             (["--folder", "x", "--tokenizer", "pixel:2", "--latents", "store"], "data: expected a folder, got x"),
             (["--latents", "store", "--on_bad_image", "ask"], "on_bad_image: expected"),
             (["--latents", "store", "--crops", "-1"], "crops: expected an integer from 0 to 10000, got -1"),
@@ -772,6 +774,8 @@ class TestTrain:
         line = refused(capsys, ["train", "--output", "run"])
         assert line.startswith("data: expected folder or latents, got neither")
         line = refused(capsys, ["train", "--output", "run", "--data.folder", "photos"])
+        assert line == "data: expected a folder, got photos (does not exist)"
+        line = refused(capsys, ["train", "--output", "run", "--data.folder", "."])
         assert line.startswith("tokenizer: expected one for the images of folder, got None")
 
     def test_damaged_configuration(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from flowar.commands import say
 from flowar.errors import MissingPackageError
 from flowar.system.fields import checks_fields
 from flowar.system.files import write_aside
+from flowar.system.installation import install_command
 from flowar.system.rules import OutputFile
 
 CURVES = "curves.png"
@@ -36,7 +37,7 @@ def run(options: Options) -> None:
     try:
         from flowar.training.curves import training_curves
     except ImportError as error:
-        raise MissingPackageError("matplotlib draws the curves: pip install flowar[train]") from error
+        raise MissingPackageError(f"matplotlib draws the curves: {install_command('train')}") from error
     from flowar.system.structured import read_rows
     from flowar.training.metrics import MetricsRow
 

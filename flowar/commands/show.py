@@ -12,6 +12,7 @@ from flowar.data.class_names import class_names_of
 from flowar.errors import MissingPackageError
 from flowar.system.fields import checks_fields
 from flowar.system.files import write_aside
+from flowar.system.installation import install_command
 from flowar.system.rules import Count, Guidance, Index, OutputFile, Place, Seed, Steps
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def picture(options: Options) -> Image:
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise MissingPackageError("matplotlib draws the pictures: pip install flowar[train]") from error
+        raise MissingPackageError(f"matplotlib draws the pictures: {install_command('train')}") from error
     pipeline = FlowARPipeline.from_pretrained(options.model).to(default_device(options.device)).prepack()
     model = pipeline.model
     classes = parse_labels(options.classes, model.config.num_classes, class_names_of(model.config))
