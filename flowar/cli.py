@@ -31,7 +31,7 @@ TRACEBACK = "--traceback"
 LONGEST_PATH = 4096
 
 COMMANDS = {
-    "sample": "class labels to a grid of images, by default from the model that ships with the package",
+    "sample": "class labels to images, a grid or a file each, by default from the model that ships with the package",
     "edit": "change a picture: inpaint, outpaint, vary, super-resolve, interpolate",
     "demo": "a page in the browser: classes to pictures while they form, and edits with a brush",
     "show": "draw what a model does: scales, ODE path, attention, guidance, steps, nearest training images",

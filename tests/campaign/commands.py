@@ -119,6 +119,8 @@ COMMANDS = (
     Command(f"sample {ONE} --per_class=1 --output=out.png", MODEL),
     Command(f"sample {ONE} --animate=film.gif --output=out.png", MODEL, "sample --animate"),
     Command(f"sample {ONE} --schedule=schedule.json", f"{MODEL} schedule.json", "sample --schedule"),
+    Command(f"sample {ONE} --num_images=3 --batch_size=2 --npz=out.npz", MODEL, "sample --npz"),
+    Command(f"sample {ONE} --per_class=2 --labels=true --output=out/", MODEL, "sample into a folder"),
     Command(f"edit inpaint {EDIT} --mask=mask.png", f"{MODEL} picture.png mask.png", unread="box keep_scales to_seed"),
     Command(f"edit outpaint {EDIT} --box=[4,4,20,20]", f"{MODEL} picture.png", unread="mask keep_scales to_seed"),
     Command(f"edit vary {EDIT}", f"{MODEL} picture.png", unread="mask box rounds to_seed"),

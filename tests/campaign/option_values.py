@@ -41,6 +41,7 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("keep_checkpoints interval max_skipped", COUNT),
     ("sample_every robust_steps warmup_steps", FROM_ZERO),
     ("crops samples bootstrap keep_scales scale", (*FROM_ZERO, *IMPOSSIBLE)),
+    ("zoom", (*COUNT, "65", *IMPOSSIBLE)),
     ("image_channels", (*COUNT, "2", "4", str(10**9))),
     ("port", (*COUNT, "65536", str(10**9))),
     ("seed to_seed", SEED),
@@ -82,9 +83,11 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("runs", ('["missing"]', "[]", '["run","run"]', '["run","missing"]', "5")),
     ("search", ("bogus", "\x1b[31m", "z" * LONG)),
     ("host", ("no such host", "256.256.256.256", "", "\x1b", "h" * LONG)),
-    ("naive preview preview_steps paste save_images flips qk_norm balance_classes", NO_FLAG),
-    ("interpolate_positions compile nan_trace resume private json", NO_FLAG),
-    ("output animate license training_data datasets revision", ()),  # files to write to, and texts
+    ("naive preview preview_steps paste labels save_images flips qk_norm balance_classes", NO_FLAG),
+    ("interpolate_positions compile nan_trace resume private json fix", NO_FLAG),
+    ("sample.output edit.output", ("a.tiff", "a", "{bogus}.png", "{class", "", "out/{seed}", "z" * LONG)),
+    ("show.output plot.output", ("a.tiff", "a", "-", "out/", "")),
+    ("output npz animate license training_data datasets revision", ()),  # files to write to, and texts
 )
 REFUSED_VALUES = {name: values for names, values in GROUPS for name in names.split()}
 
