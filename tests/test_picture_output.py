@@ -149,23 +149,30 @@ class TestFormats:
 
 
 class TestStdout:
-    def test_a_png_and_nothing_else(self, capfdbinary: pytest.CaptureFixture[bytes], folder: Path) -> None:
-        code = "import sys; from flowar.cli import main; main(sys.argv[1:])"
-        words = ["sample", "--model", str(folder), "--output", "-", "--per_class", "1", "--seed", "9"]
-        done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, check=True)
-        with Image.open(io.BytesIO(done.stdout)) as image:
+    def test_a_png_and_nothing_else(self, capsysbinary: pytest.CaptureFixture[bytes], folder: Path) -> None:
+        sample(folder, "--output", "-", "--per_class", 1, "--seed", 9)
+        out, err = capsysbinary.readouterr()
+        with Image.open(io.BytesIO(out)) as image:
             assert (image.format, image.size) == ("PNG", (5 * 64, 64))
             image.load()
             assert image.text["seed"] == "9 to 13"  # type: ignore[attr-defined]
-        assert done.stdout.endswith(b"IEND\xaeB`\x82")
-        assert done.stderr.decode() == "5 images in stdout, seed 9\n"
+        assert out.startswith(b"\x89PNG")
+        assert out.endswith(b"IEND\xaeB`\x82")
+        assert err.decode() == "5 images in stdout, seed 9\n"
 
     def test_terminals_and_previews_want_no_bytes(
         self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, folder: Path
     ) -> None:
         assert refused(capsys, folder, "--output", "-", "--preview").startswith("output and preview: expected one")
-        monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
-        assert refused(capsys, folder, "--output=-").startswith("output: expected a file, or a pipe that reads -, got")
+        with monkeypatch.context() as patch:
+            patch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+            line = refused(capsys, folder, "--output=-")
+        assert line == "output: expected a file, or a pipe that reads -, got the terminal"
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", None)
+            with pytest.raises(SystemExit):
+                sample(folder, "--output=-")
+        assert capsys.readouterr().err == "flowar: output: expected a file, or a pipe that reads -, got no stdout\n"
 
 
 class TestSinglePictures:

@@ -102,8 +102,9 @@ class Pictures:
     named: bool = False
 
     def __post_init__(self) -> None:
-        if self.output == STDOUT and sys.stdout.isatty():
-            raise FlowARError("output: expected a file, or a pipe that reads -, got the terminal")
+        if self.output == STDOUT and (sys.stdout is None or sys.stdout.isatty()):
+            found = "no stdout" if sys.stdout is None else "the terminal"
+            raise FlowARError(f"output: expected a file, or a pipe that reads -, got {found}")
         columns, rows = (1, 1) if self.single else (self.columns, -(-len(self.subjects) // self.columns))
         width, height = (side * self.factor for side in self.size)
         whole = columns * width, rows * height + strip_height(width) * self.named
