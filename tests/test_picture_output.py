@@ -370,8 +370,10 @@ class TestNpz:
         assert [image[..., 0].tobytes() for image in images] == drawn(pipeline, expected, range(40, 52))
         assert (images[..., :1] == images).all()
         assert files(tmp_path) == ["new/a.npz"]
-        stored = open_stored("new/a.npz", 3)
-        assert (len(stored), stored.size) == (12, (SIZE, SIZE))
+        for channels in (1, 3):
+            stored = open_stored("new/a.npz", channels)
+            assert (len(stored), stored.size) == (12, (SIZE, SIZE))
+            assert stored.read(0, 12).movedim(1, 3).numpy().tobytes() == images[..., :channels].tobytes()
 
     def test_what_was_there_stays_until_all_is_written(
         self, capsys: pytest.CaptureFixture[str], folder: Path, tmp_path: Path, request: pytest.FixtureRequest
