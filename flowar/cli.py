@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import itertools
-import json
 import logging
 import re
 import signal
@@ -16,9 +15,11 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn, get_args, get_origin, get_type_hints
+from typing import Any, NoReturn, get_args, get_type_hints
 
+from flowar import __version__
 from flowar.errors import FlowARError, escaped, first_line, sentence, shortened, shown
+from flowar.system.argv import long_form
 from flowar.system.process import take_over_process, take_over_terminal
 from flowar.system.signals import exit_code
 from flowar.system.streams import flushed_output
@@ -30,7 +31,7 @@ TRACEBACK = "--traceback"
 LONGEST_PATH = 4096
 
 COMMANDS = {
-    "sample": "class labels to a grid of images, by default from the model that ships with the package",
+    "sample": "class labels to images, a grid or a file each, by default from the model that ships with the package",
     "edit": "change a picture: inpaint, outpaint, vary, super-resolve, interpolate",
     "demo": "a page in the browser: classes to pictures while they form, and edits with a brush",
     "show": "draw what a model does: scales, ODE path, attention, guidance, steps, nearest training images",
@@ -64,26 +65,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with flushed_output(), reported_errors(TRACEBACK in words):
             if arguments is None:
                 take_over_terminal()
-                if words[:1] != ["doctor"]:  # which must start where torch does not
-                    take_over_process()
-            run(words)
+            run(words, own_process=arguments is None)
     except BrokenPipeError:
         sys.exit(EXIT_NO_READER)
     except OSError as error:
         fail(f"stdout: {first_line(error)}")
 
 
-def run(arguments: Sequence[str]) -> None:
-    """Run one subcommand with its options."""
+def run(arguments: Sequence[str], own_process: bool = False) -> None:
+    """Run one subcommand with its options; its name and theirs may be written with dashes or underscores."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
         return
-    name, *rest = arguments
+    if arguments[0] in ("-V", "--version"):
+        print(f"flowar {__version__}")
+        return
+    name, rest = arguments[0].replace("_", "-"), arguments[1:]
     if name not in COMMANDS:
         raise FlowARError(f"command: expected one of {', '.join(COMMANDS)}, got {name}")
     log_to_stderr()
     command: Any = importlib.import_module(f"flowar.commands.{name.replace('-', '_')}")
-    command.run(parse_options(name, command.Options, rest))
+    options = parse_options(name, command.Options, rest)
+    if own_process and name != "doctor":  # which must start where torch does not, as wrong options must end at once
+        take_over_process()
+    command.run(options)
 
 
 @contextmanager
@@ -150,7 +155,8 @@ def usage() -> str:
     """What `flowar --help` prints."""
     width = max(map(len, COMMANDS)) + 2
     lines = [f"  {name:<{width}}{summary}" for name, summary in COMMANDS.items()]
-    return "\n".join(["usage: flowar COMMAND [options]", "", *lines, "", "flowar COMMAND --help lists its options."])
+    last = "flowar COMMAND --help lists its options, flowar --version says which version this is."
+    return "\n".join(["usage: flowar COMMAND [options]", "", *lines, "", last])
 
 
 def parse_options(name: str, options: type[Any], arguments: Sequence[str]) -> Any:
@@ -161,13 +167,21 @@ def parse_options(name: str, options: type[Any], arguments: Sequence[str]) -> An
     """
     from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
+    from flowar.system.help_text import PlainHelp
+
     program = f"flowar {name}"
-    parser = ArgumentParser(prog=program, usage=f"{program} [options]", description=COMMANDS[name], exit_on_error=False)
+    parser = ArgumentParser(
+        prog=program,
+        usage=f"{program} [options]",
+        description=COMMANDS[name],
+        formatter_class=PlainHelp,
+        exit_on_error=False,
+    )
     parser.add_argument("--config", action="config", help="YAML file with options; those on the command line win")
     parser.add_argument(TRACEBACK, action="store_true", help="show where an error came from")
+    resolve_annotations(options)
     parser.add_class_arguments(options, None, as_group=False)
-    arguments = with_several(getattr(options, "several", None), with_positional(options, arguments))
-    arguments = with_optional_flags(options, arguments)
+    arguments = long_form(options, arguments)
     for action in parser._actions:
         if getattr(action, "_typehint", None) is bool:  # `--naive` alone means `--naive true`
             action.nargs, action.const = "?", True
@@ -187,6 +201,18 @@ def parse_options(name: str, options: type[Any], arguments: Sequence[str]) -> An
         raise FlowARError(f"{located(message, arguments, files)}; {program} --help lists the options") from error
     except ValueError as error:
         raise FlowARError(located(one_line(str(error)), arguments, files)) from error
+
+
+def resolve_annotations(kind: Any) -> None:
+    """Make types of the annotations of a dataclass and of those in its fields.
+
+    The parser would run all that stands under `if TYPE_CHECKING` beside them, and with it import torch.
+    """
+    hints = get_type_hints(kind)
+    kind.__init__.__annotations__ |= hints
+    parts: list[Any] = [part for hint in hints.values() for part in (hint, *get_args(hint))]
+    for part in filter(dataclasses.is_dataclass, parts):
+        resolve_annotations(part)
 
 
 def group_names(options: type[Any]) -> list[str]:
@@ -212,42 +238,6 @@ def located(message: str, arguments: Sequence[str], files: Sequence[Path]) -> st
     given = [argument.partition("=")[0].removeprefix("--") for argument in arguments]
     unknown = name is None or any(f".{each}".endswith(f".{name[1]}") for each in given)
     return message if unknown or not files else f"{files[-1]}: {message}"
-
-
-def with_positional(options: type[Any], arguments: Sequence[str]) -> Sequence[str]:
-    """The words before the first option as the value of the option that `options.positional` names, if it names one.
-
-    Of several options that it names, each takes one word.
-    """
-    name = getattr(options, "positional", None)
-    words = list(itertools.takewhile(lambda word: not word.startswith("-"), arguments))
-    if not (name and words):
-        return arguments
-    if isinstance(name, tuple):
-        taken = [f"--{each}={word}" for each, word in zip(name, words, strict=False)]
-        return [*taken, *arguments[len(taken) :]]
-    takes_list = get_origin(get_type_hints(options)[name]) is list
-    return [f"--{name}={json.dumps(words) if takes_list else ' '.join(words)}", *arguments[len(words) :]]
-
-
-def with_optional_flags(options: type[Any], arguments: Sequence[str]) -> Sequence[str]:
-    """A flag alone becomes `flag=true` where its dataclass may be left out: the parser does not know its fields."""
-    parts = [(name, part) for name, hint in get_type_hints(options).items() for part in get_args(hint)]
-    nested = [(name, get_type_hints(part)) for name, part in parts if dataclasses.is_dataclass(part)]
-    flags = {f"--{name}.{field}" for name, fields in nested for field, hint in fields.items() if hint is bool}
-    pairs = itertools.zip_longest(arguments, arguments[1:], fillvalue="-")
-    return [f"{each}=true" if each in flags and following.startswith("-") else each for each, following in pairs]
-
-
-def with_several(name: str | None, arguments: Sequence[str]) -> Sequence[str]:
-    """The words after option `name` as the list that it takes, where the command has such an option."""
-    flag = f"--{name}"
-    if flag not in arguments:
-        return arguments
-    first = arguments.index(flag) + 1
-    words = list(itertools.takewhile(lambda word: not word.startswith("-"), arguments[first:]))
-    rest = arguments[first + len(words) :]
-    return [*arguments[: first - 1], f"{flag}={json.dumps(words)}", *rest] if len(words) > 1 else arguments
 
 
 def one_line(message: str) -> str:

@@ -22,6 +22,7 @@ Grid = tuple[int, int]
 IMAGENET_CLASSES = 1000
 FlowBlockKind = Literal["attn_mlp", "attn_cross_mlp"]
 UpsampleKind = Literal["published", "bilinear"]
+Checkpointing = Literal["none", "flow", "all"]  # the blocks whose activations training computes twice
 BLOCK_BYTES = 2**15  # of a block's Python objects
 
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from flowar import ops
-from flowar.config import FlowARConfig, require
+from flowar.config import Checkpointing, FlowARConfig, require
 from flowar.engine.onednn_linear import prepack, unpack, unpacked
 from flowar.engine.plan import InferencePlan, Plans
 from flowar.networks.ar_transformer import ARTransformer
@@ -38,8 +38,6 @@ from flowar.system.tensors import check_tensor
 from flowar.system.transfer import to_device
 
 __all__ = ["Checkpointing", "FlowAR", "Loss"]
-
-Checkpointing = Literal["none", "flow", "all"]
 
 
 class Loss(NamedTuple):

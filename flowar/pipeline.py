@@ -12,7 +12,7 @@ from torch import Tensor
 
 from flowar.data.class_names import class_names_of, resolve
 from flowar.engine.cuda_graph import GraphedFunction
-from flowar.images import to_pil
+from flowar.images.grid import to_pil
 from flowar.model import FlowAR
 from flowar.sampling.options import SamplingOptions
 from flowar.storage.hub import locate

@@ -255,7 +255,7 @@ def test_flash_takes_gpu_tensors_of_one_dtype(install: Callable[..., None], gpu:
 
 
 def test_flash_that_is_not_installed(gpu: Any) -> None:
-    message = r"attention backend flash: the package flash_attn is not installed: pip install flowar\[flash\]"
+    message = r"attention backend flash: the package flash_attn is not installed: pip install .*\[flash\]\""
     with pytest.raises(MissingPackageError, match=message):
         set_attention_backend("flash")
     with pytest.raises(MissingPackageError, match=message), use_attention_backend("flash"):

@@ -287,7 +287,7 @@ def test_unusable_library(tmp_path: Path, content: bytes | None, reason: str) ->
     result = run_python(USE, folder=folder)
     assert result.returncode == 1
     assert f"ImportError: flowar: the compiled library _C_cpu.so {reason}" in result.stderr
-    assert "pip install -e ." in result.stderr
+    assert "rebuild it in this environment with `pip install --force-reinstall flowar`" in result.stderr
 
 
 @pytest.mark.skipif(ops.reference_active(), reason="installed without the compiled ops")

@@ -234,15 +234,16 @@ class TestPipeline:
 class TestCommands:
     def test_sample(self, capsys: pytest.CaptureFixture[str], model_folder: Path, tmp_path: Path) -> None:
         pipeline = FlowARPipeline.from_pretrained(model_folder)
-        expected = [image.tobytes() for image in pipeline([207, 360], dtype="float32").images]
+        expected = [image.tobytes() for image in pipeline([207, 360], seed=[4, 5], dtype="float32").images]
         output = tmp_path / "grid.png"
         base = ["sample", f"--model={model_folder}", "--per_class=1", "--dtype=float32", f"--output={output}"]
+        base += ["--seed=4", "--zoom=1"]
         for classes in (["golden retriever", "360"], ["Golden_retriever,otter"], ["207,otter"], ["207", "otter"]):
             main([*base, "--classes", *classes])
             grid = Image.open(output)
             assert [grid.crop((x, 0, x + 8, 8)).tobytes() for x in (0, 8)] == expected
             output.unlink()
-        assert capsys.readouterr().out == f"2 images in {output}\n" * 4
+        assert capsys.readouterr().out == f"2 images in {output}, seed 4\n" * 4
         line = refused(capsys, *base, "--classes", "golden retreiver", "3")
         assert line.startswith("classes: expected names or integers from 0 to 999, got 'golden retreiver'; closest")
         assert "the name of several: 134" in refused(capsys, *base, "--classes", "crane")

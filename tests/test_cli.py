@@ -98,11 +98,11 @@ class TestHelp:
             (
                 "sample",
                 [
-                    "image i of a seed is the same",
+                    "image i has `seed` plus i",
                     "tf32, bfloat16, float16, fp8 or float64",
                     "--naive [{true,false}]",
                     "a .gif or .webp",
-                    "default: samples.png",
+                    "samples.png if left out",
                 ],
             ),
             ("edit", ["inpaint (what is white in", "interpolate takes two", "default: edited.png"]),
@@ -164,11 +164,22 @@ class TestHelp:
             assert [line for line in lines if line.startswith(("(type:", "(required"))] == []
 
     def test_as_a_program(self, model_folder: Path, tmp_path: Path) -> None:
-        command = [sys.executable, "-m", "flowar", "sample", "--model", str(model_folder), "--per_class", "1"]
+        command = [
+            sys.executable,
+            "-m",
+            "flowar",
+            "sample",
+            "--model",
+            str(model_folder),
+            "--per_class",
+            "1",
+            "--seed",
+            "3",
+        ]
         run = functools.partial(subprocess.run, cwd=tmp_path, capture_output=True, text=True)
         done = run(command)
-        assert (done.returncode, done.stdout) == (0, "5 images in samples.png\n")
-        assert Image.open(tmp_path / "samples.png").size == (5 * 8, 8)
+        assert (done.returncode, done.stdout) == (0, "5 images in samples.png, seed 3\n")
+        assert Image.open(tmp_path / "samples.png").size == (5 * 64, 64)
         done = run([*command, "--classes", "9"])
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr == "flowar: class_labels: expected integers from 0 to 4, got 9\n"
@@ -176,9 +187,12 @@ class TestHelp:
     def test_process_is_set_up_where_it_is_the_commands_own(self, monkeypatch: pytest.MonkeyPatch) -> None:
         calls: list[None] = []
         monkeypatch.setattr("flowar.cli.take_over_process", lambda: calls.append(None))
-        monkeypatch.setattr(sys, "argv", ["flowar", "--help"])
-        main(["--help"])
+        monkeypatch.setattr(sys, "argv", ["flowar", "classes"])
+        main(["classes"])
         assert not calls
+        main()
+        assert len(calls) == 1
+        monkeypatch.setattr(sys, "argv", ["flowar", "--help"])  # which needs none of that, nor torch
         main()
         assert len(calls) == 1
 
@@ -208,12 +222,11 @@ class TestHelp:
 class TestSample:
     def test_grid(self, capsys: pytest.CaptureFixture[str], model_folder: Path, tmp_path: Path) -> None:
         output = tmp_path / "new" / "grid.png"
-        main(
-            ["sample", "--model", str(model_folder), "--classes", "4,0,2", "--per_class", "2", "--output", str(output)]
-        )
-        assert capsys.readouterr().out == f"6 images in {output}\n"
+        wanted = ["--classes", "4,0,2", "--per_class", "2", "--seed", "3", "--output", str(output)]
+        main(["sample", "--model", str(model_folder), *wanted])
+        assert capsys.readouterr().out == f"6 images in {output}, seed 3\n"
         grid = Image.open(output)
-        assert (grid.format, grid.mode, grid.size) == ("PNG", "L", (3 * 8, 2 * 8))
+        assert (grid.format, grid.mode, grid.size) == ("PNG", "L", (3 * 64, 2 * 64))
 
     @pytest.mark.skipif(not supported(torch.float32), reason="no prepacked layout here")
     @pytest.mark.parametrize("dtype", ["auto", "float32", "bfloat16"])
@@ -254,7 +267,7 @@ class TestSample:
         main(
             [
                 *("sample", "--model", str(model_folder), "--classes", "[1]", "--per_class", "1"),
-                *("--dtype", dtype, "--device", "cpu", "--output", str(output)),
+                *("--seed", "0", "--dtype", dtype, "--device", "cpu", "--output", str(output)),
             ]
         )
         loaded = torch.bfloat16 if dtype == "bf16" else torch.float32
@@ -264,8 +277,8 @@ class TestSample:
     def test_options_from_a_file(self, capsys: pytest.CaptureFixture[str], model_folder: Path, tmp_path: Path) -> None:
         config = tmp_path / "sample.yaml"
         config.write_text(f"model: {model_folder}\nclasses: [1, 2]\nper_class: 3\noutput: {tmp_path / 'a.png'}\n")
-        main(["sample", "--config", str(config), "--per_class", "1"])
-        assert capsys.readouterr().out == f"2 images in {tmp_path / 'a.png'}\n"
+        main(["sample", "--config", str(config), "--per_class", "1", "--seed", "3"])
+        assert capsys.readouterr().out == f"2 images in {tmp_path / 'a.png'}, seed 3\n"
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
@@ -298,7 +311,7 @@ class TestSample:
                 "device: expected auto, cpu, or a GPU of this machine such as cuda:0, got meta, which computes nothing",
             ),
             (["--model", "no-such-model"], "model: expected a folder, a shipped model"),
-            (["--seed", "x"], "seed: expected int, got x; flowar sample --help lists the options"),
+            (["--seed", "x"], "seed: expected int or nothing, got x; flowar sample --help lists the options"),
             (["--attention", "cudnn"], "attention backend: expected one of auto, flash, flash-3"),
             (["--attention", "sdpa-cudnn"], "attention backend sdpa-cudnn: expected CUDA tensors, got cpu"),
             (["--naive", "maybe"], "naive: expected bool, got maybe; flowar sample --help lists the options"),
@@ -373,7 +386,7 @@ class TestSample:
         (tmp_path / "file").write_text("in the way")
         output = tmp_path / "file" / "grid.png"
         assert str(tmp_path / "file") in refused(capsys, ["sample", "--model", model_folder, "--output", output])
-        line = refused(capsys, ["sample", "--model", model_folder, "--output", tmp_path])
+        line = refused(capsys, ["tune", "--target_ms", "9", "--output", tmp_path])
         assert f"output: expected the path of a file, got '{tmp_path}', where there is something else" in line
 
 
@@ -650,7 +663,9 @@ class TestEncode:
         [
             (["--latents", "store"], "encode: expected folder and latents, got None and store"),
             (["--folder", "x", "--tokenizer", "pixel:2"], "encode: expected folder and latents, got x and None"),
-            (["--folder", "x", "--latents", "store"], "tokenizer: expected one for the images of folder, got None"),
+            (["--folder", "x", "--latents", "store"], "data: expected a folder, got x (does not exist)"),
+            (["--folder", ".", "--latents", "store"], "tokenizer: expected one for the images of folder, got None"),
+            (["--folder", "{0..1}.tar", "--latents", "store"], "tokenizer: expected one for the images of folder"),
             (["--folder", "x", "--tokenizer", "pixel:2", "--latents", "store"], "data: expected a folder, got x"),
             (["--latents", "store", "--on_bad_image", "ask"], "on_bad_image: expected"),
             (["--latents", "store", "--crops", "-1"], "crops: expected an integer from 0 to 10000, got -1"),
@@ -696,7 +711,7 @@ class TestTrain:
         assert [json.loads(row)["step"] for row in (run / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3, 4]
 
         main(["sample", "--model", str(run / "model"), "--per_class", "1", "--output", str(tmp_path / "grid.png")])
-        assert Image.open(tmp_path / "grid.png").size == (80, 8)
+        assert Image.open(tmp_path / "grid.png").size == (640, 64)
 
     def test_plot(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         pytest.importorskip("matplotlib")
@@ -769,6 +784,8 @@ class TestTrain:
         line = refused(capsys, ["train", "--output", "run"])
         assert line.startswith("data: expected folder or latents, got neither")
         line = refused(capsys, ["train", "--output", "run", "--data.folder", "photos"])
+        assert line == "data: expected a folder, got photos (does not exist)"
+        line = refused(capsys, ["train", "--output", "run", "--data.folder", "."])
         assert line.startswith("tokenizer: expected one for the images of folder, got None")
 
     def test_damaged_configuration(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -257,7 +257,17 @@ class TestCommand:
     def test_a_row_of_pictures(self, options: list[str], tmp_path: Path, arguments: list[str]) -> None:
         files = {"mask.png": str(tmp_path / "mask.png")}
         main(["edit", *(files.get(word, word) for word in arguments), *options, "--count", "3", "--schedule", "draft"])
-        assert Image.open(tmp_path / "out.png").size == (3 * SIZE, SIZE)
+        assert Image.open(tmp_path / "out.png").size == (3 * 64, 64)
+
+    def test_from_one_seed_to_another(self, options: list[str], tmp_path: Path) -> None:
+        """To the next one, where the second is left out."""
+
+        def drawn(*seeds: str) -> bytes:
+            main(["edit", "interpolate", "--classes", "cat", "cat", "--count", "2", *options, *seeds])
+            return Image.open(tmp_path / "out.png").tobytes()
+
+        assert drawn("--seed", "3") == drawn("--seed", "3", "--to_seed", "4")
+        assert drawn("--seed", "3") != drawn("--seed", "3", "--to_seed", "9")
 
     @pytest.mark.parametrize(
         ("arguments", "kept"),
@@ -272,8 +282,8 @@ class TestCommand:
     ) -> None:
         files = {"mask.png": str(tmp_path / "mask.png")}
         words = [files.get(word, word) for word in arguments]
-        main(["edit", *words, *options, "--classes", "1", "--count", "1", "--schedule", "draft"])
-        assert capsys.readouterr().out == f"1 images in {tmp_path / 'out.png'}{kept}\n"
+        main(["edit", *words, *options, "--classes", "1", "--count", "1", "--seed", "6", "--schedule", "draft"])
+        assert capsys.readouterr().out == f"1 image in {tmp_path / 'out.png'}{kept}, seed 6\n"
 
     @pytest.mark.parametrize(
         ("arguments", "message"),

@@ -291,6 +291,6 @@ class TestCommand:
             text=True,
             check=True,
         )
-        assert done.stdout.splitlines()[1] == "5 images in samples.png"
+        assert done.stdout.splitlines()[1].startswith("5 images in samples.png, seed ")
         assert "HTTP Request" not in done.stderr
         assert (tmp_path / "home" / "hub" / "models--user--model").is_dir()

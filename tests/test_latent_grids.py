@@ -165,7 +165,7 @@ def test_pictures_of_a_rectangle(tmp_path: Path) -> None:
     images, latents = pipeline([0, 3], 2)
     expected = ((F.pixel_shuffle(latents, 2).clamp(-1, 1) + 1) * 127.5).round()
     assert all(torch.equal(to_tensor(image), each.byte()) for image, each in zip(images, expected, strict=True))
-    options = ["--classes", "0,3", "--num_inference_steps", "2", "--per_class", "2", "--device", "cpu"]
+    options = ["--classes", "0,3", "--num_inference_steps", "2", "--per_class", "2", "--zoom", "1", "--device", "cpu"]
     main(["sample", "--model", str(tmp_path), "--output", str(tmp_path / "grid.png"), *options])
     with Image.open(tmp_path / "grid.png") as grid:
         assert grid.size == (2 * 12, 2 * 4)

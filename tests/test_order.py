@@ -24,7 +24,7 @@ from flowar.sampling.noise import image_seeds
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "flowar"
-FILES_AT_ROOT = {"__init__", "__main__", "cli", "config", "errors", "images", "model", "pipeline"}
+FILES_AT_ROOT = {"__init__", "__main__", "cli", "config", "errors", "model", "pipeline"}
 
 # What imports upward all the same: a picture of the nearest images compares features; pushing is a method, and lazy.
 EXCEPTIONS = {("flowar.show.neighbours", "flowar.evaluation.extractors"), ("flowar.pipeline", "flowar.sharing")}

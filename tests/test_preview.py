@@ -183,7 +183,7 @@ class TestTerminal:
         with TerminalPicture(output, lambda image, cells: f"<{image.size} in {cells}>") as picture:
             picture.show(image)
             picture.show(image)
-        frame = "\x1b7<(6, 4) in (6, 2)>\x1b8"
+        frame = "\x1b7<(48, 32) in (6, 2)>\x1b8"
         assert output.getvalue() == "\n\n\x1b[2A" + frame + frame + "\x1b[2B"
 
     def test_without_a_picture_nothing_is_written(self) -> None:
@@ -227,14 +227,15 @@ class TestFilm:
 class TestCommand:
     def arguments(self, folder: Path, *more: str) -> list[str]:
         output = str(folder.parent / "grid.png")
-        return ["sample", "--model", str(folder), "--classes", "0,1,2", "--per_class", "2", "--output", output, *more]
+        options = ["--classes", "0,1,2", "--per_class=2", "--seed=5", "--output", output]
+        return ["sample", "--model", str(folder), *options, *more]
 
     def test_animate(self, capsys: pytest.CaptureFixture[str], model_folder: Path, tmp_path: Path) -> None:
         film = tmp_path / "film.gif"
         main(self.arguments(model_folder, "--animate", str(film)))
-        assert capsys.readouterr().out == f"6 images in {tmp_path / 'grid.png'}, film in {film}\n"
+        assert capsys.readouterr().out == f"6 images in {tmp_path / 'grid.png'}, seed 5, film in {film}\n"
         with Image.open(film) as read, Image.open(tmp_path / "grid.png") as grid:
-            assert (read.n_frames, read.size) == (3, (24, 16))
+            assert (read.n_frames, read.size) == (3, (192, 128))
             read.seek(2)
             assert read.convert("L").tobytes() == grid.tobytes()
 
@@ -268,16 +269,16 @@ class TestCommand:
         main(self.arguments(model_folder, "--preview"))
         text = terminal.getvalue()
         pictures = [from_base64(data) for _, data in KITTY_COMMAND.findall(text)]
-        assert [picture.size for picture in pictures] == [(24, 16)] * 3
+        assert [picture.size for picture in pictures] == [(192, 128)] * 3
         with Image.open(tmp_path / "grid.png") as grid:
             assert pictures[-1].tobytes() == grid.tobytes()
-        assert text.endswith(f"\x1b8\x1b[8B6 images in {tmp_path / 'grid.png'}\n")
+        assert text.endswith(f"\x1b8\x1b[8B6 images in {tmp_path / 'grid.png'}, seed 5\n")
         assert capsys.readouterr().err == ""  # no bar runs through the picture
 
     def test_preview_into_a_file(self, capsys: pytest.CaptureFixture[str], model_folder: Path, tmp_path: Path) -> None:
         main(self.arguments(model_folder, "--preview"))
         out, err = capsys.readouterr()
-        assert out == f"6 images in {tmp_path / 'grid.png'}\n"
+        assert out == f"6 images in {tmp_path / 'grid.png'}, seed 5\n"
         assert err == "preview: stdout is no terminal, so no picture is shown\n"
 
     @pytest.mark.parametrize("name", ["film.mp4", "film", "gif"])

@@ -42,7 +42,7 @@ NEEDED: dict[Any, dict[str, Any]] = {
     OPTIONS["tune"]: {"target_ms": 5.0},
 }
 
-NEGATIVE = {"seed", "seeds", "classes"}  # where -1 makes sense
+NEGATIVE = {"seed", "to_seed", "classes"}  # where -1 makes sense
 ZERO = {  # where 0 does
     *NEGATIVE,
     *(

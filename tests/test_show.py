@@ -100,8 +100,8 @@ class TestCommand:
     def test_classes_and_seed_matter(self, folder: Path, tmp_path: Path) -> None:
         variants = (["--classes", "1", "--seed", "3"], ["--classes", "2", "--seed", "3"], ["--classes", "1"])
         for name, options in zip("abc", variants, strict=True):
-            main(["show", "scales", "--model", str(folder), *options, "--output", str(tmp_path / name)])
-        assert len({Image.open(tmp_path / name).tobytes() for name in "abc"}) == 3
+            main(["show", "scales", "--model", str(folder), *options, "--output", str(tmp_path / f"{name}.webp")])
+        assert len({Image.open(tmp_path / f"{name}.webp").tobytes() for name in "abc"}) == 3
 
     @pytest.mark.parametrize(
         ("arguments", "message"),

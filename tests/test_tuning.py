@@ -102,7 +102,10 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main([*arguments, "--target_ms", "1e6"])
     assert Schedule.load(output).solver == "dpm2m"
     assert len(Schedule.load(output).times) == 3
-    assert f"schedule in {output}" in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    described = Schedule.load(output).describe(3).splitlines()
+    assert lines[-1 - len(described) : -1] == described
+    assert lines[-1].startswith(f"schedule in {output}")
     with pytest.raises(SystemExit):
         main([*arguments, "--target_ms", "0"])
     assert "target_ms: expected a number in (0, 1e+09], got 0.0" in capsys.readouterr().err

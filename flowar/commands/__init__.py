@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TextIO
+
 from flowar.errors import escaped
 
 
-def say(*lines: str) -> None:
-    """Print lines at once, whatever control characters the names in them have."""
-    print(*map(escaped, lines), sep="\n", flush=True)
+def say(*lines: str, to: TextIO | None = None) -> None:
+    """Print lines at once, on stdout or to another stream, whatever control characters the names in them have."""
+    print(*map(escaped, lines), sep="\n", flush=True, file=to)

@@ -10,6 +10,7 @@ from typing import Annotated
 from flowar.commands import say
 from flowar.errors import FlowARError, MissingPackageError
 from flowar.system.fields import checks_fields
+from flowar.system.installation import install_command
 from flowar.system.rules import Place, Range
 
 LAST_PORT = 65535
@@ -41,7 +42,7 @@ def run(options: Options) -> None:
     try:
         from flowar.demo.page import build_page, serve
     except ImportError as error:
-        raise MissingPackageError('gradio serves the page: pip install "flowar[demo]"') from error
+        raise MissingPackageError(f"gradio serves the page: {install_command('demo')}") from error
     from flowar.pipeline import FlowARPipeline
     from flowar.system.precision import default_device
 

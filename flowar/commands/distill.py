@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 
 from flowar.commands import say
-from flowar.system.ranks import join_ranks
-from flowar.training.distillation import distill
 from flowar.training.distillation_config import DistillConfig as Options
 
 
 def run(options: Options) -> None:
     """Distill to the end, and print where the student is."""
+    from flowar.system.ranks import join_ranks
+    from flowar.training.distillation import distill
+
     with join_ranks(options.device) as ranks:
         if not ranks.main:
             logging.getLogger("flowar").setLevel(logging.WARNING)

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from flowar.commands import say
 from flowar.errors import FlowARError
-from flowar.system.ranks import join_ranks
 from flowar.training.data_config import DataConfig as Options
 
 
 def run(options: Options) -> None:
     """Encode what is missing, and print what the store holds."""
+    from flowar.system.ranks import join_ranks
     from flowar.training.load_data import load_data
 
     if not (options.folder and options.latents):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from flowar.commands import say
-from flowar.commands.sample import Classes, parse_labels
+from flowar.commands.labels import Classes, parse_labels
 from flowar.system.fields import checks_fields
 from flowar.system.rules import Count, Guidance, Index, Interval, Place, Seed, Side, Steps
 

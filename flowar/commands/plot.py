@@ -9,8 +9,8 @@ from typing import ClassVar
 from flowar.commands import say
 from flowar.errors import MissingPackageError
 from flowar.system.fields import checks_fields
-from flowar.system.files import write_aside
-from flowar.system.rules import OutputFile
+from flowar.system.installation import install_command
+from flowar.system.picture_paths import PictureFile
 
 CURVES = "curves.png"
 
@@ -18,17 +18,18 @@ CURVES = "curves.png"
 @dataclass
 @checks_fields
 class Options:
-    """Draw the curves of a run, or of several in one picture, as a PNG: flowar plot RUN1 RUN2.
+    """Draw the curves of a run, or of several in one picture: flowar plot RUN1 RUN2.
 
     Attributes:
         runs: folders of the runs, which hold metrics.jsonl; also without the option's name, as the first words.
-        output: PNG to write; if left out, `curves.png` in the folder of the run, or for several in this one.
+        output: .png, .jpg or .webp to write; if left out, `curves.png` in the folder of the run, or for several in this
+            one.
     """
 
     positional: ClassVar[str] = "runs"
 
     runs: list[Path]
-    output: OutputFile | None = None
+    output: PictureFile | None = None
 
 
 def run(options: Options) -> None:
@@ -36,7 +37,9 @@ def run(options: Options) -> None:
     try:
         from flowar.training.curves import training_curves
     except ImportError as error:
-        raise MissingPackageError("matplotlib draws the curves: pip install flowar[train]") from error
+        raise MissingPackageError(f"matplotlib draws the curves: {install_command('train')}") from error
+    from flowar.images.figures import rendered
+    from flowar.images.files import write_picture
     from flowar.system.structured import read_rows
     from flowar.training.metrics import MetricsRow
 
@@ -44,7 +47,7 @@ def run(options: Options) -> None:
     runs = {name: read_rows(run / "metrics.jsonl", MetricsRow) for name, run in named}
     figure = training_curves(runs)
     output = options.output or (options.runs[0] / CURVES if len(runs) == 1 else Path(CURVES))
-    write_aside(output, lambda aside: figure.savefig(aside, format="png", dpi=100))
+    write_picture(output, rendered(figure))
     say(f"curves of {sum(map(len, runs.values()))} rows in {output}")
 
 

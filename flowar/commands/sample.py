@@ -1,40 +1,45 @@
-"""`flowar sample`: labels to a PNG grid."""
+"""`flowar sample`: labels to pictures, in one file or many."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from flowar.commands import say
-from flowar.data.class_names import class_names_of, resolve
+from flowar.commands.labels import Classes
+from flowar.errors import FlowARError
 from flowar.system.fields import checks_fields
-from flowar.system.rules import Count, Guidance, Interval, OutputFile, Place, Seed, Steps
+from flowar.system.picture_paths import STDOUT, PictureOutput
+from flowar.system.rules import Count, Guidance, Interval, OutputFile, Place, Seed, Steps, Zoom
 
 if TYPE_CHECKING:
     from flowar.preview.terminal import TerminalPicture
 
-DEFAULT_CLASSES = 10
-# Of a list[int | str] the parser would make the number 2 of the word 02, which may be a class's name.
-Classes = list | str  # type: ignore[type-arg]
+WATCHING = ("preview", "animate")
+OF_PICTURES = ("output", "zoom", "labels", *WATCHING)  # options that mean nothing to an npz
 
 
 @dataclass
 @checks_fields
 class Options:
-    """Draw images of classes into a PNG grid, by default one column of every class by the model that ships.
+    """Draw pictures of classes, by default one grid with a column of every class by the model that ships.
+
+    Under torchrun the pictures of an npz or a folder are shared out over the processes.
 
     Attributes:
         model: shipped name, folder, or Hub id.
         classes: labels or names to draw, as in 0,3,7 or in "golden retriever" 360; all classes (the first ten of a
-            large model) if left out.
-        per_class: images per class; the grid has a column per class.
-        seed: seed of the noise; image i of a seed is the same in any batch and, in one dtype, on any machine, up to
-            rounding.
-        output: PNG to write.
+            large model, unless `num_images` is given) if left out.
+        per_class: images per class; the grid has a column per class. 8 unless `num_images` is given.
+        num_images: number of images in all; image i has the i-th class in turn.
+        seed: seed of the noise of the first image; image i has `seed` plus i, in any batch the same and, in one dtype,
+            on any machine, up to rounding. A fresh one, which the last line tells, if left out.
+        output: picture to write, a .png, .jpg or .webp; a folder as in out/ or names as in out/{class}-{seed}.png for a
+            file per image ({index} and {label}, too); - writes a PNG to stdout. samples.png if left out.
+        npz: file to write instead, for evaluators: ADM's format, uint8 [N, height, width, 3].
+        zoom: whole factor to enlarge images by; if left out, small ones are enlarged where they are in a grid.
+        labels: whether the names of classes stand above the images.
         schedule: preset (published-s, published-l, published-h, paper, disa, fast, draft) or a .json file; the
             model's own if left out.
         num_inference_steps: steps of the ODE at each scale; the model's own preset if left out.
@@ -42,6 +47,7 @@ class Options:
         guidance_interval: [low, high], the times at which guidance acts; the model's own preset if left out.
         dtype: dtype of the networks: float32, tf32, bfloat16, float16, fp8 or float64; "auto" is bfloat16 for a float32
             checkpoint on hardware that has it (most GPUs; CPUs with AVX512-BF16 or AMX), otherwise its own.
+        batch_size: images drawn at once for an npz or a file per image; those of a grid are all drawn at once.
         device: device to compute on; "auto" is the GPU if there is one.
         attention: implementation of attention: auto, flash, flash-2, flash-3, flash-4, sdpa, sdpa-flash, sdpa-cudnn,
             sdpa-efficient or reference; "auto" is the fastest, which a GPU measures.
@@ -56,14 +62,19 @@ class Options:
 
     model: Place = "flowar-fashion"
     classes: Classes | None = None
-    per_class: Count = 8
-    seed: Seed = 0
-    output: OutputFile = Path("samples.png")
+    per_class: Count | None = None
+    num_images: Count | None = None
+    seed: Seed | None = None
+    output: PictureOutput | None = None
+    npz: OutputFile | None = None
+    zoom: Zoom | None = None
+    labels: bool = False
     schedule: Place | None = None
     num_inference_steps: Steps | None = None
     guidance_scale: Guidance | None = None
     guidance_interval: Interval | None = None
     dtype: str = "auto"
+    batch_size: Count = 100
     device: str = "auto"
     attention: str = "auto"
     naive: bool = False
@@ -73,50 +84,36 @@ class Options:
 
 
 def run(options: Options) -> None:
-    """Draw the grid, write it and print where it is."""
-    import torch
-
-    from flowar.images import image_grid
+    """Draw the pictures, write them and print where they are."""
+    check_together(options)
+    from flowar.commands.drawing import Drawing
     from flowar.networks.attention_backends import use_attention_backend
-    from flowar.pipeline import FlowARPipeline
     from flowar.preview.watch import Watch
-    from flowar.system.files import write_aside
-    from flowar.system.precision import default_device, resolve_precision
+    from flowar.system.ranks import join_ranks
 
-    if options.preview_steps and not options.preview and options.animate is None:
-        raise ValueError("preview_steps: expected preview or animate beside it, got neither")
     watch = Watch(open_terminal() if options.preview else None, options.animate)
-    device = default_device(options.device)
-    wanted = resolve_precision(options.dtype, device, torch.float32).name
-    # Bfloat16 on a CPU packs weights of its own; loaded as float32 they would be in memory twice.
-    dtype = torch.bfloat16 if (wanted, device.type, options.naive) == ("bfloat16", "cpu", False) else torch.float32
-    pipeline = FlowARPipeline.from_pretrained(options.model, dtype=dtype).to(device)
-    if not options.naive:
-        pipeline.prepack(options.dtype)
-    config = pipeline.model.config
-    classes = parse_labels(options.classes, config.num_classes, class_names_of(config))
-    pipeline.check_count("per_class", len(classes) * options.per_class)
-    with watch, use_attention_backend(options.attention):
-        images = pipeline(
-            torch.tensor(classes).repeat(options.per_class),
-            schedule=options.schedule,
-            num_inference_steps=options.num_inference_steps,
-            guidance_scale=options.guidance_scale,
-            guidance_interval=options.guidance_interval,
-            seed=options.seed,
-            dtype=options.dtype,
-            naive=options.naive,
-            preview=watch.preview(len(classes)),
-            preview_steps=options.preview_steps,
-            progress=False if watch.terminal else None,
-        ).images
+    with join_ranks(options.device) as ranks, use_attention_backend(options.attention):
+        drawing = Drawing(options, ranks)
+        if options.npz is None:
+            drawing.write_pictures(watch)
+        else:
+            drawing.write_npz(options.npz)
 
-    def write_both(aside: Path) -> None:  # neither is there if the other cannot be written
-        image_grid(images, len(classes)).save(aside, "PNG")
-        watch.write_film()
 
-    write_aside(options.output, write_both)
-    say(f"{len(images)} images in {options.output}" + (f", film in {options.animate}" if options.animate else ""))
+def check_together(options: Options) -> None:
+    """Check options that depend on each other.
+
+    Raises:
+        FlowARError: naming those that do not go together.
+    """
+    given = {name for name, value in vars(options).items() if value is not None and value is not False}
+    for pair in (("per_class", "num_images"), *(("npz", name) for name in OF_PICTURES)):
+        if given.issuperset(pair):
+            raise FlowARError(f"{' and '.join(pair)}: expected one of them, got both")
+    if options.preview_steps and not given.intersection(WATCHING):
+        raise FlowARError("preview_steps: expected preview or animate beside it, got neither")
+    if options.output == STDOUT and options.preview:
+        raise FlowARError("output and preview: expected one of them on stdout, got both")
 
 
 def open_terminal() -> TerminalPicture | None:
@@ -128,16 +125,3 @@ def open_terminal() -> TerminalPicture | None:
         print(f"preview: {reason}, so no picture is shown", file=sys.stderr)
         return None
     return TerminalPicture(sys.stdout, choose_protocol(os.environ))
-
-
-def parse_labels(
-    classes: Sequence[int | str] | str | None, num_classes: int, class_names: Sequence[str] = ()
-) -> list[int]:
-    """The labels of a list, or of words like "0,3,7" or "otter, 3"; those of the first ten classes for None.
-
-    Raises:
-        FlowARError: for words that are neither integers nor each the name of one class.
-    """
-    if classes is None:
-        return list(range(min(DEFAULT_CLASSES, num_classes)))
-    return resolve(classes.split(",") if isinstance(classes, str) else classes, class_names)

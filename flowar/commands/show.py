@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from flowar.commands import say
-from flowar.commands.sample import Classes, parse_labels
+from flowar.commands.labels import Classes, parse_labels
 from flowar.data.class_names import class_names_of
 from flowar.errors import MissingPackageError
 from flowar.system.fields import checks_fields
-from flowar.system.files import write_aside
-from flowar.system.rules import Count, Guidance, Index, OutputFile, Place, Seed, Steps
+from flowar.system.installation import install_command
+from flowar.system.picture_paths import PictureFile
+from flowar.system.rules import Count, Guidance, Index, Place, Seed, Steps
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -23,7 +24,7 @@ Kind = Literal["scales", "path", "attention", "guidance", "steps", "neighbours"]
 @dataclass
 @checks_fields
 class Options:
-    """Draw a picture of what a model does, as a PNG: flowar show KIND.
+    """Draw a picture of what a model does: flowar show KIND.
 
     Attributes:
         kind: scales, path (the ODE of one scale), attention (of the AR transformer), guidance, steps, or neighbours
@@ -32,7 +33,7 @@ class Options:
         classes: labels or names to draw, see `flowar sample`; all classes (the first ten of a large model) if left
             out.
         seed: seed of the noise.
-        output: PNG to write; KIND.png if left out.
+        output: .png, .jpg or .webp to write; KIND.png if left out.
         scale: number of the scale for path and attention; the last one if left out.
         query: [row, column] of the position whose map attention draws; the centre of the scale if left out.
         guidance_scales: strengths for guidance, a column each.
@@ -54,7 +55,7 @@ class Options:
     model: Place = "flowar-fashion"
     classes: Classes | None = None
     seed: Seed = 0
-    output: OutputFile | None = None
+    output: PictureFile | None = None
     scale: Index | None = None
     query: list[Index] | None = None
     guidance_scales: list[Guidance] = field(default_factory=lambda: [1.0, 2.0, 3.5, 5.0, 8.0])
@@ -68,9 +69,11 @@ class Options:
 
 def run(options: Options) -> None:
     """Draw the picture, and print where it is."""
+    from flowar.images.files import write_picture
+
     image = picture(options)
     output = options.output or Path(f"{options.kind}.png")
-    write_aside(output, lambda aside: image.save(aside, "PNG"))
+    write_picture(output, image)
     say(f"{options.kind} in {output}")
 
 
@@ -87,7 +90,7 @@ def picture(options: Options) -> Image:
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise MissingPackageError("matplotlib draws the pictures: pip install flowar[train]") from error
+        raise MissingPackageError(f"matplotlib draws the pictures: {install_command('train')}") from error
     pipeline = FlowARPipeline.from_pretrained(options.model).to(default_device(options.device)).prepack()
     model = pipeline.model
     classes = parse_labels(options.classes, model.config.num_classes, class_names_of(model.config))

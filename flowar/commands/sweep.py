@@ -10,6 +10,7 @@ from flowar.commands import say
 from flowar.errors import MissingPackageError
 from flowar.system.fields import checks_fields
 from flowar.system.files import write_aside
+from flowar.system.installation import install_command
 from flowar.system.rules import Count, Guidance, Place, Range, Seed, Steps
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def run(options: Options) -> None:
     try:
         from flowar.evaluation.sweep_plot import sweep_plot
     except ImportError as error:
-        raise MissingPackageError("matplotlib draws the plot: pip install flowar[train]") from error
+        raise MissingPackageError(f"matplotlib draws the plot: {install_command('train')}") from error
     from flowar.evaluation.sweep import markdown, write_tables
     from flowar.system.lock import locked
 

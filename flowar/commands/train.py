@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 
 from flowar.commands import say
-from flowar.system.ranks import join_ranks
 from flowar.training.config import TrainConfig as Options
-from flowar.training.trainer import train
 
 
 def run(options: Options) -> None:
     """Train to the end, and print where the model is."""
+    from flowar.system.ranks import join_ranks
+    from flowar.training.trainer import train
+
     with join_ranks(options.device) as ranks:
         if not ranks.main:
             logging.getLogger("flowar").setLevel(logging.WARNING)

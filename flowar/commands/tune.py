@@ -53,5 +53,5 @@ def run(options: Options) -> None:
     schedule = tuning.plan_schedule(model, chosen.counts)
     schedule.save(options.output)
     say(*tuning.table(plans, chosen).splitlines())
-    say(schedule.describe(scales))
+    say(*schedule.describe(scales).splitlines())
     say(f"schedule in {options.output}, measured in {model.precision(options.dtype).name}")

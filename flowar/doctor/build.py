@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flowar.doctor.finding import Finding, ok, warning, wrong
@@ -21,6 +22,7 @@ PROGRAM = "#include <vector>\nint main() { return int(std::vector<int>{}.size())
 INSTALL_COMPILER = "install one, as with `apt install g++`, or name it in CXX"
 INSTALL_TOOLKIT = f"install the CUDA toolkit, then {REBUILD}"
 TOLERANCE = 1e-5
+LIBRARY = Path(__file__).parents[1] / "_C_cpu.so"
 
 
 def compiler() -> Finding:
@@ -29,8 +31,8 @@ def compiler() -> Finding:
     found = next(filter(None, map(shutil.which, names)), None)
     if found is None:
         missing = f"no C++ compiler (none of {', '.join(names)})"
-        if without_libraries():
-            return warning(f"{missing}; without compiled ops only --compile needs one", INSTALL_COMPILER)
+        if without_libraries() or LIBRARY.exists():
+            return warning(f"{missing}; where no ops are to be built, only --compile needs one", INSTALL_COMPILER)
         return wrong(f"{missing}: the ops cannot be built, nor does --compile work", INSTALL_COMPILER)
     try:
         output([found, "-xc++", "-fsyntax-only", "-"], PROGRAM)

@@ -102,15 +102,10 @@ def cuda() -> Finding:
     built_for = torch.version.cuda
     if torch.version.hip:
         return ok(f"none: torch is for ROCm {torch.version.hip}, on which this package is untested")
+    if built_for is None and found:
+        return wrong(f"torch {torch.__version__} has no CUDA, but here is {found}", INSTALL_CUDA_TORCH)
     if built_for is None:
-        unused = [str(found)] if found else []
-        if nvcc:
-            unused.append(f"toolkit CUDA {toolkit_version(nvcc)}")
-        if unused:
-            return wrong(
-                f"torch {torch.__version__} has no CUDA, but here is {' and '.join(unused)}", INSTALL_CUDA_TORCH
-            )
-        return ok("none, neither in torch nor on this machine")
+        return ok("none in torch, and no driver" + (", so the toolkit is unused" if nvcc else ""))
     if found is None:
         return ok(f"{built_for} in torch, unused")
     if not torch.cuda.is_available():

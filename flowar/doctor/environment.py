@@ -10,7 +10,7 @@ from flowar.errors import first_line
 from flowar.system.installation import INSTALL_TORCH, too_old
 
 MINIMUM_PYTHON = (3, 10)
-REINSTALL_TORCH = INSTALL_TORCH.replace("install", "install --force-reinstall", 1)
+REINSTALL_TORCH = f"`{INSTALL_TORCH.replace('install', 'install --force-reinstall', 1)}`"
 
 
 def python() -> Finding:
@@ -28,10 +28,10 @@ def torch_build() -> Finding:
         import torch
     except ModuleNotFoundError as error:
         if error.name == "torch":
-            return wrong("not installed", INSTALL_TORCH)
+            return wrong("not installed", f"`{INSTALL_TORCH}`")
         return wrong(f"does not load: {first_line(error)}", REINSTALL_TORCH)
     except (ImportError, OSError) as error:  # a library of its own or of CUDA is missing or does not fit
         return wrong(f"does not load: {first_line(error)}", REINSTALL_TORCH)
     if too_old(torch.__version__):
-        return wrong(f"{torch.__version__} is too old", INSTALL_TORCH)
+        return wrong(f"{torch.__version__} is too old", f"`{INSTALL_TORCH}`")
     return ok(torch.__version__)

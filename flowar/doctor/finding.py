@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,11 +11,16 @@ Status = Literal["ok", "warning", "wrong", "skipped"]
 
 @dataclass(frozen=True)
 class Finding:
-    """The finding of a check, and its remedy, which is empty if all is well."""
+    """The finding of a check, and its remedy, which is empty if all is well; commands in it are in backticks."""
 
     status: Status
     found: str
     remedy: str = ""
+
+    @property
+    def commands(self) -> list[str]:
+        """The commands that the remedy has, if any."""
+        return re.findall(r"`([^`]+)`", self.remedy)
 
     def __str__(self) -> str:
         return f"{self.status:<9}{self.found}" + (f" -> {self.remedy}" if self.remedy else "")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shlex
 from pathlib import Path
 
 from flowar.doctor.finding import Finding, ok, wrong
 from flowar.errors import CheckpointError, FlowARError, first_line, shown
 from flowar.storage.hub import ASSETS, locate
 from flowar.system.files import open_regular
+from flowar.system.installation import CHECKOUT, install_command
 from flowar.system.structured import read_text
 
 SHIPPED = "flowar-fashion"
@@ -73,5 +75,7 @@ def sha256(file: Path) -> str:
 def remedy(folder: Path) -> str:
     """The advice on how to get the files of a folder back."""
     if ASSETS in folder.parents:
-        return "restore it with `git checkout -- flowar/assets` in a checkout, or reinstall flowar"
+        if (CHECKOUT / ".git").exists():
+            return f"restore it with `git -C {shlex.quote(str(CHECKOUT))} checkout -- flowar/assets`"
+        return f"reinstall flowar with `{install_command()}`"
     return "copy it again from where it came from"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from flowar.doctor.finding import Finding, ok, warning
+from flowar.system.installation import install_command
 
-INSTALL_FLASH = "pip install flowar[flash]"
-REINSTALL_FLASH = "pip install --force-reinstall --no-deps --no-build-isolation flash-attn"
+INSTALL_FLASH = f"`{install_command('flash')}`"
+REINSTALL_FLASH = "`pip install --force-reinstall --no-deps --no-build-isolation flash-attn`"
 
 
 def attention() -> Finding:

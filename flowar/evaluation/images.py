@@ -181,7 +181,8 @@ def open_stored(
 
     Args:
         source: the path of the images.
-        channels: the number of channels that files are read in, 1 or 3; an npz and idx files have their own.
+        channels: the number of channels that files are read in, 1 or 3; idx files have their own, and so has an npz,
+            but for grey images in three channels.
         image_size: the size to scale and crop to, a side or (height, width); if left out, all images must have the size
             of the first.
         split: the split of idx files.
@@ -199,7 +200,7 @@ def open_stored(
 def open_source(source: str, channels: int, split: str) -> ImageSource:
     """Open the images of `open_stored`, whose `image_size` is still to be set."""
     if source.endswith(".npz"):
-        return npz_images(Path(source))
+        return npz_images(Path(source), channels)
     folder, ignored = Path(source), Ignored()
     flat = look_into(folder, ignored) if folder.is_dir() else None
     if flat is None or not flat.images:
@@ -211,8 +212,11 @@ def open_source(source: str, channels: int, split: str) -> ImageSource:
     return FolderImages(folder, torch.full((len(names),), -1), (), (0, 0), channels, names)
 
 
-def npz_images(path: Path) -> ArrayImages:
-    """Read the images of an npz in the format of ADM, uint8 [N, height, width, 1 or 3], and labels if it has some."""
+def npz_images(path: Path, channels: int) -> ArrayImages:
+    """Read the images of an npz in the format of ADM, uint8 [N, height, width, 1 or 3], and labels if it has some.
+
+    Where one of the `channels` is wanted of grey images that have three, as all in this format have, it is the first.
+    """
     arrays = read_npz(path, (ADM_IMAGES, ADM_LABELS))
     images = arrays.get(ADM_IMAGES)
     if (
@@ -229,8 +233,10 @@ def npz_images(path: Path) -> ArrayImages:
         labels = torch.from_numpy(integers(path, arrays[ADM_LABELS]))
     if labels.shape != (len(images),):
         raise DataError(f"{path}: expected {len(images)} labels as {ADM_LABELS}, got {list(labels.shape)}")
-    _, height, width, channels = images.shape
-    return ArrayImages(path, labels, (), (height, width), channels, images)
+    if channels == 1 and (images == images[..., :1]).all():
+        images = images[..., :1]
+    _, height, width, found = images.shape
+    return ArrayImages(path, labels, (), (height, width), found, images)
 
 
 def integers(path: Path, labels: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.int64]]:

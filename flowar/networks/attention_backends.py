@@ -21,6 +21,7 @@ from torch import Tensor
 from flowar.errors import MissingPackageError, first_line
 from flowar.networks.dropout import dropout as drop
 from flowar.system.autotune import Candidates, active_tuner, autotune_enabled, gpu_tuner
+from flowar.system.installation import install_command
 
 FLASH_DTYPES = (torch.bfloat16, torch.float16)
 HEAD_DIM_MULTIPLE = 8  # 16 bytes of a 16-bit dtype: FlashAttention loads heads in such vectors
@@ -287,7 +288,7 @@ def checked(name: str) -> str:
         raise ValueError(f"attention backend: expected one of {', '.join(BACKENDS)}, got {name}")
     if name.startswith("flash") and not installed_flash(name):
         problem = f"{name} is not installed" if flash_imports().installed else flash_imports().problem
-        raise MissingPackageError(f"attention backend {name}: {problem}: pip install flowar[flash]")
+        raise MissingPackageError(f"attention backend {name}: {problem}: {install_command('flash')}")
     return name
 
 

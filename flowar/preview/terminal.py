@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, TextIO
 
+from flowar.images.shown import enlarged
 from flowar.preview.protocols import UPPER_HALF, Cells, half_blocks, iterm, kitty
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 Protocol = Callable[["Image", Cells], str]
 
 ROWS_BESIDE = 2  # of the terminal, that a picture leaves to the command line
+CELL = 8  # pixels that cells of terminals are wide, or more
 SAVE_CURSOR, RESTORE_CURSOR = "\x1b7", "\x1b8"
 
 
@@ -73,8 +75,13 @@ class TerminalPicture:
             self.rows = cells[1]
             # At the bottom of the terminal, the lines above scroll away first.
             self.output.write("\n" * self.rows + f"\x1b[{self.rows}A")
-        self.output.write(SAVE_CURSOR + self.protocol(image, cells) + RESTORE_CURSOR)
+        self.output.write(SAVE_CURSOR + self.protocol(self._crisp(image, cells), cells) + RESTORE_CURSOR)
         self.output.flush()
+
+    def _crisp(self, image: Image, cells: Cells) -> Image:
+        """`image` with as many pixels as its cells have, about: terminals blur what they enlarge themselves."""
+        zoom = 1 if self.protocol is half_blocks else -(-cells[0] * CELL // image.width)
+        return enlarged(image, zoom)
 
     def __enter__(self) -> TerminalPicture:
         return self

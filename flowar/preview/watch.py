@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flowar.images import image_grid
+from flowar.images.grid import image_grid
+from flowar.images.shown import enlarged
 from flowar.preview.film import film_format, write_film
 from flowar.preview.terminal import TerminalPicture
 
@@ -28,17 +29,25 @@ class Watch:
         self.terminal, self.film = terminal, film
         self.frames: list[Image] = []
 
-    def preview(self, columns: int) -> Preview | None:
-        """A function to call after every scale, with pictures to lay out in so many columns; None if nobody watches."""
+    @property
+    def wanted(self) -> bool:
+        """Whether anybody watches."""
+        return self.terminal is not None or self.film is not None
+
+    def preview(self, columns: int, zoom: int = 1) -> Preview | None:
+        """A function to call after every scale, with pictures to lay out in so many columns; None if nobody watches.
+
+        The film shows them `zoom` times as large.
+        """
 
         def show(_: int, images: list[Image]) -> None:
             grid = image_grid(images, columns)
             if self.film is not None:
-                self.frames.append(grid)
+                self.frames.append(enlarged(grid, zoom))
             if self.terminal is not None:
                 self.terminal.show(grid)
 
-        return None if self.terminal is None and self.film is None else show
+        return show if self.wanted else None
 
     def write_film(self) -> None:
         """Write the film of the scales, if one is wanted."""

@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from torch import Tensor
 
-from flowar import ops
 from flowar.errors import FlowARError, shown
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Times = Sequence[float]
 
@@ -151,6 +152,8 @@ def integrate(
     Raises:
         ValueError: for what is no state, no list of evaluations with a weight for each, or no function.
     """
+    from flowar import ops  # only here: schedules are read, and options checked, without torch
+
     check_evaluations(evaluations)
     for name, function in (("velocity", velocity), ("constrain", constrain), ("on_evaluation", on_evaluation)):
         if not callable(function) and (function is not None or name == "velocity"):

@@ -12,7 +12,7 @@ import torch
 
 from flowar.errors import FlowARError
 from flowar.evaluation.card import metrics_table, read_card, write_card
-from flowar.images import image_grid
+from flowar.images.grid import image_grid
 from flowar.sharing.model_card import CARD_FILE, PICTURE_FILE, CardDetails, ModelFacts, model_card
 from flowar.storage.hub import HUB_ID, progress_on_terminals, refusal
 from flowar.storage.weights import fingerprint

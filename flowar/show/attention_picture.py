@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from io import BytesIO
 
 import numpy as np
 import PIL.Image
@@ -15,6 +14,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from flowar.config import Grid
+from flowar.images.figures import rendered
 from flowar.pipeline import FlowARPipeline
 from flowar.show.attention import ScaleAttention, even_attention, scale_attention
 from flowar.show.states import check_scale, class_name, sample_scales, scale_name
@@ -143,10 +143,3 @@ def draw_maps(
             axes.set_yticks([])
         line[0].set_ylabel(f"block {block}")
         line[-1].plot(column, row, "o", color=MARK, markersize=4)
-
-
-def rendered(figure: Figure) -> PIL.Image.Image:
-    """The figure as an RGB image."""
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=100)
-    return PIL.Image.open(buffer).convert("RGB")

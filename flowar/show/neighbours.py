@@ -15,7 +15,7 @@ from flowar.data.sources import open_images
 from flowar.data.transforms import to_tensor, to_unit_range
 from flowar.errors import DataError
 from flowar.evaluation.extractors import open_extractor
-from flowar.images import to_pil
+from flowar.images.grid import to_pil
 from flowar.pipeline import FlowARPipeline
 from flowar.show.states import class_name
 from flowar.show.table import Table, draw_table

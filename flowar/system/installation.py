@@ -4,10 +4,23 @@ from __future__ import annotations
 
 import os
 from importlib import metadata
+from pathlib import Path
 
 MINIMUM_TORCH = (2, 11)
-REBUILD = "rebuild it in this environment with `pip install -e .` (or reinstall flowar)"
 INSTALL_TORCH = f"pip install 'torch>={'.'.join(map(str, MINIMUM_TORCH))}'"
+
+CHECKOUT = Path(__file__).parents[2]  # where the package is used from one
+
+
+def install_command(extra: str = "") -> str:
+    """The command that installs this package, or with the packages of an extra: from its checkout if it lies in one."""
+    wanted = f"[{extra}]" if extra else ""
+    if (CHECKOUT / "pyproject.toml").exists():
+        return f'pip install -e "{CHECKOUT}{wanted}"'
+    return f'pip install "flowar{wanted}"' if extra else "pip install --force-reinstall flowar"
+
+
+REBUILD = f"rebuild it in this environment with `{install_command()}`"
 
 
 def too_old(torch_version: str) -> bool:

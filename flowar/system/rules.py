@@ -149,6 +149,7 @@ Index = Annotated[int, Range(0)]
 Seed = Annotated[int, Range(-(2**63), 2**64 - 1)]
 Side = Annotated[int, Range(1, MOST_SIDE)]
 Channels = Literal[1, 3]  # grey, RGB
+Zoom = Annotated[int, Range(1, 64)]  # whole times as large
 Fraction = Annotated[float, Range(0, 1, "[)")]
 Noise = Annotated[float, Range(0, 100)]  # in standard deviations of what it is added to
 Weight = Annotated[float, Range(0, 1e6)]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from flowar.errors import CheckpointError, MissingPackageError, first_line
 from flowar.storage.weights import check_finite
 from flowar.system.arguments import check_path, check_type
+from flowar.system.installation import install_command
 from flowar.system.memory import check_memory
 from flowar.system.rules import Range
 from flowar.system.structured import as_record, read_json
@@ -182,5 +183,5 @@ def autoencoder_class(name: object) -> Any:
     try:
         import diffusers
     except ImportError as error:
-        raise MissingPackageError(f"tokenizer: {name} needs diffusers: pip install flowar[vae]") from error
+        raise MissingPackageError(f"tokenizer: {name} needs diffusers: {install_command('vae')}") from error
     return getattr(diffusers, str(name))

@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from flowar.tokenizers.base import Tokenizer
-from flowar.tokenizers.conv_autoencoder import ConvAutoencoder, check_grouped
+from flowar.tokenizers.conv_autoencoder import ConvAutoencoder
+from flowar.tokenizers.widths import check_grouped
 
 
 class ConvTokenizer(Tokenizer):

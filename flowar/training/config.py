@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from flowar.config import FlowARConfig, require
-from flowar.model import Checkpointing
+from flowar.config import Checkpointing, FlowARConfig, require
 from flowar.system.fields import checks_fields
 from flowar.system.rules import (
     Count,

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 from flowar.config import as_grid, require
+from flowar.errors import DataError
 from flowar.system.fields import checks_fields
 from flowar.system.rules import Channels, Count, Place, Range, Side
+
+PATTERN = re.compile(r"[{*?\[]")  # of tars
 
 
 @dataclass
@@ -59,5 +64,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         require("data", "folder or latents", "neither", bool(self.folder or self.latents))
+        if self.folder and not self.tokenizer and not PATTERN.search(self.folder) and not Path(self.folder).exists():
+            raise DataError(f"data: expected a folder, got {self.folder} (does not exist)")
         require("tokenizer", "one for the images of folder", self.tokenizer, bool(self.tokenizer or not self.folder))
         as_grid("image_size", self.image_size)

@@ -20,6 +20,7 @@ from flowar.model import Loss
 from flowar.networks.flops import training_flops
 from flowar.system.files import write_aside
 from flowar.system.hardware import peak_flops, peak_memory_mib, widest_float
+from flowar.system.installation import install_command
 from flowar.system.rules import Measurement, Range
 from flowar.system.structured import parse_json, read_text, row_text
 
@@ -210,6 +211,6 @@ def open_board(folder: Path, step: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        log.info("TensorBoard is not installed (pip install flowar[train]); metrics go to metrics.jsonl alone")
+        log.info("TensorBoard is not installed (%s); metrics go to metrics.jsonl alone", install_command("train"))
         return None
     return SummaryWriter(str(folder), purge_step=step + 1 if step else None)

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from flowar.data.transforms import to_unit_range
-from flowar.images import image_grid, to_pil
+from flowar.images.grid import image_grid, to_pil
 from flowar.system.files import write_aside
 from flowar.tokenizers.base import Tokenizer
 

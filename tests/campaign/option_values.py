@@ -41,9 +41,10 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("keep_checkpoints interval max_skipped", COUNT),
     ("sample_every robust_steps warmup_steps", FROM_ZERO),
     ("crops samples bootstrap keep_scales scale", (*FROM_ZERO, *IMPOSSIBLE)),
+    ("zoom", (*COUNT, "65", *IMPOSSIBLE)),
     ("image_channels", (*COUNT, "2", "4", str(10**9))),
     ("port", (*COUNT, "65536", str(10**9))),
-    ("seed", SEED),
+    ("seed to_seed", SEED),
     ("epochs lr target_ms", (*POSITIVE, "1e300")),
     ("save_minutes", (*WEIGHT, "1e300")),
     ("max_grad_norm skip_grad_norm warmup_epochs", POSITIVE),
@@ -64,7 +65,6 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("latent_size", (*NO_SIZE, "5")),
     ("box", (*NO_LIST, "[0,0,0,0]", "[9,9,5,5]", "[0,0,1000,1000]", "[-5,0,9,9]", "[0,0,9]", f"[0,0,9,{2**64}]")),
     ("query", (*NO_LIST, "[]", "[0]", "[99,0]", "[-1,0]", "[0,0,0]")),
-    ("seeds", (*NO_LIST, "[1]", "[1,2,3]", "[0.5,1]")),
     ("classes", ("99", "-1", "bogus", "", ",", "nan", "1e300", "[1", "0;1", str(2**64), "\x1b[31m", "class", "[[0]]")),
     ("finetune.classes", (*NO_LIST, "[0]", str([99] * 10), str([-2] * 10))),
     ("class_names", ("abc", "{}", '["a"]', '["a","a","b"]', "[[1]]")),
@@ -83,9 +83,11 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("runs", ('["missing"]', "[]", '["run","run"]', '["run","missing"]', "5")),
     ("search", ("bogus", "\x1b[31m", "z" * LONG)),
     ("host", ("no such host", "256.256.256.256", "", "\x1b", "h" * LONG)),
-    ("naive preview preview_steps paste save_images flips qk_norm balance_classes", NO_FLAG),
-    ("interpolate_positions compile nan_trace resume private json", NO_FLAG),
-    ("output animate license training_data datasets revision", ()),  # files to write to, and texts
+    ("naive preview preview_steps paste labels save_images flips qk_norm balance_classes", NO_FLAG),
+    ("interpolate_positions compile nan_trace resume private json fix", NO_FLAG),
+    ("sample.output edit.output", ("a.tiff", "a", "{bogus}.png", "{class", "", "out/{seed}", "z" * LONG)),
+    ("show.output plot.output", ("a.tiff", "a", "-", "out/", "")),
+    ("output npz animate license training_data datasets revision", ()),  # files to write to, and texts
 )
 REFUSED_VALUES = {name: values for names, values in GROUPS for name in names.split()}
 

@@ -15,6 +15,9 @@ from campaign.verdict import Expected, shown
 # Options beside those of a command, by its title, that together make no sense.
 TOGETHER: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("sample", ("--preview_steps",)),
+    ("sample", ("--npz=a.npz", "--zoom=2")),
+    ("sample", ("--num_images=2", "--per_class=1")),
+    ("sample", ("--output={label}.png", "--num_images=30")),
     ("sample", ("--animate=film.txt",)),
     ("sample", ("--schedule=fast", "--num_inference_steps=3")),
     ("sample", ("--naive", "--dtype=fp8")),

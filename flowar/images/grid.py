@@ -1,4 +1,4 @@
-"""Pictures: tensors as PIL images, and many of them in one."""
+"""Tensors as PIL images, and many of them in one."""
 
 from __future__ import annotations
 
@@ -16,8 +16,6 @@ from flowar.system.tensors import check_tensor
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-__all__ = ["image_grid", "to_pil"]
 
 
 def to_pil(images: Tensor) -> list[Image]:
