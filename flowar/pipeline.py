@@ -18,7 +18,7 @@ from flowar.sampling.options import SamplingOptions
 from flowar.storage.hub import locate
 from flowar.system.arguments import check_function, check_integer, check_path, check_type
 from flowar.system.memory import check_memory
-from flowar.system.precision import default_device
+from flowar.system.precision import existing_device
 from flowar.system.tensors import check_tensor
 from flowar.system.together import write_together
 from flowar.tokenizers.base import Tokenizer
@@ -137,7 +137,7 @@ class FlowARPipeline:
 
     def to(self, device: torch.device | str) -> FlowARPipeline:
         """Move both to `device`, in place. Raises ValueError for one that this machine does not have."""
-        device = default_device(device)
+        device = existing_device(device)
         self.model.to(device)
         self.tokenizer.to(device)
         return self

@@ -38,7 +38,7 @@ def kept_bytes(forward: Callable[[], object], model: FlowAR) -> int:
 
 
 def tensors_in_python() -> list[Tensor]:
-    return [each for each in gc.get_objects() if type(each) is Tensor]
+    return [each for each in gc.get_objects() if type(each) is Tensor and each.layout is torch.strided]
 
 
 def address(tensor: Tensor) -> int:

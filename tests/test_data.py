@@ -192,7 +192,8 @@ def test_rectangles_cut_from_files(tmp_path: Path) -> None:
     ("fields", "message"),
     [
         ({}, "data: expected folder or latents, got neither"),
-        ({"folder": "photos"}, "tokenizer: expected one for the images of folder, got None"),
+        ({"folder": "photos"}, r"data: expected a folder, got photos \(does not exist\)"),
+        ({"folder": "."}, "tokenizer: expected one for the images of folder, got None"),
         ({"latents": "store", "image_size": 0}, "image_size: expected an integer from 1 to 65536 or a list, got 0"),
         ({"latents": "store", "image_size": [8, 8, 8]}, r"image_size: expected a positive .*, got \[8, 8, 8\]"),
         ({"latents": "store", "image_channels": 2}, "image_channels: expected 1 or 3, got 2"),

@@ -183,8 +183,23 @@ def native_bfloat16(device: torch.device) -> bool:
     return False
 
 
+EXPECTED_DEVICE = "device: expected auto, cpu, or a GPU of this machine such as cuda:0"
+
+
 def default_device(name: str | torch.device = "auto") -> torch.device:
-    """The device called `name`, or the very device; "auto" is the GPU if there is one.
+    """The device to compute on that is called `name`, or the very device; "auto" is the GPU if there is one.
+
+    Raises:
+        ValueError: as of `existing_device`, and for meta.
+    """
+    device = existing_device(name)
+    if device.type == "meta":
+        raise ValueError(f"{EXPECTED_DEVICE}, got {name}, which computes nothing")
+    return device
+
+
+def existing_device(name: str | torch.device) -> torch.device:
+    """The device called `name`, or the very device, meta among them; "auto" is the GPU if there is one.
 
     Raises:
         ValueError: for one that this machine, or this build of torch, does not have.
@@ -192,14 +207,10 @@ def default_device(name: str | torch.device = "auto") -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     check_type("device", name, (str, torch.device), "the name of a device")
-    expected = "auto, cpu, or a GPU of this machine such as cuda:0"
     try:
-        device = torch.empty(0, device=name).device
+        return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:  # what torch raises for unknown names and missing hardware
-        raise ValueError(f"device: expected {expected}, got {name} ({first_line(error)})") from error
-    if device.type == "meta":
-        raise ValueError(f"device: expected {expected}, got {name}, which computes nothing")
-    return device
+        raise ValueError(f"{EXPECTED_DEVICE}, got {name} ({first_line(error)})") from error
 
 
 def parse_dtype(name: str | None) -> torch.dtype | None:
