@@ -116,7 +116,7 @@ class TestHelp:
             ("tune", ["milliseconds that one call for `batch_size` images may take", "default: schedule.json"]),
             (
                 "sweep",
-                ["upper ends of the guidance interval to try", "default: 1000", "default: [1.0, 2.0, 3.5, 5.0]"],
+                ["upper ends of the guidance interval to try", "default: 1000"],
             ),
             (
                 "train",

@@ -13,10 +13,12 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import small_model
 from safetensors.torch import load_file
 from training_runs import rows
 
-from flowar import FlowAR
+from flowar import FlowAR, FlowARPipeline
+from flowar.tokenizers.pixel import PixelTokenizer
 
 pytestmark = pytest.mark.slow  # each starts processes that import torch
 
@@ -247,6 +249,25 @@ def test_a_group_that_exists_is_used(folder: Path, alone: Path) -> None:
     assert losses(folder / "group") == pytest.approx(losses(alone), rel=1e-5)
     assert [*(folder / "group" / "checkpoints").glob(".*")] == []
     assert FlowAR.from_pretrained(folder / "group" / "model").sample([1]).isfinite().all()
+
+
+def test_two_processes_draw_for_a_student(tmp_path: Path) -> None:
+    """Every shard once, however late one of them looks, and however long the other waits for it."""
+    tokenizer = PixelTokenizer(1, 2)
+    model = small_model(num_inference_steps=2, tokenizer=tokenizer.record())
+    FlowARPipeline(model, tokenizer).save_pretrained(tmp_path / "teacher")
+    program = [sys.executable, str(PROGRAM.with_name("distill_run.py")), str(tmp_path / "teacher")]
+    subprocess.run([*program, str(tmp_path / "alone")], check=True, timeout=300)
+    places = [[str(tmp_path / "two"), str(rank), str(tmp_path / "rendezvous")] for rank in range(2)]
+    started = [subprocess.Popen([*program, *place], stderr=subprocess.PIPE, text=True) for place in places]
+    said = [process.communicate(timeout=300)[1] for process in started]
+    assert [process.returncode for process in started] == [0, 0], "\n".join(each[-3000:] for each in said)
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "alone"), rel=1e-5)
+    shards = sorted((tmp_path / "alone" / "latents").glob("shard_*.safetensors"))
+    assert len(shards) == 5
+    for shard in shards:
+        tensors, expected = load_file(tmp_path / "two" / "latents" / shard.name), load_file(shard)
+        assert all(torch.equal(tensors[name], expected[name]) for name in expected)
 
 
 def test_train_joins_what_torchrun_started(folder: Path, alone: Path) -> None:

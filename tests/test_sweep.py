@@ -29,6 +29,7 @@ from flowar.evaluation.sweep_plot import sweep_plot
 from flowar.storage.weights import save_tensors
 from flowar.system.structured import row_text
 from flowar.tokenizers.pixel import PixelTokenizer
+from flowar.training.distillation import new_student
 
 POINTS_TRIED = grid([1.0, 2.0], [0.9], [1, 2])
 
@@ -243,9 +244,26 @@ class TestCommand:
         warnings = [record.getMessage().split(":")[0] for record in caplog.records if "biased" in record.getMessage()]
         assert warnings == ["FD-fashion", "sFD-fashion"]
 
+    @pytest.mark.parametrize(("jumps", "steps"), [(2, [1, 2]), (8, [1, 2, 4])])
+    def test_defaults_of_a_student(
+        self, capsys: pytest.CaptureFixture[str], arguments: list[str], tmp_path: Path, jumps: int, steps: list[int]
+    ) -> None:
+        """It jumps, as often as the presets do and it has learned; guidance is inside."""
+        teacher = FlowARPipeline.from_pretrained(tmp_path / "model")
+        student = new_student(teacher.model, jumps)
+        FlowARPipeline(student, teacher.tokenizer).save_pretrained(tmp_path / "model")
+        main(arguments)
+        with (tmp_path / "sweep" / "sweep.csv").open() as file:
+            points = [(row["guidance_scale"], row["steps"], row["solver"]) for row in csv.DictReader(file)]
+        assert points == [("1.0", str(each), "jump") for each in steps]
+        capsys.readouterr()
+        message = "guidance_scale: expected 1 for a model of jumps, which has it inside, got 2.0"
+        assert message in refused(capsys, [*arguments, "--guidance_scales", "[2]"])
+
     @pytest.mark.parametrize(
         ("extra", "message"),
         [
+            (["--solvers", "[jump]"], "schedule: expected no jumps of a model that was not distilled"),
             (["--steps", "[]"], "steps: expected one or more numbers, got none"),
             (["--interval_highs", "[2]"], "interval_highs[0]: expected a number in [0, 1], got 2.0"),
             (["--extractor", "eye"], "extractor: expected one of inception, efficientnet-lite0, fashion, got eye"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from flowar.tokenizers.pixel import PixelTokenizer
 def halving(scales: int) -> Measurements:
     """Errors that fall with the square of the count, largest at the first scale; costs that grow with the scale."""
     errors = np.array([[1 / (1 + k) / count**2 for count in COUNTS] for k in range(scales)])
-    return Measurements(errors, np.array([0.01 * 2**k for k in range(scales)]), 0.05)
+    return Measurements(COUNTS, errors, np.array([0.01 * 2**k for k in range(scales)]), 0.05)
 
 
 def test_the_frontier_has_what_nothing_beats() -> None:
@@ -53,11 +54,38 @@ def test_measurements_of_a_model() -> None:
     """A clock that ticks at every look: all scales cost nothing, and the rest is what was counted."""
     ticks, steps = itertools.count(), []
     measured = measure(small_model(), 2, "float32", lambda: steps.append(1), lambda: float(next(ticks)))
-    assert len(steps) == measuring_steps(3)
+    assert len(steps) == measuring_steps(small_model().config)
+    assert measured.counts == COUNTS
     assert measured.errors.shape == (3, len(COUNTS))
     assert (measured.errors[:, 0] > measured.errors[:, -1]).all()
     assert (measured.seconds == 0).all()
     assert measured.rest == 4  # the start, three scales, the end
+
+
+STUDENT = {"schedule": "1-step", "guidance_scale": 1.0, "guidance_interval": (0.0, 1.0)}
+
+
+@pytest.mark.parametrize(("jumps", "counts"), [(1, (1,)), (2, (1, 2)), (32, (1, 2, 4, 8, 16, 32))])
+def test_measurements_of_a_student(jumps: int, counts: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It jumps, as often as it has learned; its finest schedule is what others are compared with."""
+    model, steps, drawn = small_model(jumps=jumps, **STUDENT), [], []
+    sample = model.sample
+
+    def watched(*arguments: Any, **options: Any) -> Tensor:
+        drawn.append(options["schedule"])
+        return sample(*arguments, **options)
+
+    monkeypatch.setattr(model, "sample", watched)
+    measured = measure(model, 2, "float32", lambda: steps.append(1))
+    assert measured.counts == counts
+    assert len(steps) == measuring_steps(model.config)
+    assert {(each.solver, each.guidance_scale) for each in drawn} == {("jump", 1.0)}
+    assert {len(times) - 1 for each in drawn for times in each.times} == {*counts}
+    assert (measured.errors[:, -1] == 0).all()
+    assert (measured.errors[:, :-1] > 0).all()
+    plans = frontier(measured)
+    assert plans[-1].counts == (counts[-1],) * 3
+    assert plans[-1].seconds > 0
 
 
 class Clock:
@@ -85,13 +113,22 @@ class Clock:
         return latents
 
 
-def test_times_of_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("fields", [{}, {"jumps": 2, **STUDENT}, {"jumps": 4, **STUDENT}, {"jumps": 64, **STUDENT}])
+def test_times_of_a_model(fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """The cost of an evaluation of each scale and of the rest, whatever the turns that took longer."""
-    model, clock = small_model(), Clock([0.25, 0.5, 2.0], 16.0)
+    model, clock = small_model(**fields), Clock([0.25, 0.5, 2.0], 16.0)
     monkeypatch.setattr(model, "sample", clock.sample)
     measured = measure(model, 2, clock=clock)
     assert measured.seconds.tolist() == pytest.approx(clock.seconds)
     assert measured.rest == pytest.approx(clock.rest)
+
+
+def test_times_of_a_single_jump(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing tells the evaluations from the rest, of which a call is made."""
+    model, clock = small_model(jumps=1, **STUDENT), Clock([0.25, 0.5, 2.0], 16.0)
+    monkeypatch.setattr(model, "sample", clock.sample)
+    plans = frontier(measure(model, 2, clock=clock))
+    assert [(plan.counts, plan.seconds) for plan in plans] == [((1, 1, 1), pytest.approx(18.75))]
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -106,6 +143,11 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     described = Schedule.load(output).describe(3).splitlines()
     assert lines[-1 - len(described) : -1] == described
     assert lines[-1].startswith(f"schedule in {output}")
+    FlowARPipeline(small_model(jumps=2, tokenizer=tokenizer.record(), **STUDENT), tokenizer).save_pretrained(
+        tmp_path / "model"
+    )
+    main([*arguments, "--target_ms", "1e6"])
+    assert Schedule.load(output).solver == "jump"
     with pytest.raises(SystemExit):
         main([*arguments, "--target_ms", "0"])
     assert "target_ms: expected a number in (0, 1e+09], got 0.0" in capsys.readouterr().err

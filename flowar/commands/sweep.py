@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,9 +14,12 @@ from flowar.system.installation import install_command
 from flowar.system.rules import Count, Guidance, Place, Range, Seed, Steps
 
 if TYPE_CHECKING:
-    from flowar.evaluation.sweep import Row
+    from flowar.config import FlowARConfig
+    from flowar.evaluation.sweep import Point, Row
 
 PLOT = "sweep.png"
+DEFAULT_GUIDANCE = [1.0, 2.0, 3.5, 5.0]
+MOST_JUMPS = 4  # of a model of jumps that are tried unless told otherwise
 
 
 @dataclass
@@ -30,10 +33,12 @@ class Options:
         reference: reference to compare with, see `flowar evaluate`.
         output: folder for the points, the tables and the plot.
         model: shipped name, folder, or Hub id.
-        guidance_scales: strengths of guidance to try.
+        guidance_scales: strengths of guidance to try; if left out, 1, 2, 3.5 and 5, or 1 for a model of jumps.
         interval_highs: upper ends of the guidance interval to try; the model's own if left out.
-        steps: numbers of steps to try, of the ODE at each scale; the model's own preset if left out.
-        solvers: solvers to try: euler, midpoint, heun, ab2, dpm2m; midpoint and heun evaluate twice per step.
+        steps: numbers of steps to try, of the ODE at each scale; if left out, the model's own preset, or 1, 2 and 4 for
+            a model of jumps, as far as it has learned them.
+        solvers: solvers to try: euler, midpoint, heun, ab2, dpm2m, or jump for a model of jumps; midpoint and heun
+            evaluate twice per step. If left out, euler or jump.
         num_images: images to draw for the quality of every combination; image i has the i-th class in turn, and seed +
             i as its seed.
         batch_size: images drawn at once, for quality and times alike.
@@ -51,10 +56,10 @@ class Options:
     reference: Place
     output: Path = Path("sweep")
     model: Place = "flowar-fashion"
-    guidance_scales: list[Guidance] = field(default_factory=lambda: [1.0, 2.0, 3.5, 5.0])
+    guidance_scales: list[Guidance] | None = None
     interval_highs: list[Annotated[float, Range(0, 1)]] | None = None
     steps: list[Steps] | None = None
-    solvers: list[str] = field(default_factory=lambda: ["euler"])
+    solvers: list[str] | None = None
     num_images: Count = 1000
     batch_size: Count = 50
     seed: Seed = 0
@@ -84,12 +89,28 @@ def run(options: Options) -> None:
     say(f"{len(rows)} points in {options.output}")
 
 
+def points_of(options: Options, config: FlowARConfig) -> list[Point]:
+    """The combinations to try; lists that are left out are those that suit the model."""
+    from flowar.evaluation.sweep import grid
+    from flowar.sampling.jumps import powers_of_two
+
+    jumps = bool(config.jumps)
+    scales = [config.guidance_scale] if jumps else DEFAULT_GUIDANCE
+    steps = powers_of_two(min(config.jumps, MOST_JUMPS)) if jumps else [config.num_inference_steps]
+    return grid(
+        scales if options.guidance_scales is None else options.guidance_scales,
+        [config.guidance_interval[1]] if options.interval_highs is None else options.interval_highs,
+        steps if options.steps is None else options.steps,
+        ["jump" if jumps else "euler"] if options.solvers is None else options.solvers,
+    )
+
+
 def swept(options: Options) -> list[Row]:
     """Run the sweep, and return a row per point."""
     from flowar.evaluation.extractors import open_extractor
     from flowar.evaluation.reference import open_reference
     from flowar.evaluation.run import check_sizes, model_record
-    from flowar.evaluation.sweep import ExtractorQuality, Sweep, grid
+    from flowar.evaluation.sweep import ExtractorQuality, Sweep
     from flowar.pipeline import FlowARPipeline
     from flowar.system.precision import default_device
     from flowar.system.ranks import Ranks
@@ -97,9 +118,7 @@ def swept(options: Options) -> list[Row]:
     device = default_device(options.device)
     pipeline = FlowARPipeline.from_pretrained(options.model)
     about_model, config = model_record(options.model, pipeline), pipeline.model.config
-    highs = [config.guidance_interval[1]] if options.interval_highs is None else options.interval_highs
-    steps = [config.num_inference_steps] if options.steps is None else options.steps
-    points = grid(options.guidance_scales, highs, steps, options.solvers)
+    points = points_of(options, config)
     extractor = open_extractor(options.extractor, device, options.classifier)
     chunks, batch_size = options.output / "reference_features", options.batch_size
     reference = open_reference(options.reference, extractor, chunks, Ranks(device), batch_size, None, options.split)

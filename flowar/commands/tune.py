@@ -16,7 +16,8 @@ from flowar.system.rules import Count, OutputFile, Place, Range
 class Options:
     """Measure what evaluations cost and gain at every scale, print time against error, and save a schedule.
 
-    The schedule is for `flowar sample --schedule FILE`, or `schedule=` in Python.
+    A model of jumps (`flowar distill`) chooses among as many as it has learned. The schedule is for
+    `flowar sample --schedule FILE`, or `schedule=` in Python.
 
     Attributes:
         target_ms: milliseconds that one call for `batch_size` images may take, without decoding.
@@ -45,13 +46,12 @@ def run(options: Options) -> None:
     pipeline = FlowARPipeline.from_pretrained(options.model).to(default_device(options.device))
     pipeline.check_count("batch_size", options.batch_size)
     model = pipeline.prepack(options.dtype).model
-    scales = len(model.config.grids)
-    with step_progress(tuning.measuring_steps(scales), None, "measuring") as advance:
+    with step_progress(tuning.measuring_steps(model.config), None, "measuring") as advance:
         measured = tuning.measure(model, options.batch_size, options.dtype, advance)
     plans = tuning.frontier(measured)
     chosen = tuning.choose(plans, options.target_ms / 1e3)
     schedule = tuning.plan_schedule(model, chosen.counts)
     schedule.save(options.output)
     say(*tuning.table(plans, chosen).splitlines())
-    say(*schedule.describe(scales).splitlines())
+    say(*schedule.describe(len(model.config.grids)).splitlines())
     say(f"schedule in {options.output}, measured in {model.precision(options.dtype).name}")

@@ -207,7 +207,7 @@ class Sweep:
         model = self.pipeline.model
         low, _ = model.config.guidance_interval
         schedule = model.schedule(point.steps, point.guidance_scale, (low, point.interval_high))
-        schedule = replace(schedule, solver=point.solver)
+        schedule = model.schedule(base=replace(schedule, solver=point.solver))
         classes = tuple(range(model.config.num_classes))
         return GeneratedImages(self.pipeline, self.num_images, classes, schedule, self.seed, self.dtype)
 

@@ -15,14 +15,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from flowar.config import FlowARConfig
 from flowar.errors import FlowARError
 from flowar.model import FlowAR
+from flowar.sampling.jumps import powers_of_two
 from flowar.sampling.schedule import Schedule, times_denser_near_data
 
 COUNTS = (2, 3, 4, 5, 6, 8, 10, 12, 16)  # evaluations of a scale to choose from
 EXACT = 48  # evaluations that leave nothing to gain
 OTHERS = 8  # evaluations of the scales that are not being looked at
-SOLVER = "dpm2m"
+SOLVER = "dpm2m"  # of models that know velocities
 TURNS = 3
 
 Clock = Callable[[], float]
@@ -33,12 +35,14 @@ class Measurements:
     """The errors and times of evaluations, for one model and batch size on this machine.
 
     Attributes:
+        counts: the evaluations of a scale to choose from, ascending.
         errors: the root mean square distance, in standard deviations, that the final latents move by if a scale has so
-            many evaluations, [K, len(COUNTS)].
+            many evaluations, [K, len(counts)].
         seconds: the duration of one evaluation at each scale, [K].
         rest: the duration of everything else in a call, in seconds.
     """
 
+    counts: tuple[int, ...]
     errors: npt.NDArray[np.float64]
     seconds: npt.NDArray[np.float64]
     rest: float
@@ -53,11 +57,17 @@ class Plan:
     error: float
 
 
+def counts_of(config: FlowARConfig) -> tuple[int, ...]:
+    """The evaluations of a scale that a model may choose from: for one of jumps, as many as it has learned."""
+    return tuple(powers_of_two(config.jumps)) if config.jumps else COUNTS
+
+
 def plan_schedule(model: FlowAR, counts: Sequence[int]) -> Schedule:
-    """The schedule with these numbers of evaluations, under the model's own guidance."""
+    """The schedule with these numbers of evaluations, under the model's own guidance; a model of jumps jumps."""
     config = model.config
     times = [times_denser_near_data(count) for count in counts]
-    return Schedule(times, config.guidance_scale, config.guidance_interval, solver=SOLVER)
+    solver = "jump" if config.jumps else SOLVER
+    return Schedule(times, config.guidance_scale, config.guidance_interval, solver=solver)
 
 
 @torch.inference_mode()
@@ -77,13 +87,14 @@ def measure(
         advance: a function that is called `measuring_steps` times.
         clock: the clock, in seconds.
     """
-    scales = len(model.config.grids)
+    scales, counts = len(model.config.grids), counts_of(model.config)
+    most, others = (counts[-1], min(OTHERS, counts[-1])) if model.config.jumps else (EXACT, OTHERS)
     labels = torch.arange(batch_size) % model.config.num_classes
     device = model.ar_transformer.input_positions.device
 
-    def latents(counts: Sequence[int]) -> torch.Tensor:
+    def latents(plan: Sequence[int]) -> torch.Tensor:
         advance()
-        return model.sample(labels, schedule=plan_schedule(model, counts), dtype=dtype, progress=False)
+        return model.sample(labels, schedule=plan_schedule(model, plan), dtype=dtype, progress=False)
 
     def lasting(count: int) -> list[float]:
         """The seconds of every scale, then of the whole call."""
@@ -101,27 +112,29 @@ def measure(
         advance()
         return [*np.diff(ends[:-1]), ends[-1] - ends[0]]
 
-    errors = np.zeros((scales, len(COUNTS)))
+    errors = np.zeros((scales, len(counts)))
     for k in range(scales):
-        around = [OTHERS] * scales
-        exact = latents([*around[:k], EXACT, *around[k + 1 :]])
-        for i, count in enumerate(COUNTS):
+        around = [others] * scales
+        exact = latents([*around[:k], most, *around[k + 1 :]])
+        for i, count in enumerate(counts):
             moved = latents([*around[:k], count, *around[k + 1 :]]) - exact
             errors[k, i] = (moved.square().mean().sqrt() / exact.std()).item()
-    few, many = COUNTS[2], COUNTS[-2]
+    few, many = counts[len(counts) // 4], counts[-1 - len(counts) // 8]
     times: dict[int, list[list[float]]] = {few: [], many: []}
     for _ in range(TURNS + 1):
         for count, found in times.items():
             found.append(lasting(count))
     # The first turn warms up: buffers, and on a GPU graphs.
     medians = {count: np.median(found[1:], axis=0) for count, found in times.items()}
-    seconds = np.maximum((medians[many][:-1] - medians[few][:-1]) / (many - few), 0.0)
-    return Measurements(errors, seconds, max(0.0, float(medians[few][-1] - few * seconds.sum())))
+    # Of a model that can jump only once, all that it takes is the rest.
+    seconds = np.maximum((medians[many][:-1] - medians[few][:-1]) / max(1, many - few), 0.0)
+    return Measurements(counts, errors, seconds, max(0.0, float(medians[few][-1] - few * seconds.sum())))
 
 
-def measuring_steps(scales: int) -> int:
+def measuring_steps(config: FlowARConfig) -> int:
     """The number of times that `measure` calls `advance`."""
-    return scales * (1 + len(COUNTS)) + 2 * (TURNS + 1)
+    counts = counts_of(config)
+    return len(config.grids) * (1 + len(counts)) + min(2, len(counts)) * (TURNS + 1)
 
 
 def frontier(measured: Measurements) -> list[Plan]:
@@ -129,15 +142,15 @@ def frontier(measured: Measurements) -> list[Plan]:
 
     Errors of scales are taken to be independent: their squares add up.
     """
-    choices = np.array([*itertools.product(range(len(COUNTS)), repeat=len(measured.seconds))])  # [all, K]
+    choices = np.array([*itertools.product(range(len(measured.counts)), repeat=len(measured.seconds))])  # [all, K]
     scales = np.arange(len(measured.seconds))
     errors = np.sqrt((measured.errors[scales, choices] ** 2).sum(1))
-    seconds = measured.rest + (np.array(COUNTS)[choices] * measured.seconds).sum(1)
+    seconds = measured.rest + (np.array(measured.counts)[choices] * measured.seconds).sum(1)
     plans, best = [], np.inf
     for index in np.lexsort((errors, seconds)):
         if errors[index] < best:
             best = errors[index]
-            counts = tuple(COUNTS[choice] for choice in choices[index])
+            counts = tuple(measured.counts[choice] for choice in choices[index])
             plans.append(Plan(counts, float(seconds[index]), float(best)))
     return plans
 

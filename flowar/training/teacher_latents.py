@@ -35,7 +35,7 @@ def teacher_latents(
     """Open the store in `folder` of `images` that the teacher draws, after drawing what is missing there.
 
     All classes come equally often. Image number i depends on the teacher, the schedule, `seed` and i alone, so that
-    ranks share the work; all must call this together.
+    ranks share the work, shard by shard, and wait for each other however long that takes; all must call this together.
 
     Raises:
         DataError: if the folder holds latents of something else.
@@ -46,7 +46,8 @@ def teacher_latents(
         if ranks.main and not LatentStore.complete(folder):
             teacher.tokenizer.save_pretrained(folder / TOKENIZER_FOLDER)
     if not LatentStore.complete(folder):
-        missing = [number for number in range(artist.shards) if not artist.finished(number)]
+        # Found once for all: what a late rank found would lack what others have drawn by then.
+        missing = ranks.from_main(lambda: [number for number in range(artist.shards) if not artist.finished(number)])
         own = missing[ranks.rank :: ranks.world_size]
         with step_progress(len(own), None if ranks.main else False, "drawing latents") as advance:
             for number in own:
