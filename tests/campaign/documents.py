@@ -158,7 +158,7 @@ def changed_tree(rng: random.Random, name: str, tree: Any, free: Sequence[str] =
         return f"{path} {parent[last]!r}", tree, EITHER
     values = next((values for type_, values in WRONG if isinstance(found, type_)), (None,))
     parent[last] = rng.choice([value for value in values if value != found])
-    not_measured = name.endswith(".jsonl") and parent[last] in (NO_NUMBERS[0], [NO_NUMBERS[0]])  # NaN, as in a row
+    not_measured = name.endswith(("jsonl", "card.json")) and parent[last] in (NO_NUMBERS[0], [NO_NUMBERS[0]])  # NaN
     return (
         f"{path} {shown(repr(parent[last]), 40)}",
         tree,
