@@ -109,7 +109,7 @@ class TestFormats:
         assert Image.open("a.png").tobytes() == Image.open("b.png").tobytes()
 
     @pytest.mark.parametrize(
-        "name", ["a.tiff", "a", "a.png.txt", "dir/a.bmp", "a.npz", "{name}.png", "out/{class}", "{"]
+        "name", ["", "a.tiff", "a", "a.png.txt", "dir/a.bmp", "a.npz", "{name}.png", "out/{class}", "{"]
     )
     def test_other_names(self, capsys: pytest.CaptureFixture[str], folder: Path, tmp_path: Path, name: str) -> None:
         line = refused(capsys, folder, "--output", name)

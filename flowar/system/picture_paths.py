@@ -49,6 +49,8 @@ class NewPictures(Line):
         """`value`, in the place of a folder the pattern of the files in it. Raises ValueError if it breaks the rule."""
         if value == STDOUT:
             return value
+        if not value:  # which would be the folder that one is in
+            raise ValueError
         path = expanded(value)
         text = str(path / IN_FOLDER) if value.endswith("/") or os.path.isdir(path) else str(path)
         if set("{}") & set(PLACEHOLDER.sub("", text)):
