@@ -16,7 +16,7 @@ from flowar.pipeline.facts import as_html, as_text, facts
 from flowar.pipeline.offload import offload_device
 from flowar.storage.hub import locate
 from flowar.system.arguments import check_path, check_type, known_arguments
-from flowar.system.precision import default_device, resolve_precision
+from flowar.system.precision import existing_device, resolve_precision
 from flowar.system.tensors import check_floats
 from flowar.system.together import write_together
 from flowar.tokenizers.base import Tokenizer
@@ -145,7 +145,7 @@ class PretrainedPipeline:
             device, dtype = None, device
         if device is None and dtype is None:
             raise FlowARError("to: expected a device, a dtype or both, got neither")
-        place = self.device if device is None else default_device(device)
+        place = self.device if device is None else existing_device(device)
         if dtype is not None:
             check_floats("dtype", dtype)
             resolve_precision(dtype, place, dtype)
