@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
+from difflib import get_close_matches
 from pathlib import PurePath
 from reprlib import Repr
 
-__all__ = ["CheckpointError", "DataError", "FlowARError", "MissingPackageError", "TrainingError"]
+__all__ = [
+    "CheckpointError",
+    "DataError",
+    "FlowARError",
+    "MissingPackageError",
+    "TrainingError",
+    "UnknownArgumentError",
+]
 
 MOST_CHARACTERS, MOST_SHOWN = 300, 80  # of a message, and of a value in it
+MOST_PROPOSED = 3  # names in the place of an unknown one
 PLAIN = (bool, int, float, str, bytes, list, tuple, dict, PurePath)  # types of values that show what they are
 
 SYSTEM_NUMBER = re.compile(r"\[Errno -?\d+\] | \(os error \d+\)")  # as Python writes it, and Rust
@@ -38,6 +48,10 @@ class TrainingError(FlowARError):
 
 class MissingPackageError(FlowARError, ImportError):
     """An optional package is not installed; the message holds the command that installs it."""
+
+
+class UnknownArgumentError(FlowARError, TypeError):
+    """A keyword argument that a function does not have; the message names the nearest that it has."""
 
 
 def first_line(error: BaseException) -> str:
@@ -75,6 +89,12 @@ def shortened(text: str, most: int = MOST_CHARACTERS) -> str:
     """`text` without its middle, if it has more than `most` characters."""
     half = (most - 3) // 2
     return text if len(text) <= most else f"{text[: most - 3 - half]}...{text[-half:]}"
+
+
+def did_you_mean(word: str, known: Collection[str]) -> str:
+    """The end of a message about a word that is not `known`: those that are spelled like it, or hold it; or nothing."""
+    near = get_close_matches(word[:100], known, n=1) or [name for name in known if word and word in name]
+    return f"; did you mean {' or '.join(near[:MOST_PROPOSED])}?" if near else ""
 
 
 def shown(value: object) -> str:

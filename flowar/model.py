@@ -7,8 +7,9 @@ noise ──ODE over t: 1 -> 0, velocity = flow transformer(x_t, t, z_k)──> 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, get_args
 
@@ -20,18 +21,18 @@ from flowar.config import Checkpointing, FlowARConfig, require
 from flowar.engine.onednn_linear import prepack, unpack, unpacked
 from flowar.engine.plan import InferencePlan, Plans
 from flowar.networks.ar_transformer import ARTransformer
-from flowar.networks.arguments import check_labels, matching_scale
+from flowar.networks.arguments import check_labels, check_optional_labels, matching_scale, without_class
 from flowar.networks.attention_backends import use_attention_backend
 from flowar.networks.flow_transformer import FlowTransformer, over_tokens
 from flowar.networks.initialization import initialize
 from flowar.networks.latent_pyramid import LatentPyramid
-from flowar.sampling.callbacks import Callbacks, OnEvaluation, OnScale
+from flowar.sampling.callbacks import Callbacks, OnEvaluation, OnScale, OnStepEnd
 from flowar.sampling.noise import check_noise, image_seeds, scale_noise
 from flowar.sampling.pins import Pins, check_pins, pin
 from flowar.sampling.schedule import Schedule
 from flowar.sampling.solvers import integrate
 from flowar.storage.checkpoint import PretrainedModel
-from flowar.system.arguments import check_function, check_number, check_type
+from flowar.system.arguments import check_function, check_number, check_type, known_arguments
 from flowar.system.precision import Precision, matmul_precision, resolve_precision
 from flowar.system.progress import step_progress
 from flowar.system.tensors import check_tensor
@@ -111,7 +112,11 @@ class FlowAR(PretrainedModel):
         return super(FlowAR, self.unpack()).load_state_dict(*arguments, **options)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FlowAR:
-        return super(FlowAR, self.unpack())._apply(fn, recurse)  # type: ignore[no-untyped-call, no-any-return]
+        device = self._parameter.device
+        super(FlowAR, self.unpack())._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self._parameter.device != device:
+            self._plans.clear()  # whose packed weights are where the model was
+        return self
 
     def forward(self, *arguments: Any, **options: Any) -> Loss:
         """Compute `loss`; this is what torch's wrappers for training call."""
@@ -214,9 +219,10 @@ class FlowAR(PretrainedModel):
 
         return Loss.of(velocity, noise - targets, lengths, scale_exponent)
 
+    @known_arguments
     def sample(
         self,
-        class_labels: Tensor | Sequence[int] | int,
+        class_labels: Tensor | Sequence[int | None] | int | None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         guidance_interval: Sequence[float] | None = None,
@@ -226,16 +232,18 @@ class FlowAR(PretrainedModel):
         noise: Sequence[Tensor] | None = None,
         naive: bool = False,
         dtype: torch.dtype | str | None = None,
-        progress: bool | None = None,
+        progress: bool | Mapping[str, Any] | None = None,
         on_scale: OnScale | None = None,
         on_evaluation: OnEvaluation | None = None,
+        on_step_end: OnStepEnd | None = None,
         pins: Pins | None = None,
     ) -> Tensor:
         """Generate latents [B, c, h, w], float32 (float64 if the networks run in float64).
 
         Args:
-            class_labels: [B], or one label for one image.
-            num_inference_steps, guidance_scale, guidance_interval: the model's own preset if left out.
+            class_labels: [B], or one label for one image; None, for all or in a list, draws without a class.
+            num_inference_steps, guidance_scale, guidance_interval: the model's own preset if left out. A guidance scale
+                of 0 draws without a class, too.
             schedule: instead of the model's own; or the name of a preset (`flowar.sampling.presets`), or of a file.
             seed: one for the batch, or one per image.
             noise: list over scales of [B, n_k, c] instead of a seed.
@@ -243,21 +251,27 @@ class FlowAR(PretrainedModel):
             dtype: of the networks, as a torch dtype or by name: float32, tf32, bfloat16, float16, fp8, float64. The
                 state is at least float32. Default ("auto"): bfloat16 for float32 parameters on hardware that has it,
                 otherwise the parameters' own.
-            progress: show a bar; by default only on a terminal.
+            progress: show a bar; by default only on a terminal. Or the options of tqdm for it.
             on_scale: called with (k, latents of scale k as tokens [B, n_k, c]) after every scale.
             on_evaluation: called with (k, i, tokens [B, n_k, c]) at evaluation i of scale k: the latents that its
                 velocity points at. Sampling then goes without CUDA graphs, and all images at once.
+            on_step_end: called with (k, i, state [B, n_k, c]) after evaluation i of scale k, which has led there; it
+                may change the state in place. It costs what `on_evaluation` does.
             pins: latents to arrive at in some places.
 
         Raises:
             ValueError: for labels, schedule, seeds, noise or pins that do not fit, saying what was expected and came.
         """
-        labels = self.check_labels(class_labels)
+        last, null_class = self.config.num_classes - 1, self.config.null_class
+        labels = check_optional_labels(class_labels, last, self._parameter.device, null_class)
         check_type("naive", naive, bool, "true or false")
-        check_type("progress", progress, (bool, type(None)), "true, false or None")
+        check_type("progress", progress, (bool, Mapping, type(None)), "true, false, None or options of tqdm")
         check_function("on_scale", on_scale)
         check_function("on_evaluation", on_evaluation)
+        check_function("on_step_end", on_step_end)
         schedule = self.schedule(num_inference_steps, guidance_scale, guidance_interval, schedule)
+        if without_class(class_labels) or schedule.guidance_scale == 0:  # both halves of guidance would be the same
+            labels, schedule = torch.full_like(labels, null_class), replace(schedule, guidance_scale=1.0)
         precision = self.precision(dtype)
         state_dtype = torch.promote_types(precision.dtype, torch.float32)
         images = len(labels), self.config.scale_lengths, self.config.latent_channels
@@ -267,7 +281,7 @@ class FlowAR(PretrainedModel):
             pins = check_pins(pins, *images).to(labels.device, state_dtype)
         scales = len(self.config.grids)
         with step_progress(schedule.num_evaluations(scales), progress) as on_step:
-            callbacks = Callbacks(on_step, on_scale, on_evaluation)
+            callbacks = Callbacks(on_step, on_scale, on_evaluation, on_step_end)
             if naive:
                 noise = noise or [part.to(state_dtype) for part in scale_noise(seed, *images, labels.device)]
                 with published_arithmetic(precision, labels.device):
@@ -308,7 +322,8 @@ class FlowAR(PretrainedModel):
             z = ar.step(inputs, labels, ar.modulations(labels), cache)  # [2B, n_k, D]
             x = start.clone()  # [B, n_k, c]
             evaluations, weights = schedule.evaluations(k, scales), schedule.guidance_weights(k, scales)
-            constrain = None if pins is None else partial(pin, x, start, pins.tokens[k], pins.masks[k])
+            pinned = None if pins is None else partial(pin, x, start, pins.tokens[k], pins.masks[k])
+            constrain = callbacks.after_steps(k, x, pinned)
             watch = callbacks.on_evaluation and partial(callbacks.on_evaluation, k)
             integrate(partial(velocity, k, x, z), x, evaluations, weights, constrain=constrain, on_evaluation=watch)
             latents.append(x)  # [B, n_k, c]

@@ -197,6 +197,10 @@ def pictures(**options: Any) -> Work:
     return lambda: pipe(LABELS, schedule=SCHEDULE, **options)
 
 
+def returned(pipe: FlowARPipeline, index: int, time: float, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return tensors
+
+
 def editing(edit: Callable[..., Any], *arguments: Any) -> Work:
     pipe = pipeline()
     return lambda: edit(pipe, *arguments, schedule=SCHEDULE)
@@ -237,8 +241,9 @@ def cases() -> Iterator[Case]:
     yield Case("engine", "published steps", partial(sampling, schedule=None, num_inference_steps=2))
     yield Case("engine", "no guidance", partial(sampling, schedule=Schedule((1, 0))))
     yield Case("engine", "a seed for each image", partial(sampling, seed=[3, 1, 2]))
+    yield Case("engine", "without a class", partial(sampling, schedule=Schedule(TIMES, 0.0)))
     for block in BLOCKS:
-        watch = {"on_scale": lambda *_: None, "on_evaluation": lambda *_: None}
+        watch = dict.fromkeys(("on_scale", "on_evaluation", "on_step_end"), lambda *_: None)
         yield Case("engine", f"{block}, every evaluation watched", partial(sampling, block, **watch))
     yield Case("engine", "queries and keys normed", partial(sampling, fields={"qk_norm": True}))
     yield Case("engine", "plain PyTorch for the ops", sampling_with_reference_ops)
@@ -266,6 +271,8 @@ def cases() -> Iterator[Case]:
         yield Case("decoding", f"{kind}, in tiles", partial(decoding, make, torch.float32, 64))
         yield Case("encoding", kind, partial(encoding, make))
     yield Case("pipeline", "pictures", pictures, (PICTURES,))
+    yield Case("pipeline", "pictures as a tensor", partial(pictures, output_type="pt"))
+    yield Case("pipeline", "a callback of diffusers", partial(pictures, callback_on_step_end=returned), (PICTURES,))
     yield Case("pipeline", "preview of scales", partial(pictures, preview=lambda *_: None), (PICTURES,))
     steps = partial(pictures, preview=lambda *_: None, preview_steps=True)
     yield Case("pipeline", "preview of evaluations", steps, (PICTURES,))

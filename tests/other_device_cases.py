@@ -87,11 +87,47 @@ def test_given_noise_pins_and_callbacks() -> None:
 
 def test_pictures_equal_those_of_the_cpu() -> None:
     pipe = FlowARPipeline.from_pretrained("flowar-fashion")
-    expected = pipe([0, 3], schedule="draft", dtype="float32").images
+    expected = pipe([0, 3], seed=0, schedule="draft", dtype="float32").images
     shown: list[int] = []
-    got = pipe.to(DEVICE)([0, 3], schedule="draft", dtype="float32", preview=lambda k, _: shown.append(k)).images
+    got = pipe.to(DEVICE)(
+        [0, 3], seed=0, schedule="draft", dtype="float32", preview=lambda k, _: shown.append(k)
+    ).images
     assert shown
     assert np.abs(np.stack(got).astype(int) - np.stack(expected).astype(int)).max() <= 2
+
+
+def test_parts_come_only_while_they_work() -> None:
+    """The model leaves before the tokenizer comes, also for previews and latents alone, and where a call fails."""
+    pipe = FlowARPipeline.from_pretrained("flowar-fashion")
+    options: Any = {"seed": 0, "schedule": "draft", "dtype": "float32"}
+    expected = pipe([0, 3], **options)
+    pipe.enable_model_cpu_offload(device=DEVICE)
+    seen: list[tuple[str, str]] = []
+
+    def places() -> tuple[str, str]:
+        return pipe.device.type, pipe.tokenizer.mean.device.type
+
+    decode = pipe.tokenizer.decode
+    pipe.tokenizer.decode = lambda *arguments: (seen.append(places()), decode(*arguments))[1]
+    for latents in (None, torch.ones(2, *expected.latents.shape[1:])):
+        got = pipe([0, 3], latents=latents, on_scale=lambda *_: seen.append(places()), **options)
+        assert {*seen} == {(DEVICE.type, "cpu"), ("cpu", DEVICE.type)}
+        assert places() == ("cpu", "cpu")
+        assert not pipe.model._plans._plans
+        seen.clear()
+        if latents is None:
+            assert np.abs(np.stack(got.images).astype(int) - np.stack(expected.images).astype(int)).max() <= 2
+    assert pipe.sample([0], **options).device == DEVICE
+    assert places() == ("cpu", "cpu")
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pipe([0], on_scale=stop, **options)
+    assert places() == ("cpu", "cpu")
+    assert pipe.to(DEVICE)([0], **options).latents.device == DEVICE
+    assert pipe.device == DEVICE
 
 
 def test_noise_is_that_of_the_cpu() -> None:

@@ -117,7 +117,8 @@ class TestSources:
         model = FlowAR.from_pretrained("some.user/some-model", revision="v1", cache_dir="/cache")
         assert same_model(model, small_model())
         assert {"config.json", "model.safetensors"} < set(asked.pop("allow_patterns"))
-        assert asked == {"repo": "some.user/some-model", "revision": "v1", "cache_dir": "/cache"}
+        where = {"repo": "some.user/some-model", "revision": "v1", "cache_dir": "/cache"}
+        assert asked == where | {"token": None, "local_files_only": False}
 
     def test_hub_without_the_model(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def snapshot_download(repo: str, **options: Any) -> str:

@@ -271,7 +271,7 @@ class TestSample:
             ]
         )
         loaded = torch.bfloat16 if dtype == "bf16" else torch.float32
-        (expected,) = FlowARPipeline.from_pretrained(model_folder, dtype=loaded)([1], dtype=dtype).images
+        (expected,) = FlowARPipeline.from_pretrained(model_folder, dtype=loaded)([1], seed=0, dtype=dtype).images
         assert Image.open(output).tobytes() == expected.tobytes()
 
     def test_options_from_a_file(self, capsys: pytest.CaptureFixture[str], model_folder: Path, tmp_path: Path) -> None:

@@ -122,6 +122,8 @@ class TestTargets:
         weights = over_tokens(torch.tensor([[1.0, 2.0, 3.0], [1.0, 1.0, 1.0]])[..., None], LENGTHS)
         expected = unconditional + weights * (conditional - unconditional)
         assert error(teacher.guided_velocity(x, z, null_z, t), expected) < 1e-5
+        without_class = Teacher(teacher.pipeline, model.schedule(guidance_scale=0.0))
+        assert error(without_class.guided_velocity(x, z, null_z, t), unconditional) < 1e-5
 
 
 class TestRun:

@@ -16,6 +16,7 @@ from flowar.tokenizers import KINDS, Tokenizer
 
 EXAMPLES = ROOT / "examples"
 WRITES = {
+    "dit_script.py": ["0.png", "1.png", "2.png"],
     "own_block.py": ["own_block.png"],
     "own_schedule.py": ["schedule.json"],
     "own_tokenizer.py": ["dct/tokenizer.json", "reconstructions.png"],
@@ -37,6 +38,25 @@ def notebook_cells() -> list[str]:
 def test_scripts(path: Path) -> None:
     runpy.run_path(str(path), run_name="__main__")
     assert [name for name in WRITES[path.name] if not Path(name).is_file()] == []
+
+
+@pytest.mark.slow
+def test_the_script_for_dit_is_one(tmp_path: Path) -> None:
+    """With the class and the model of diffusers it runs as well: a small one, of noise."""
+    diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed")
+    transformer = diffusers.DiTTransformer2DModel(
+        sample_size=4, num_layers=1, attention_head_dim=4, num_attention_heads=2, out_channels=8
+    )
+    vae = diffusers.AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, layers_per_block=1)
+    pipe = diffusers.DiTPipeline(transformer, vae, diffusers.DDIMScheduler())
+    pipe.save_pretrained(tmp_path / "dit")
+    index = tmp_path / "dit" / "model_index.json"
+    names = {"0": "tench, Tinca tinca", "1": "goldfish"}
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"id2label": names}))
+    script = (EXAMPLES / "dit_script.py").read_text().replace("from flowar import", "from diffusers import")
+    script = script.replace("FlowARPipeline", "DiTPipeline").replace('"flowar-fashion"', '"dit"')
+    exec(compile(script, "dit_script.py", "exec"), {"__name__": "__main__"})
+    assert [name for name in WRITES["dit_script.py"] if not Path(name).is_file()] == []
 
 
 def test_notebook() -> None:

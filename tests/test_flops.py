@@ -37,7 +37,7 @@ def counted_flops(run: Callable[[], object]) -> int:
     return sum(count for op, count in counter.get_flop_counts()["Global"].items() if "bmm" not in str(op))
 
 
-@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
+@pytest.mark.parametrize("guidance_scale", [0.0, 1.0, 3.0])
 @pytest.mark.parametrize("flow_block", ["attn_mlp", "attn_cross_mlp"])
 def test_flops(flow_block: str, guidance_scale: float) -> None:
     """Of widths whose GEGLU needs no padding: the formulas leave that out."""

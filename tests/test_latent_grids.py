@@ -162,7 +162,7 @@ def test_pictures_of_a_rectangle(tmp_path: Path) -> None:
     model = model_of((2, 6), latent_channels=12, tokenizer=tokenizer.record())
     pipeline = FlowARPipeline(model, tokenizer)
     pipeline.save_pretrained(tmp_path)
-    images, latents = pipeline([0, 3], 2)
+    images, latents, *_ = pipeline([0, 3], 2)
     expected = ((F.pixel_shuffle(latents, 2).clamp(-1, 1) + 1) * 127.5).round()
     assert all(torch.equal(to_tensor(image), each.byte()) for image, each in zip(images, expected, strict=True))
     options = ["--classes", "0,3", "--num_inference_steps", "2", "--per_class", "2", "--zoom", "1", "--device", "cpu"]

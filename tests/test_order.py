@@ -24,16 +24,20 @@ from flowar.sampling.noise import image_seeds
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "flowar"
-FILES_AT_ROOT = {"__init__", "__main__", "cli", "config", "errors", "model", "pipeline"}
+FILES_AT_ROOT = {"__init__", "__main__", "cli", "config", "errors", "model"}
 
 # What imports upward all the same: a picture of the nearest images compares features; pushing is a method, and lazy.
-EXCEPTIONS = {("flowar.show.neighbours", "flowar.evaluation.extractors"), ("flowar.pipeline", "flowar.sharing")}
+EXCEPTIONS = {
+    ("flowar.show.neighbours", "flowar.evaluation.extractors"),
+    ("flowar.pipeline.pipeline", "flowar.sharing"),
+}
 
 # What a reader of the published algorithm opens.
 FILES_OF_THE_ALGORITHM = {
     *("model.py", "networks/ar_transformer.py", "networks/flow_transformer.py", "networks/latent_pyramid.py"),
     *("networks/attention.py", "networks/attention_backends.py", "networks/layers.py"),
-    *("sampling/schedule.py", "sampling/solvers.py", "ops/backend.py", "ops/reference.py", "system/progress.py"),
+    *("sampling/schedule.py", "sampling/solvers.py", "sampling/callbacks.py", "system/progress.py"),
+    *("ops/backend.py", "ops/reference.py"),
 }
 
 # What a reader of the engine opens.

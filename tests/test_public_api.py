@@ -62,20 +62,37 @@ def parameters(function: Callable[..., object]) -> dict[str, tuple[object, objec
     return {name: (each.annotation, each.default) for name, each in found.items()}
 
 
+# What only a pipeline has: what diffusers' have too, previews, and whatever is about what comes out of it.
+OF_PIPELINES = {
+    "generator",
+    "num_images_per_prompt",
+    "output_type",
+    "return_dict",
+    "latents",
+    "preview",
+    "preview_steps",
+}
+OF_PIPELINES |= {"callback_on_step_end", "callback_on_step_end_tensor_inputs"}
+OTHERWISE = {"self", "class_labels", "seed"}  # labels may be names, and the seed a fresh one
+
+
 def test_a_pipeline_is_called_as_its_model_samples() -> None:
-    """The labels may be names, and there are previews besides; all else is the same, down to the defaults."""
+    """All else is the same, down to the defaults."""
     call, sample = parameters(FlowARPipeline.__call__), parameters(FlowAR.sample)
-    assert call.keys() - sample.keys() == {"preview", "preview_steps"}
-    assert {name: call[name] for name in sample if name != "class_labels"} == {
-        name: sample[name] for name in sample if name != "class_labels"
+    assert call.keys() - sample.keys() == OF_PIPELINES
+    assert {name: call[name] for name in sample if name not in OTHERWISE} == {
+        name: sample[name] for name in sample if name not in OTHERWISE
     }
 
 
 def test_options_are_those_of_the_calls() -> None:
-    own = {"self", "class_labels", "noise", "pins"}
+    own = {"noise", "pins", "latents", "num_images_per_prompt", "output_type", "return_dict"}
     for options, function in ((SamplingOptions, FlowAR.sample), (PictureOptions, FlowARPipeline.__call__)):
-        accepted = {name: annotation for name, (annotation, _) in parameters(function).items() if name not in own}
-        assert {name: hint.__forward_arg__ for name, hint in options.__annotations__.items()} == accepted
+        names = parameters(function).keys() - own - OTHERWISE
+        accepted = {name: parameters(function)[name][0] for name in names}
+        hints = {name: hint.__forward_arg__ for name, hint in options.__annotations__.items()}
+        assert hints.pop("seed") == "int | Sequence[int]"
+        assert hints == accepted
 
 
 def test_only_the_command_line_prints() -> None:

@@ -20,11 +20,12 @@ from flowar import FlowARPipeline
 from flowar.cli import main
 from flowar.data.sources import open_images
 from flowar.evaluation.fashion_classifier import FashionClassifier
+from flowar.images.shown import TILE, tile
 from flowar.show.attention import attention_weights, even_attention, scale_attention
 from flowar.show.neighbours import feature_spaces, nearest, pixels
 from flowar.show.scales import pixel_means
 from flowar.show.states import ode_states, sample_scales
-from flowar.show.table import GAP, MARGIN, TILE, Table, draw_table, tile
+from flowar.show.table import GAP, MARGIN, Table, draw_table
 from flowar.storage.weights import save_tensors
 from flowar.tokenizers.pixel import PixelTokenizer
 

@@ -35,6 +35,17 @@ def class_names_of(config: FlowARConfig) -> tuple[str, ...]:
     return read_class_names("imagenet")
 
 
+def name_of(label: int, class_names: Sequence[str]) -> str:
+    """What a class is called where there are names, or "class 3" where there are none."""
+    return class_names[label] if class_names else f"class {label}"
+
+
+def labels_by_name(class_names: Sequence[str]) -> dict[str, int]:
+    """The label of every name and synonym that means one class, in alphabetical order."""
+    known = sorted(_known_names(tuple(class_names)).values())
+    return {name.spelling: name.labels[0] for name in known if len(name.labels) == 1}
+
+
 def names_of_folders(folders: Sequence[str]) -> tuple[str, ...]:
     """What the classes of these sorted folders are called: as the folders, but for ImageNet's (n01440764, ...)."""
     if len(folders) == IMAGENET_CLASSES and (folders[0], folders[-1]) == IMAGENET_FOLDERS:

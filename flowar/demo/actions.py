@@ -31,7 +31,13 @@ class Settings(NamedTuple):
     guidance_scale: float | None
 
     def sampling(self) -> dict[str, Any]:
-        """The settings as keyword arguments of a pipeline's call."""
+        """The settings as keyword arguments of a pipeline's call.
+
+        Raises:
+            FlowARError: without a seed, as the page does not show a fresh one.
+        """
+        if self.seed is None:
+            raise FlowARError("seed: expected one integer, got none")
         return self._asdict() | {"schedule": self.schedule or None, "progress": False}
 
 

@@ -17,6 +17,7 @@ from flowar.editing.known import pins_of_known, pins_of_scales, pins_where, with
 from flowar.editing.pictures import Size, check_picture, known_latents, paste_known, picture_size, placed, to_latents
 from flowar.model import FlowAR
 from flowar.pipeline import FlowARPipeline, PictureOptions
+from flowar.pipeline.seeds import image_seeds_of
 from flowar.sampling.noise import scale_noise
 from flowar.sampling.options import SamplingOptions
 from flowar.sampling.pins import Pins
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 ROUNDS = 3  # of inpainting, by default
-WATCHERS = ("preview", "preview_steps", "on_scale", "on_evaluation")  # arguments that change no picture
+# What only the last round of inpainting is shown to.
+WATCHERS = {"preview", "preview_steps", "on_scale", "on_evaluation", "on_step_end"}
+WATCHERS |= {"callback_on_step_end", "callback_on_step_end_tensor_inputs"}
 
 
 def inpaint(
@@ -57,7 +60,8 @@ def inpaint(
         count: the number of pictures.
         paste: whether the known pixels are the original's exactly.
         rounds: the number of rounds.
-        options: options of the pipeline's call, such as `seed`.
+        options: options of the pipeline's call, such as `seed`, which is 0 if neither it nor `generator` is given: as
+            nothing tells what a fresh one was.
 
     Raises:
         ValueError: for an image or a mask of another size than the pipeline's, a mask without white, or no round.
@@ -68,6 +72,8 @@ def inpaint(
     known, latents = known_latents(pipeline, mask), to_latents(pipeline, image)
     pins = pins_where(pipeline.model, latents, known)
     certain = pins_of_known(pins)
+    pipeline.check_count("count", count)
+    options = with_seeds(options, count)
     for _ in range(rounds - 1):
         drawn = draft(pipeline, certain, class_label, count, options)
         certain, pins = with_mean(certain, drawn), with_mean(pins, drawn)
@@ -184,13 +190,20 @@ def draw(
 ) -> list[Image.Image]:
     """Draw `count` pictures of a class under their pins, or under those of one picture."""
     pipeline.check_count("count", check_integer("count", count))
-    return pipeline([class_label] * count, pins=repeated(pins, count), **options).images
+    return pipeline([class_label] * count, pins=repeated(pins, count), **with_seeds(options, count)).images
+
+
+def with_seeds(options: PictureOptions, count: int) -> PictureOptions:
+    """Options with a seed for each of `count` pictures in the place of `seed` and `generator`; 0 without both."""
+    seed, generator = options.get("seed"), options.get("generator")
+    seeds = image_seeds_of(0 if seed is None and generator is None else seed, generator, count)
+    return {**options, "seed": seeds, "generator": None}
 
 
 def draft(pipeline: FlowARPipeline, pins: Pins, class_label: int | str, count: int, options: PictureOptions) -> Tensor:
     """The latents [count, c, h, w] of the pictures that `draw` would draw, without calling previews or callbacks."""
     pipeline.check_count("count", check_integer("count", count))
-    quiet: dict[str, Any] = {name: value for name, value in options.items() if name not in WATCHERS}
+    quiet: dict[str, Any] = {name: value for name, value in options.items() if name not in (*WATCHERS, "generator")}
     return pipeline.sample([class_label] * count, pins=repeated(pins, count), **quiet)
 
 

@@ -187,6 +187,11 @@ class GraphedFunction:
                 dropped.close()
         return graph
 
+    def clear(self) -> None:
+        """Let go of all graphs, and of their memory."""
+        with self._lock:
+            self._make_room()
+
     def _make_room(self) -> bool:
         """Drop all graphs; whether there were any."""
         graphs = [graph for graph in self._seen.values() if graph is not None]

@@ -125,8 +125,7 @@ class InferencePlan:
         kernels = attention_backend(), autotune_enabled(), ops.reference_active()
         eager = ProgramKey(batch, schedule, noise_dtype, *kernels, held, False)
         captured = eager._replace(batch=bucket(batch), graphs=True)
-        watched = callbacks.on_evaluation is not None  # in a graph nobody can look in between
-        return eager if watched or not self._uses_graphs or self.pool.failed(captured) else captured
+        return eager if callbacks.watch_inside or not self._uses_graphs or self.pool.failed(captured) else captured
 
     def _build(self, key: ProgramKey) -> SamplingProgram:
         program = SamplingProgram(self.networks, key.schedule, key.batch, key.noise_dtype, key.held)
@@ -147,6 +146,13 @@ class Plans:
 
     def __reduce__(self) -> tuple[type[Plans], tuple[()]]:
         return Plans, ()
+
+    def clear(self) -> None:
+        """Let go of all plans, and of their memory."""
+        with self._lock:
+            plans, self._plans = self._plans, {}
+        for _, _, plan in plans.values():
+            plan.close()
 
     def plan(
         self,

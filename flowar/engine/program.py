@@ -14,7 +14,7 @@ from flowar import ops
 from flowar.engine.cuda_graph import StreamOrder, capture
 from flowar.engine.packed import PackedNetworks
 from flowar.engine.steering import Steering, TimeTables
-from flowar.sampling.callbacks import Callbacks, OnStep
+from flowar.sampling.callbacks import Callbacks, Constrain, OnStep
 from flowar.sampling.pins import Pins, pin
 from flowar.sampling.schedule import Schedule
 from flowar.sampling.solvers import integrate
@@ -150,16 +150,20 @@ class SamplingProgram:
             self.callbacks.on_step()
         return self.pins.tokens[k].clone()
 
-    def _constraint(self, k: int, state: Tensor, images: slice) -> Callable[[float, float], None] | None:
-        """What keeps the state [b, n, c], now noise, of some images on the path to what is pinned."""
-        if self.pins is None:
-            return None
-        return partial(pin, state, state.clone(), self.pins.tokens[k][images], self.pins.masks[k][images])
+    def _constraint(self, k: int, state: Tensor, images: slice) -> Constrain | None:
+        """What becomes of the state [b, n, c], now noise, of some images after every evaluation.
+
+        It is kept on the path to what is pinned, and shown to whoever watches.
+        """
+        pinned = None
+        if self.pins is not None:
+            pinned = partial(pin, state, state.clone(), self.pins.tokens[k][images], self.pins.masks[k][images])
+        return self.callbacks.after_steps(k, state, pinned)
 
     def _groups(self, state: Tensor, z: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """Which images are integrated together, and views of their conditions [b or 2b, n, D]."""
         halves, size = z.view(-1, *state.shape[:2], z.shape[-1]), len(state)
-        if state.device.type == "cpu" and self.callbacks.on_evaluation is None:
+        if state.device.type == "cpu" and not self.callbacks.watch_inside:
             image_bytes = halves[:, 0, :, 0].numel() * self.networks.flow.widest * z.element_size()
             size = max(1, ACTIVATION_BUDGET // image_bytes)
         for start in range(0, len(state), size):
@@ -173,9 +177,7 @@ class SamplingProgram:
         noise = ops.counter_normal(self.seeds, k, n * channels).view(self.batch, n, channels)
         return noise.to(self.networks.state_dtype)
 
-    def _integrate(
-        self, k: int, state: Tensor, z: Tensor, on_step: OnStep, constrain: Callable[[float, float], None] | None
-    ) -> None:
+    def _integrate(self, k: int, state: Tensor, z: Tensor, on_step: OnStep, constrain: Constrain | None) -> None:
         """The ODE of scale k from its noise, for some of the images, in place."""
         weights, batch = self.weights[k], len(state)
         rows = [len(z) if weight != 1 or not self.networks.savings.conditional_half else batch for weight in weights]

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 SEEN = 64  # pixels a side, from which on a picture is large enough to see
 LEAST_TEXT, WIDTHS_OF_TEXT = 11, 12  # pixels; text is a twelfth of the picture's width high
 CUT = "…"
+TILE = 112  # the side that small pictures in tables are enlarged to, by a whole factor
+LARGEST_TILE = 256  # larger ones are scaled down to it
 
 
 def zoom_to_see(size: tuple[int, int]) -> int:
@@ -24,6 +26,17 @@ def enlarged(image: Image, zoom: int) -> Image:
     from PIL.Image import Resampling
 
     return image.resize((image.width * zoom, image.height * zoom), Resampling.NEAREST) if zoom > 1 else image
+
+
+def tile(image: Image) -> Image:
+    """A small image enlarged by a whole factor, pixels as squares; a large one scaled down."""
+    from PIL.Image import Resampling
+
+    longest = max(image.size)
+    if longest > LARGEST_TILE:
+        scale = LARGEST_TILE / longest
+        return image.resize((round(image.width * scale), round(image.height * scale)), Resampling.LANCZOS)
+    return enlarged(image, max(1, TILE // longest))
 
 
 def with_names(image: Image, names: Sequence[str]) -> Image:

@@ -72,3 +72,26 @@ def check_labels(class_labels: Tensor | Sequence[int] | int, last: int, device: 
         if low < 0 or high > last:
             raise ValueError(f"class_labels: expected {expected}, got {low if low < 0 else high}")
     return to_device(labels, device)
+
+
+def check_optional_labels(
+    class_labels: Tensor | Sequence[int | None] | int | None, last: int, device: torch.device, null_class: int
+) -> Tensor:
+    """Labels as `check_labels` has them, where None, alone or in a list, stands for the null class.
+
+    Raises:
+        ValueError: as of `check_labels`.
+    """
+    given = [None] if class_labels is None else class_labels
+    if not isinstance(given, (list, tuple)) or all(each is not None for each in given):
+        return check_labels(given, last, device)  # type: ignore[arg-type]
+    without = torch.tensor([each is None for each in given])
+    labels = check_labels([0 if each is None else each for each in given], last, device)
+    return labels.masked_fill(to_device(without, device), null_class)
+
+
+def without_class(class_labels: Tensor | Sequence[int | None] | int | None) -> bool:
+    """Whether all labels are None."""
+    if isinstance(class_labels, (list, tuple)):
+        return all(each is None for each in class_labels)
+    return class_labels is None

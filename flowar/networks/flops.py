@@ -6,6 +6,8 @@ implementation adds (GEGLU padded to a round width): these are operations that t
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from flowar.config import FlowARConfig
 from flowar.sampling.schedule import Schedule
 
@@ -25,6 +27,8 @@ def published_flops(config: FlowARConfig, schedule: Schedule, batch: int) -> int
 def engine_flops(config: FlowARConfig, schedule: Schedule, batch: int) -> int:
     """Operations of the engine for `batch` images, with all exact savings."""
     lengths = config.scale_lengths
+    if schedule.guidance_scale == 0:  # the unconditional half alone
+        schedule = replace(schedule, guidance_scale=1.0)
     weights = [schedule.guidance_weights(k, len(lengths)) for k in range(len(lengths))]
     rows = batch * (2 if any(weight != 1 for scale in weights for weight in scale) else 1)
     times = {tuple(each.interval for each in schedule.evaluations(k, len(lengths))) for k in range(len(lengths))}

@@ -15,9 +15,21 @@ from flowar.system.arguments import check_each
 from flowar.system.tensors import check_tensor
 from flowar.system.transfer import to_device
 
+MASK = 2**64 - 1
+STRIDE, FIRST_FACTOR, SECOND_FACTOR = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB  # of splitmix64
+
 
 def image_seeds(seed: int | Sequence[int], batch: int) -> Tensor:
-    """One 64-bit seed per image, int64 [batch]: for image i of one `seed`, or for the first image of each seed.
+    """One 64-bit seed per image for `counter_normal`, int64 [batch], unrelated for neighbouring seeds and images.
+
+    Raises:
+        ValueError: unless `seed` is an integer or `batch` integers.
+    """
+    return torch.tensor([mix(mix(each)) for each in single_seeds(seed, batch)], dtype=torch.int64)
+
+
+def single_seeds(seed: int | Sequence[int], batch: int) -> list[int]:
+    """The seeds that draw each of `batch` images by itself: of one seed that seed and then others, or those given.
 
     Raises:
         ValueError: unless `seed` is an integer or `batch` integers.
@@ -25,22 +37,37 @@ def image_seeds(seed: int | Sequence[int], batch: int) -> Tensor:
     values: Any = seed.tolist() if hasattr(seed, "tolist") else seed  # tensors and arrays
     expected = f"one integer or {batch} (one per image)"
     try:
-        pairs = [(values, i) for i in range(batch)] if isinstance(values, int) else [(index(one), 0) for one in values]
+        seeds = one_seed(values, batch) if isinstance(values, int) else [index(each) for each in values]
     except TypeError as error:
         raise ValueError(f"seed: expected {expected}, got {seed!r}") from error
-    if len(pairs) != batch:
-        raise ValueError(f"seed: expected {expected}, got {len(pairs)}")
-    return torch.tensor([mix(mix(seed) + image) for seed, image in pairs], dtype=torch.int64)
+    if len(seeds) != batch:
+        raise ValueError(f"seed: expected {expected}, got {len(seeds)}")
+    return seeds
+
+
+def one_seed(seed: int, batch: int) -> list[int]:
+    """The seeds of the images of one `seed`: `mix` takes that of image i to i more than the seed itself."""
+    return [seed, *(unmix(mix(seed) + i) for i in range(1, batch))]
 
 
 def mix(value: int) -> int:
     """The splitmix64 finaliser, as a signed 64-bit number: neighbouring inputs give unrelated outputs."""
-    mask = 2**64 - 1
-    z = (value + 0x9E3779B97F4A7C15) & mask
-    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
-    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
+    z = (value + STRIDE) & MASK
+    z = ((z ^ (z >> 30)) * FIRST_FACTOR) & MASK
+    z = ((z ^ (z >> 27)) * SECOND_FACTOR) & MASK
     z ^= z >> 31
     return z - 2**64 if z >= 2**63 else z
+
+
+def unmix(value: int) -> int:
+    """The number from 0 to 2^64 - 1 that `mix` takes to `value`, up to multiples of 2^64."""
+    z = value & MASK
+    z ^= z >> 31 ^ z >> 62
+    z = (z * pow(SECOND_FACTOR, -1, 2**64)) & MASK
+    z ^= z >> 27 ^ z >> 54
+    z = (z * pow(FIRST_FACTOR, -1, 2**64)) & MASK
+    z ^= z >> 30 ^ z >> 60
+    return (z - STRIDE) & MASK
 
 
 def scale_noise(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypedDict
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypedDict
 
 if TYPE_CHECKING:
     import torch
 
-    from flowar.sampling.callbacks import OnEvaluation, OnScale
+    from flowar.sampling.callbacks import OnEvaluation, OnScale, OnStepEnd
     from flowar.sampling.schedule import Schedule
 
 
@@ -25,6 +25,7 @@ class SamplingOptions(TypedDict, total=False):
     seed: int | Sequence[int]
     naive: bool
     dtype: torch.dtype | str | None
-    progress: bool | None
+    progress: bool | Mapping[str, Any] | None
     on_scale: OnScale | None
     on_evaluation: OnEvaluation | None
+    on_step_end: OnStepEnd | None

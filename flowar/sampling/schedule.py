@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from difflib import get_close_matches
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from flowar.errors import FlowARError, shortened, shown
+from flowar.errors import FlowARError, did_you_mean, shortened, shown
 from flowar.sampling.solvers import METHODS, Evaluation
 from flowar.system.arguments import check_integer, check_number
 from flowar.system.files import write_json
@@ -37,7 +36,8 @@ class Schedule:
     Attributes:
         times: strictly decreasing from 1 to 0; a step goes from each to the next. One grid for all scales, or a list of
             grids, one per scale.
-        guidance_scale: w at the last scale; scale k of K is guided by `1 + (w - 1) g(k / (K - 1))`.
+        guidance_scale: w at the last scale; scale k of K is guided by `1 + (w - 1) g(k / (K - 1))`. Two are special: 1
+            leaves the velocity of the class as it is, and 0 draws without a class, at every scale and time.
         guidance_interval: guidance acts where low <= t <= high, t the time of an evaluation.
         guidance_growth: g: "linear", as published, "constant" (1 at all scales) or "cosine".
         solver: "euler", as published, "midpoint", "heun", "ab2" or "dpm2m", or "jump" for distilled models, see
@@ -169,8 +169,16 @@ class Schedule:
 
     def guidance(self, scale: int, num_scales: int) -> float:
         """The weight at one scale where guidance acts."""
+        if self.guidance_scale == 0:
+            return 0.0
         growth = GROWTHS[self.guidance_growth](scale / (num_scales - 1) if num_scales > 1 else 1.0)
         return 1 + (self.guidance_scale - 1) * growth
+
+    @property
+    def active_interval(self) -> tuple[float, float]:
+        """The times from low to high at which guidance acts: `guidance_interval`, but all where the scale is 0."""
+        low, high = (0.0, 1.0) if self.guidance_scale == 0 else self.guidance_interval
+        return low, high
 
     def num_evaluations(self, num_scales: int) -> int:
         """The number of velocities asked for at all scales; both halves of guidance count as one."""
@@ -185,11 +193,11 @@ class Schedule:
             weights = self.guidance_weights(k, num_scales)
             steps, most = len(self.grid(k)) - 1, max(weights, key=lambda weight: abs(weight - 1))
             rows.append(f"{k:<5}  {self.solver_of(k):<8}  {steps:>5}  {len(weights):>11}  {most:.3g}")
-        low, high = self.guidance_interval
+        low, high = self.active_interval
         return "\n".join([*rows, f"guidance where {low:g} <= t <= {high:g}"])
 
     def _weight(self, scale: int, num_scales: int) -> Callable[[float], float]:
-        weight, (low, high) = self.guidance(scale, num_scales), self.guidance_interval
+        weight, (low, high) = self.guidance(scale, num_scales), self.active_interval
         return lambda t: weight if low <= t <= high else 1.0
 
     def _several(self, name: str) -> bool:
@@ -278,13 +286,12 @@ def plain(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else value
 
 
-def check_name(what: str, name: str, known: Mapping[str, object]) -> None:
+def check_name(what: str, name: str, known: Collection[str]) -> None:
     """Check that `name` is one of the `known` ones.
 
     Raises:
         ValueError: with the nearest of them.
     """
     if not isinstance(name, str) or name not in known:
-        near = get_close_matches(str(name)[:100], known, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(str(name), known)
         raise FlowARError(f"{what}: expected one of {', '.join(known)}, got {shortened(str(name), 80)}{hint}")

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from flowar.data.class_names import class_names_of
+from flowar.data.class_names import class_names_of, name_of
 from flowar.model import FlowAR
 from flowar.sampling.noise import scale_noise
 from flowar.sampling.solvers import integrate
@@ -63,8 +63,7 @@ def ode_states(model: FlowAR, labels: Tensor, seed: int, scale: int, steps: Coll
 
 def class_name(model: FlowAR, label: int) -> str:
     """The name that the model has for a class."""
-    names = class_names_of(model.config)
-    return names[label] if names else f"class {label}"
+    return name_of(label, class_names_of(model.config))
 
 
 def check_scale(model: FlowAR, scale: int | None) -> int:

@@ -10,8 +10,8 @@ from pathlib import Path
 import matplotlib as mpl
 from PIL import Image, ImageDraw, ImageFont
 
-TILE = 112  # the side that small images are enlarged to, by a whole factor
-LARGEST_TILE = 256  # larger images are scaled down to it
+from flowar.images.shown import tile
+
 GAP, MARGIN = 4, 14
 TEXT, TITLE = 14, 18  # sizes of letters
 LINE = 1.35  # from one line of text to the next, in sizes of letters
@@ -65,16 +65,6 @@ def draw_table(table: Table) -> Image.Image:
                 picture.paste(image, (left + j * pitch + (pitch - image.width) // 2, y))
             draw.text(caption, left + j * pitch + pitch // 2, y + first.height, anchor="ma")
     return picture
-
-
-def tile(image: Image.Image) -> Image.Image:
-    """A small image enlarged by a whole factor, pixels as squares; a large one scaled down."""
-    longest = max(image.size)
-    if longest > LARGEST_TILE:
-        scale = LARGEST_TILE / longest
-        return image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS)
-    factor = max(1, TILE // longest)
-    return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
 
 
 class Writer:

@@ -32,7 +32,7 @@ from flowar.storage.weights import (
     save_tensors,
     shapes_of,
 )
-from flowar.system.arguments import check_path, check_type
+from flowar.system.arguments import check_path, check_type, known_arguments
 from flowar.system.files import write_json
 from flowar.system.memory import UNNOTICED, size
 from flowar.system.structured import parse_record, read_json
@@ -77,6 +77,7 @@ class PretrainedModel(nn.Module):
             write_json(aside / CONFIG_FILE, config)
 
     @classmethod
+    @known_arguments
     def from_pretrained(
         cls: type[Model],
         source: str | Path,

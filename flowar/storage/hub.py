@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from flowar.errors import CheckpointError, first_line, shown
 from flowar.system.arguments import check_path
@@ -22,10 +23,17 @@ VARIANTS = ["diffusion_pytorch_model.fp16.safetensors", "vae/diffusion_pytorch_m
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
-def locate(source: str | Path, revision: str | None = None, cache_dir: str | Path | None = None) -> Path:
+def locate(
+    source: str | Path,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    token: str | bool | None = None,
+    local_files_only: bool = False,
+) -> Path:
     """The path that `source` means: a shipped model, a file or folder, or a Hub id, which is downloaded.
 
-    Without a connection, or with HF_HUB_OFFLINE=1, the Hub's model is the one that was downloaded last.
+    Without a connection, with `local_files_only` or with HF_HUB_OFFLINE=1, the Hub's model is the one that was
+    downloaded last. The token is the one that `hf auth login` kept, unless given.
 
     Raises:
         CheckpointError: if it is none of these, or the download fails.
@@ -45,7 +53,8 @@ def locate(source: str | Path, revision: str | None = None, cache_dir: str | Pat
     from huggingface_hub import snapshot_download
 
     def download(files: list[str]) -> Path:
-        return Path(snapshot_download(source, revision=revision, cache_dir=cache_dir, allow_patterns=files))
+        options: dict[str, Any] = {"token": token, "local_files_only": local_files_only}
+        return Path(snapshot_download(source, revision=revision, cache_dir=cache_dir, allow_patterns=files, **options))
 
     try:
         with progress_on_terminals():

@@ -5,12 +5,43 @@ from __future__ import annotations
 import math
 import operator
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import wraps
+from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
-from flowar.errors import FlowARError, shown
+from flowar.errors import FlowARError, UnknownArgumentError, did_you_mean, shown
 from flowar.system.rules import expanded
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+
+def known_arguments(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """The same function, which names the nearest argument that it has where it is called with one that it has not.
+
+    Raises:
+        UnknownArgumentError: from such a call.
+    """
+    known = [name for name in signature(function).parameters if name not in ("self", "cls")]
+    what = function.__qualname__.removesuffix(".__call__")
+
+    @wraps(function)
+    def call(*arguments: Parameters.args, **options: Parameters.kwargs) -> Result:
+        check_names(what, options, known)
+        return function(*arguments, **options)
+
+    return call
+
+
+def check_names(what: str, names: Iterable[str], known: Sequence[str]) -> None:
+    """Check that `names` of arguments are among those that are `known`."""
+    for name in names:
+        if name not in known:
+            hint = did_you_mean(name, known)
+            expected = "an argument that it has" if hint else f"one of {', '.join(known)}"
+            raise UnknownArgumentError(f"{what}: expected {expected}, got {name}{hint}")
 
 
 def check_type(name: str, value: object, types: type | tuple[type, ...], expected: str) -> None:

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 
 @contextmanager
 def step_progress(
-    total: int, show: bool | None, description: str = "sampling", initial: int = 0
+    total: int, show: bool | Mapping[str, Any] | None, description: str = "sampling", initial: int = 0
 ) -> Iterator[Callable[[], None]]:
     """Show a progress bar of `total` steps, `initial` of them done, and yield the function that advances it.
 
-    `show=None` shows it if stderr is a terminal.
+    `show=None` shows it if stderr is a terminal. Options of tqdm in its place say how; where they do not `disable` the
+    bar, or do so with False, that is as with None and with True.
     """
-    if not (sys.stderr.isatty() if show is None else show):
+    options = dict(show) if isinstance(show, Mapping) else {"disable": None if show is None else not show}
+    hide = options.pop("disable", None)
+    if hide or (hide is None and not sys.stderr.isatty()):
         yield lambda: None
         return
     from tqdm import tqdm
 
-    with tqdm(total=total, desc=description, initial=initial, leave=False) as bar:
+    with tqdm(**{"total": total, "desc": description, "initial": initial, "leave": False} | options) as bar:
 
         def advance() -> None:
             bar.update()

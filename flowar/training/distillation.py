@@ -46,7 +46,7 @@ def distill(config: DistillConfig, ranks: Ranks | None = None) -> Path:
     Example:
         ```python
         folder = distill(DistillConfig("flowar-fashion", output="runs/student"))
-        images, _ = FlowARPipeline.from_pretrained(folder)([3, 5], schedule="2-step")
+        images = FlowARPipeline.from_pretrained(folder)([3, 5], schedule="2-step").images
         ```
     """
     check_type("config", config, DistillConfig, "a DistillConfig")

@@ -88,7 +88,7 @@ class Teacher:
 
     def _weights(self, t: Tensor) -> Tensor:
         """The weights of guidance [B, K] at times t."""
-        scales, (low, high) = t.shape[1], self.schedule.guidance_interval
+        scales, (low, high) = t.shape[1], self.schedule.active_interval
         weights = torch.tensor([self.schedule.guidance(k, scales) for k in range(scales)], device=t.device)
         return torch.where((low <= t) & (t <= high), weights, 1.0)
 
