@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import zlib
 from pathlib import Path
 
@@ -112,6 +113,16 @@ def test_missing_and_truncated_files(tmp_path: Path, caplog: pytest.LogCaptureFi
         load_checkpoint(step.state, tmp_path, ONE)
     assert "No such file" in caplog.text
     assert "'bytes': 5" in caplog.text
+
+
+def test_file_that_has_grown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """By a terabyte that takes no space, and that nobody reads."""
+    step = save_steps(tmp_path, 1)
+    (file,) = (tmp_path / "step_00000001").glob("*.safetensors")
+    os.truncate(file, 2**40)
+    with pytest.raises(DataError, match="got 1 damaged ones"):
+        load_checkpoint(step.state, tmp_path, ONE)
+    assert f"'bytes': {2**40}" in caplog.text
 
 
 def test_record_without_what_it_needs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -9,6 +9,7 @@ import torch
 
 from experiments.fashion_classifier import judge, train
 from flowar import FlowARPipeline
+from flowar.errors import CheckpointError
 from flowar.evaluation.fashion_classifier import FashionClassifier, load
 from flowar.storage.weights import save_tensors
 
@@ -20,6 +21,14 @@ def test_the_one_that_ships_knows_the_shipped_model() -> None:
     latents = pipeline.model.sample(classes, schedule="draft")
     _, predicted = judge(load(), pipeline.tokenizer.decode(latents))
     assert (predicted == classes).sum() >= 16
+
+
+def test_classifier_of_integers(tmp_path: Path) -> None:
+    weights = FashionClassifier().state_dict()
+    name = next(iter(weights))
+    save_tensors(tmp_path / "judge.safetensors", weights | {name: weights[name].long()})
+    with pytest.raises(CheckpointError, match=rf"judge\.safetensors: tensor {name}: expected floats, got torch\.int64"):
+        load(tmp_path / "judge.safetensors")
 
 
 @pytest.mark.slow

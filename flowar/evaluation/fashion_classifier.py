@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowar.storage.hub import ASSETS
-from flowar.storage.weights import check_shapes, open_safetensors, shapes_of
+from flowar.storage.weights import load_weights
 
 # Made by experiments/fashion_classifier.py; right on 93.15 % of the test split.
 SHIPPED = ASSETS / "fashion-classifier.safetensors"
@@ -44,7 +44,6 @@ def load(path: Path = SHIPPED) -> FashionClassifier:
     Raises:
         CheckpointError: if the file is missing, unreadable, or holds something else.
     """
-    model, weights = FashionClassifier(), open_safetensors(path)
-    check_shapes(shapes_of(weights), shapes_of(model.state_dict()))
-    model.load_state_dict(weights)
+    model = FashionClassifier()
+    load_weights(model, path)
     return model.eval()

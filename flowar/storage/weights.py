@@ -237,9 +237,28 @@ def copy_weights(
         for name, parameter in group:
             names = sources(name)
             for part, source in zip(parameter.chunk(len(names)), names, strict=True):
-                if not tensors[source].is_floating_point():
-                    raise CheckpointError(f"{where}: tensor {source}: expected floats, got {tensors[source].dtype}")
+                check_floats(where, source, tensors[source])
                 check_tensor(where, source, checked_copy(part, tensors[source]), expected.get(source))
+
+
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Fill all tensors of a small module from a file that holds those and no others.
+
+    Raises:
+        CheckpointError: if the file is missing, unreadable, or holds something else.
+    """
+    tensors, needed = open_safetensors(path), module.state_dict()
+    check_shapes(shapes_of(tensors), shapes_of(needed))
+    for name, tensor in needed.items():
+        if tensor.is_floating_point():
+            check_floats(path, name, tensors[name])
+    module.load_state_dict(tensors)
+
+
+def check_floats(where: str | Path, name: str, tensor: Tensor) -> None:
+    """Check the dtype of a tensor in a file. Raises CheckpointError for integers and the like."""
+    if not tensor.is_floating_point():
+        raise CheckpointError(f"{where}: tensor {name}: expected floats, got {tensor.dtype}")
 
 
 def parameter_groups(module: nn.Module) -> Iterator[list[tuple[str, nn.Parameter]]]:

@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 
 from flowar.errors import CheckpointError, FlowARError, first_line, shown
 from flowar.storage.hub import locate
-from flowar.storage.weights import check_shapes, open_safetensors, shapes_of
+from flowar.storage.weights import load_weights
 from flowar.system.rules import Name
 from flowar.system.structured import as_record, read_json
 from flowar.tokenizers.autoencoder import AutoencoderTokenizer, Channels, check_vae, check_widths
@@ -77,11 +77,8 @@ def restore(folder: Path) -> Tokenizer:
     except Exception as error:  # a record edited by hand can be wrong in any way
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise CheckpointError(f"{folder / RECORD_FILE}: expected the record of a tokenizer ({reason})") from error
-    needed = tokenizer.state_dict()
-    if needed:
-        weights = open_safetensors(folder / WEIGHTS_FILE)
-        check_shapes(shapes_of(weights), shapes_of(needed))
-        tokenizer.load_state_dict(weights)
+    if tokenizer.state_dict():
+        load_weights(tokenizer, folder / WEIGHTS_FILE)
     check_tokenizer(record, tokenizer)
     return tokenizer.eval()
 
