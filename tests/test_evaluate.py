@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,7 @@ from flowar.evaluation.card import markdown, read_card
 from flowar.evaluation.compare import compare_cards
 from flowar.evaluation.extractors import Extractor, open_extractor
 from flowar.evaluation.images import GeneratedImages, open_stored
+from flowar.evaluation.measure import Measurement, share
 from flowar.evaluation.reference import open_reference
 from flowar.evaluation.run import EvaluationConfig
 from flowar.evaluation.settings import differences
@@ -405,11 +407,43 @@ def changed(card: dict[str, Any], **metrics: float) -> dict[str, Any]:
     return card | {"metrics": found}
 
 
+class TestIntervals:
+    @pytest.mark.parametrize(
+        ("measurement", "expected"),
+        [
+            (Measurement(0.99, "higher", 0.1, "", (0.0, 1.0)), (0.794, 1.0)),
+            (Measurement(0.0, "higher", 0.1, "", (0.0, 1.0)), (0.0, 0.196)),
+            (Measurement(0.5, "lower", 1.0, ""), (0.0, 2.46)),
+            (Measurement(-0.1, "lower", 0.01, ""), (0.0, 0.0)),  # an unbiased estimate of a distance
+            (Measurement(1.1, "higher", 1.0, "", (1.0, 2.0)), (1.0, 2.0)),
+        ],
+    )
+    def test_stay_inside_what_a_metric_can_be(self, measurement: Measurement, expected: tuple[float, float]) -> None:
+        assert measurement.record()["interval"] == pytest.approx(expected)
+
+    def test_of_every_metric(self, card: dict[str, Any]) -> None:
+        for name, found in card["metrics"].items():
+            low, high = found["interval"]
+            share = name in ("precision", "recall", "class agreement")
+            most = 1 if share else 10 if name.startswith("IS") else math.inf
+            assert (1 if name.startswith("IS") else 0) <= low <= high <= most, name
+
+    @pytest.mark.parametrize("all_of_them", [True, False])
+    def test_a_share_of_all_or_none_is_not_certain(self, all_of_them: bool) -> None:
+        found = share(torch.full((100,), all_of_them), 0.0, "")
+        low, high = found.record()["interval"]
+        assert high - low == pytest.approx(0.026, abs=0.001)
+        assert (high if all_of_them else low) == all_of_them
+
+    def test_enough_flags_keep_their_own_error(self) -> None:
+        assert share(torch.arange(100) < 50, 0.2, "").error == 0.2
+
+
 class TestCompare:
     def test_card_with_itself(self, card: dict[str, Any]) -> None:
         lines = compare_cards(card, card)
         assert len(lines) == len(METRICS)
-        assert all(line.endswith("no more than chance") for line in lines)
+        assert all("): no more than chance" in line for line in lines)
 
     def test_more_than_chance(self, card: dict[str, Any]) -> None:
         metric = card["metrics"]["IS-fashion"]
@@ -418,7 +452,28 @@ class TestCompare:
             other = changed(card, **{"IS-fashion": metric["value"] + factor * margin})
             assert compare_cards(card, other)[2].endswith(expected)
         worse = changed(card, **{"FD-fashion": 1e9})
-        assert compare_cards(card, worse)[0].endswith("the first is better")
+        assert "): the first is better; biased upwards" in compare_cards(card, worse)[0]
+
+    def test_fewer_images_than_features(self, card: dict[str, Any]) -> None:
+        note = "; biased upwards, 24 images for 128 features"
+        assert compare_cards(card, card)[0].endswith(f"no more than chance{note}")
+        more = card["metrics"]["FD-fashion"] | {"images": 48}
+        lines = compare_cards(card, card | {"metrics": card["metrics"] | {"FD-fashion": more}})
+        assert lines[0].endswith("no verdict, as 24 and 48 images for 128 features bias it upwards, each differently")
+        assert lines[2].endswith("no more than chance")  # the Inception Score knows no covariance
+        enough = {**card["metrics"], "FD-fashion": more | {"images": 129}}
+        assert compare_cards(card | {"metrics": enough}, card | {"metrics": enough})[0].endswith("no more than chance")
+        assert f"{card['metrics']['FD-fashion']['value']:.5g}{note} |" in markdown(card)
+
+    def test_cards_of_older_versions(self, card: dict[str, Any]) -> None:
+        """They do not say how many images a distance is of."""
+        old = {
+            name: {k: v for k, v in metric.items() if k not in ("images", "features")}
+            for name, metric in card["metrics"].items()
+        }
+        assert compare_cards(card | {"metrics": old}, card | {"metrics": old})[0].endswith("no more than chance")
+        assert "no verdict, as 24 and unknown images" in compare_cards(card, card | {"metrics": old})[0]
+        assert "no verdict, as unknown and 24 images" in compare_cards(card | {"metrics": old}, card)[0]
 
     def test_settings_that_differ(self, card: dict[str, Any], config: dict[str, Any]) -> None:
         other = run(config | {"guidance_scale": 2.0, "seed": 5, "bootstrap": 0})

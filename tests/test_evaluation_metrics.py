@@ -8,10 +8,15 @@ import torch
 from torch import Tensor
 
 from flowar.evaluation.metrics.bootstrap import bootstrap_error
-from flowar.evaluation.metrics.frechet import frechet_distance, symmetric_root
+from flowar.evaluation.metrics.frechet import frechet_distance, resampled_distance, symmetric_root
 from flowar.evaluation.metrics.inception_score import inception_score
 from flowar.evaluation.metrics.kernel_distance import kernel_distance
-from flowar.evaluation.metrics.precision_recall import precision_recall
+from flowar.evaluation.metrics.precision_recall import (
+    precision_recall,
+    precision_recall_errors,
+    random_halves,
+    shares_of_halves,
+)
 from flowar.evaluation.metrics.statistics import FeatureStatistics
 
 statistics = FeatureStatistics.from_features
@@ -160,6 +165,46 @@ class TestFrechetDistance:
             symmetric_root(torch.tensor([[2.0, 1.0], [0.0, 2.0]]).double())  # not symmetric
 
 
+class TestResampledDistance:
+    @pytest.mark.parametrize("count", [5, 31, 32, 33, 60])
+    def test_is_the_distance_of_what_is_drawn(self, count: int) -> None:
+        """Fewer features than the 32 dimensions, as many, and more, some of them drawn several times."""
+        features, reference = normal(count, 32, 1) @ normal(32, 32, 2) + 3, statistics(normal(200, 32, 3))
+        distance = resampled_distance(features, reference)
+        for chosen in (torch.arange(count), torch.randint(count, (count,), generator=torch.Generator().manual_seed(0))):
+            assert distance(chosen) == pytest.approx(
+                frechet_distance(statistics(features[chosen]), reference), rel=1e-6
+            )
+
+    def test_wide_features(self) -> None:
+        """As networks make them: no value below zero, far from it, with few directions that matter."""
+        mixing = normal(300, 300, 0) * torch.linspace(2, 0, 300).double() ** 4
+        real, fake = (100 + (normal(count, 300, seed) @ mixing).relu() for count, seed in ((700, 1), (60, 2)))
+        chosen = torch.randint(60, (60,), generator=torch.Generator().manual_seed(0))
+        expected = frechet_distance(statistics(fake[chosen]), statistics(real))
+        assert resampled_distance(fake, statistics(real))(chosen) == pytest.approx(expected, rel=1e-6)
+
+    def test_few_features_take_no_wide_eigenproblem(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        widths, eigenvalues = [], torch.linalg.eigvalsh
+        distance = resampled_distance(normal(9, 32, 0), statistics(normal(50, 32, 1)))
+        monkeypatch.setattr(torch.linalg, "eigvalsh", lambda matrix: widths.append(len(matrix)) or eigenvalues(matrix))
+        bootstrap_error(distance, 9, 5)
+        assert len(widths) == 5
+        assert max(widths) <= 9
+
+    def test_is_never_below_zero(self) -> None:
+        points = normal(20, 32, 0)
+        assert 0 <= resampled_distance(points, statistics(points))(torch.arange(20)) < 1e-4
+        assert frechet_distance(statistics(points), statistics(points)) >= 0
+
+    def test_bad_input(self) -> None:
+        reference = statistics(normal(50, 8, 1))
+        with pytest.raises(ValueError, match="features: expected finite values, got NaN or infinity"):
+            resampled_distance(torch.full((4, 8), torch.nan).double(), reference)(torch.arange(4))
+        with pytest.raises(ValueError, match="covariance: expected at least two features, got 1"):
+            resampled_distance(normal(4, 8, 0), reference)(torch.arange(1))
+
+
 class TestInceptionScore:
     def test_bounds(self) -> None:
         certain = torch.eye(5).repeat(40, 1)
@@ -238,6 +283,41 @@ class TestPrecisionRecall:
             ValueError, match=r"features: expected \[N > 3, d\] and \[M > 3, d\], got \[\[3, 2\], \[4, 2"
         ):
             precision_recall(torch.zeros(3, 2), torch.zeros(4, 2))
+
+
+class TestPrecisionRecallErrors:
+    @pytest.mark.parametrize(("fakes", "reals", "which"), [(60, 600, 1), (600, 60, 0)])
+    def test_few_images_on_either_side(self, fakes: int, reals: int, which: int) -> None:
+        """What other images would have given, by drawing them: the few are the members that the many lie among."""
+        found, estimates = [], []
+        for seed in range(25):
+            sets = normal(fakes, 6, 2 * seed) * 0.9, normal(reals, 6, 2 * seed + 1)
+            result = precision_recall(*sets)
+            found.append((result.precision, result.recall)[which])
+            estimates.append((precision_recall_errors(*sets, 30) or (0, 0))[which])
+        assert np.mean(estimates) == pytest.approx(np.std(found), rel=0.4)
+        of_the_many_alone = (np.mean(found) * (1 - np.mean(found)) / max(fakes, reals)) ** 0.5
+        assert np.mean(estimates) > 1.8 * of_the_many_alone
+
+    def test_halves(self) -> None:
+        """Radii and shares are those of `precision_recall` for each half, whatever the blocks."""
+        fake, real = normal(50, 4, 0), normal(70, 4, 1) + 0.5
+        generator = torch.Generator().manual_seed(0)
+        halves = [random_halves(count, 4, generator) for count in (50, 70)]
+        assert [half.sum(1).tolist() for half in halves] == [[25] * 4, [35] * 4]
+        expected = [precision_recall(fake[a], real[b]).precision for a, b in zip(*halves, strict=True)]
+        assert shares_of_halves((fake, halves[0]), (real, halves[1]), 3).tolist() == pytest.approx(expected)
+
+    def test_blocks_change_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        sets = normal(50, 4, 0), normal(70, 4, 1) + 0.5
+        whole = precision_recall_errors(*sets, 8)
+        monkeypatch.setattr("flowar.evaluation.metrics.precision_recall.ROWS", 16)
+        assert precision_recall_errors(*sets, 8) == pytest.approx(whole)
+
+    def test_too_few_to_halve(self) -> None:
+        assert precision_recall_errors(normal(7, 2, 0), normal(90, 2, 1), 5) is None
+        assert precision_recall_errors(normal(90, 2, 0), normal(7, 2, 1), 5) is None
+        assert precision_recall_errors(normal(8, 2, 0), normal(8, 2, 1), 5) is not None
 
 
 class TestBootstrap:

@@ -84,7 +84,7 @@ def run(options: Options) -> None:
         say(*compare_cards(*map(read_card, options.compare)))
         return
     from flowar.commands.classes import names_of
-    from flowar.evaluation.card import MARKDOWN_FILE
+    from flowar.evaluation.card import MARKDOWN_FILE, bias_note
     from flowar.evaluation.run import EvaluationConfig, evaluate
     from flowar.system.ranks import join_ranks
 
@@ -98,5 +98,5 @@ def run(options: Options) -> None:
         return
     for name, found in card["metrics"].items():
         interval = "" if found["interval"] is None else " (95 %: {:.5g} to {:.5g})".format(*found["interval"])
-        say(f"{name}: {found['value']:.5g}{interval}")
+        say(f"{name}: {found['value']:.5g}{interval}{bias_note(found)}")
     say(f"card in {options.output / MARKDOWN_FILE}")

@@ -15,7 +15,7 @@ from flowar.evaluation.settings import flatten
 from flowar.system.arguments import check_path
 from flowar.system.files import write_aside, write_json
 from flowar.system.markdown import plain
-from flowar.system.rules import Measurement, Name
+from flowar.system.rules import Index, Measurement, Name
 from flowar.system.structured import as_record, read_json
 
 FORMAT = "flowar-evaluation-card"
@@ -35,6 +35,8 @@ class Metric(ShownMetric, total=False):
     """What a card says of one metric, see `Measurement.record`."""
 
     error: Measurement | None
+    images: Index
+    features: Index
 
 
 class Settings(TypedDict, total=False):
@@ -95,8 +97,18 @@ def metrics_table(card: Mapping[str, Any]) -> list[str]:
     for name, found in card["metrics"].items():
         interval = "not computed" if found["interval"] is None else "{:.5g} to {:.5g}".format(*found["interval"])
         words = [plain(word) for word in (name, found["better"], found["error_by"])]
-        lines.append(f"| {words[0]} | {found['value']:.5g} | {interval} | {words[1]} | {words[2]} |")
+        lines.append(f"| {words[0]} | {found['value']:.5g}{bias_note(found)} | {interval} | {words[1]} | {words[2]} |")
     return lines + [f"| {plain(name)} | none: {plain(reason)} | | | |" for name, reason in card["unavailable"].items()]
+
+
+def biased(metric: Mapping[str, Any]) -> bool:
+    """Whether a metric of a card is a distance of no more images than features; of older cards it is not known."""
+    return bool("images" in metric and "features" in metric and metric["images"] <= metric["features"])
+
+
+def bias_note(metric: Mapping[str, Any]) -> str:
+    """What is to be said behind the value of a metric; nothing if it is not biased."""
+    return f"; biased upwards, {metric['images']} images for {metric['features']} features" if biased(metric) else ""
 
 
 def code_record() -> dict[str, str]:

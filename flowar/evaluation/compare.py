@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from flowar.errors import FlowARError, shown
+from flowar.evaluation.card import bias_note, biased
 from flowar.evaluation.measure import NORMAL_95
 from flowar.evaluation.settings import differences
 
@@ -48,7 +49,17 @@ def verdicts(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[st
             yield f"{values}: no intervals to judge by"
             continue
         margin = NORMAL_95 * math.hypot(*errors)
-        yield f"{values} (chance: up to {margin:.3g}): {verdict(difference, margin, one['better'])}"
+        yield f"{values} (chance: up to {margin:.3g}): {judged(one, other, margin)}"
+
+
+def judged(one: Mapping[str, Any], other: Mapping[str, Any], margin: float) -> str:
+    """The verdict on two values of a metric, and how far it is to be trusted where images are few."""
+    few = [each for each in (one, other) if biased(each)]
+    images = [each.get("images", "unknown") for each in (one, other)]
+    if few and images[0] != images[1]:
+        counts = f"{images[0]} and {images[1]} images for {few[0]['features']} features"
+        return f"no verdict, as {counts} bias it upwards, each differently"
+    return verdict(other["value"] - one["value"], margin, one["better"]) + (bias_note(few[0]) if few else "")
 
 
 def verdict(difference: float, margin: float, better: str) -> str:
