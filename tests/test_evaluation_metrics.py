@@ -283,6 +283,8 @@ class TestPrecisionRecall:
             ValueError, match=r"features: expected \[N > 3, d\] and \[M > 3, d\], got \[\[3, 2\], \[4, 2"
         ):
             precision_recall(torch.zeros(3, 2), torch.zeros(4, 2))
+        with pytest.raises(ValueError, match=r"got \[\[4, 2\], \[4, 3\]\]"):
+            precision_recall(torch.zeros(4, 2), torch.zeros(4, 3))
 
 
 class TestPrecisionRecallErrors:

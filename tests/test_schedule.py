@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,15 @@ def test_a_grid_and_a_solver_per_scale() -> None:
     assert hash(schedule) == hash(Schedule([[1, 0], [1, 0.5, 0]], 3.0, solver=["heun", "ab2"]))
     with pytest.raises(ValueError, match="times: expected one for all scales or a list of 3, got 2"):
         schedule.check_scales(3)
+
+
+@pytest.mark.parametrize("asked", [Schedule.evaluations, Schedule.guidance_weights])
+@pytest.mark.parametrize("scale", [-1, 3])
+def test_a_scale_that_there_is_none_of(asked: Callable[[Schedule, int, int], Any], scale: int) -> None:
+    schedule = Schedule.published(4, 2.0)
+    assert len(asked(schedule, 0, 3)) == 4
+    with pytest.raises(ValueError, match=f"scale: expected .*, got {scale}"):
+        asked(schedule, scale, 3)
 
 
 def test_guidance_of_every_evaluation() -> None:

@@ -163,9 +163,8 @@ class Schedule:
         Raises:
             ValueError: as `evaluations`.
         """
-        check_scale(scale, num_scales)
-        weight = self._weight(scale, num_scales)
-        return [weight(each.time) for each in self.evaluations(scale, num_scales)]
+        evaluations, weight = self.evaluations(scale, num_scales), self._weight(scale, num_scales)
+        return [weight(each.time) for each in evaluations]
 
     def guidance(self, scale: int, num_scales: int) -> float:
         """The weight at one scale where guidance acts."""
