@@ -14,9 +14,10 @@ into the modules that tests of torch.compile, of pickles and of files entered th
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
-import random
 import sys
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -51,7 +52,7 @@ Key = tuple[str, str, str]  # file, line before, line after
 def main() -> int:
     options = parsed_options()
     mutants = [mutant for file in options.files or named_files() for mutant in mutants_of(file)]
-    sample = random.Random(options.seed).sample(mutants, min(options.sample, len(mutants)))
+    sample = sorted(mutants, key=partial(lot, options.seed))[: options.sample]
     sample.sort(key=lambda mutant: mutant.file.startswith("csrc"))  # Python first, on the library as it was built
     print(f"{len(sample)} of {len(mutants)} mutants, seed {options.seed}")
     WORK.mkdir(parents=True, exist_ok=True)
@@ -71,6 +72,11 @@ def parsed_options() -> argparse.Namespace:
 
 def named_files() -> list[str]:
     return [str(file.relative_to(ROOT)) for pattern in FILES for file in sorted(ROOT.glob(pattern))]
+
+
+def lot(seed: int, mutant: Mutant) -> bytes:
+    """By what a mutant is drawn: of itself alone, so that a sample hardly changes with other files and lines."""
+    return hashlib.sha256(f"{seed} {key(mutant)}".encode()).digest()
 
 
 def mutants_of(file: str) -> list[Mutant]:
