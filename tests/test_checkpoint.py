@@ -312,6 +312,10 @@ class TestPublishedFiles:
         assert same_model(loaded, FlowAR.from_published({name: tensor.float() for name, tensor in state.items()}))
         assert next(FlowAR.from_published(state, dtype=dtype).parameters()).dtype == dtype
 
+    def test_parameters_of_integers(self) -> None:
+        with pytest.raises(ValueError, match=r"dtype: expected a floating dtype of torch, got torch\.int8"):
+            FlowAR.from_published(recording(TINY).published(), dtype=torch.int8)
+
     def test_legacy_format(self, tmp_path: Path) -> None:
         path = torch_file(tmp_path / "x.pth", _use_new_zipfile_serialization=False)
         assert not zipfile.is_zipfile(path)

@@ -586,7 +586,9 @@ class TestEvaluate:
         main(["evaluate", *options, "--output", "a", "--bootstrap", "4", "--classes", "1,2", *judge])
         *metrics, last = capsys.readouterr().out.splitlines()
         assert last == "card in a/card.md"
-        assert re.fullmatch(r"FD-fashion: \S+ \(95 %: \S+ to \S+\); biased upwards, 12 images for 128 features", metrics[0])
+        assert re.fullmatch(
+            r"FD-fashion: \S+ \(95 %: \S+ to \S+\); biased upwards, 12 images for 128 features", metrics[0]
+        )
         assert json.loads((tmp_path / "a" / "card.json").read_text())["settings"]["images"]["classes"] == [1, 2]
         main(["evaluate", *options, "--output", "b", "--bootstrap", "0", "--guidance_scale", "2", *judge])
         assert ": " in capsys.readouterr().out.splitlines()[0]

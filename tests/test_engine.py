@@ -90,6 +90,28 @@ def test_images_in_groups(flow_block: Any, budget: int, monkeypatch: pytest.Monk
     assert len(steps) == 3 * 6
 
 
+def test_how_many_images_are_a_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU as many as the budget allows; all where somebody watches what happens inside."""
+    plan = inference_plan(small_model(), torch.float32)
+    monkeypatch.setattr(program_module, "ACTIVATION_BUDGET", 1)
+    for watch, sizes in ((None, {1}), (lambda k, i, data: None, {5})):
+        program = program_module.SamplingProgram(plan.networks, SCHEDULE, 5, None)
+        program.callbacks = Callbacks(on_evaluation=watch)
+        groups = program._groups(torch.zeros(5, 1, 3), torch.zeros(10, 1, 32))
+        assert {len(range(5)[part]) for part, _ in groups} == sizes
+
+
+def test_a_budget_between_two_numbers_of_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two and a half steps' worth of memory are two steps."""
+    networks = inference_plan(small_model(), torch.float32).networks
+    tables = steering_module.TimeTables(networks, torch.tensor([[1.0, 1.0]]))
+    conditions = torch.zeros(2, 1, networks.flow.condition_embed.in_features)
+    width = sum(layer.out_features for layer in steering_module.Steering(networks, tables, conditions, 0)._layers())
+    monkeypatch.setitem(steering_module.MODULATION_BUDGET, "cpu", 5 * (2 * width * 4) // 2)
+    steering = steering_module.Steering(networks, tables, conditions, 0)
+    assert [*steering._chunks([2] * 5)] == [(0, 2), (2, 4), (4, 5)]
+
+
 @pytest.mark.usefixtures("graphs")
 @pytest.mark.parametrize("flow_block", BLOCKS)
 def test_graphs_replay_the_eager_run(flow_block: Any) -> None:

@@ -164,6 +164,12 @@ class TestFrechetDistance:
         with pytest.raises(ValueError, match="matrix root: expected a residual of at most"):
             symmetric_root(torch.tensor([[2.0, 1.0], [0.0, 2.0]]).double())  # not symmetric
 
+    def test_no_variance(self) -> None:
+        """Of images that are all the same: the distance is that of the means."""
+        assert symmetric_root(torch.zeros(3, 3).double()).count_nonzero() == 0
+        same, others = torch.ones(9, 3).double(), torch.zeros(9, 3).double()
+        assert frechet_distance(statistics(same), statistics(others)) == pytest.approx(3)
+
 
 class TestResampledDistance:
     @pytest.mark.parametrize("count", [5, 31, 32, 33, 60])
@@ -246,6 +252,11 @@ class TestKernelDistance:
     def test_bad_input(self, shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
         with pytest.raises(ValueError, match=r"features: expected \[N >= 4, d\] and \[M >= 4, d\], got"):
             kernel_distance(*(torch.zeros(shape) for shape in shapes))
+
+    def test_defaults_are_those_of_torch_fidelity(self) -> None:
+        fake, real = normal(60, 4, 0), normal(60, 4, 1)
+        found = kernel_distance(fake, real, subset_size=50)
+        assert found == kernel_distance(fake, real, subsets=100, subset_size=50, seed=2020)
 
 
 class TestPrecisionRecall:

@@ -496,6 +496,15 @@ class TestRefused:
         with pytest.raises(DataError, match=r"shard_00000\.safetensors: expected pictures \[10, 3\] of torch\.int64"):
             LatentStore.open(path.parent)
 
+    def test_moments_of_integers(self, idx_folder: Path, tmp_path: Path) -> None:
+        load(tmp_path, config(idx_folder))
+        path = shards(tmp_path)[0]
+        shard = Shard.open(path)
+        shard.moments = shard.moments.long()
+        shard.save(path)
+        with pytest.raises(DataError, match="expected a shard of latents, moments of 6 dimensions and labels, got"):
+            LatentStore.open(path.parent)
+
     def test_another_name_of_a_tensor(self, idx_folder: Path, tmp_path: Path) -> None:
         load(tmp_path, config(idx_folder))
         path = shards(tmp_path)[0]

@@ -84,6 +84,15 @@ def test_calls_that_a_saving_saves(saving: str, flow_block: str) -> None:
         assert calls.count == expected
 
 
+@pytest.mark.parametrize(("guidance", "halves"), [(1.0, 1), (2.0, 2)])
+def test_conditions_without_a_class_are_for_guidance(guidance: float, halves: int) -> None:
+    plan = plan_with(Savings(), "attn_mlp")
+    calls = Calls(plan.networks.ar.blocks[0].attn.qkv)
+    schedule = replace(SCHEDULE, guidance_scale=guidance)
+    plan.sample(torch.tensor([1, 2]), schedule, image_seeds(0, BATCH), Callbacks())
+    assert calls.rows == SCALES * halves * BATCH
+
+
 @pytest.mark.parametrize(
     ("savings", "unguided_rows"), [(Savings(), BATCH), (Savings(conditional_half=False), 2 * BATCH)]
 )

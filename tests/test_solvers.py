@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from flowar.errors import FlowARError
 from flowar.sampling.solvers import SOLVERS, Evaluation, euler, integrate
 
 START = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64).view(1, 1, 3)
@@ -117,3 +118,18 @@ def test_an_earlier_velocity_keeps_its_guidance() -> None:
     halves = torch.tensor([2.0, 1.0]).view(2, 1, 1)
     state = integrate(lambda i: halves, torch.zeros(1, 1, 1), evaluations, [3.0, 1.0])
     assert state.item() == 1.0 * (1 + 3 * (2 - 1)) + 10.0 * 2
+
+
+def test_dpm2m_takes_three_plain_steps() -> None:
+    """The first two and the last; the others look back."""
+    seen = [[j for j, _ in evaluation.updates] for evaluation in SOLVERS["dpm2m"](uniform(5), ())]
+    assert seen == [[0], [1], [1, 2], [1, 2, 3], [4]]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("velocity", None), ("velocity", 3), ("constrain", 3), ("on_evaluation", "x")]
+)
+def test_what_is_no_function(name: str, value: object) -> None:
+    functions: dict[str, object] = {"velocity": lambda i: START, name: value}
+    with pytest.raises(FlowARError, match=f"{name}: expected a function, got"):
+        integrate(functions.pop("velocity"), START.clone(), euler([1.0, 0.0]), **functions)  # type: ignore[arg-type]

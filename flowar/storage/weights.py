@@ -237,7 +237,7 @@ def copy_weights(
         for name, parameter in group:
             names = sources(name)
             for part, source in zip(parameter.chunk(len(names)), names, strict=True):
-                check_floats(where, source, tensors[source])
+                require_floats(where, source, tensors[source])
                 check_tensor(where, source, checked_copy(part, tensors[source]), expected.get(source))
 
 
@@ -251,11 +251,11 @@ def load_weights(module: nn.Module, path: Path) -> None:
     check_shapes(shapes_of(tensors), shapes_of(needed))
     for name, tensor in needed.items():
         if tensor.is_floating_point():
-            check_floats(path, name, tensors[name])
+            require_floats(path, name, tensors[name])
     module.load_state_dict(tensors)
 
 
-def check_floats(where: str | Path, name: str, tensor: Tensor) -> None:
+def require_floats(where: str | Path, name: str, tensor: Tensor) -> None:
     """Check the dtype of a tensor in a file. Raises CheckpointError for integers and the like."""
     if not tensor.is_floating_point():
         raise CheckpointError(f"{where}: tensor {name}: expected floats, got {tensor.dtype}")
