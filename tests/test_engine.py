@@ -19,6 +19,7 @@ from flowar.engine import cuda_graph
 from flowar.engine import plan as plan_module
 from flowar.engine import program as program_module
 from flowar.engine import steering as steering_module
+from flowar.engine.fp8 import Fp8Linear
 from flowar.engine.packed import Savings
 from flowar.engine.plan import InferencePlan, bucket
 from flowar.sampling.callbacks import Callbacks
@@ -345,6 +346,9 @@ def test_fp8_plan() -> None:
     report = model._plan(PRECISIONS["fp8"]).report()
     assert report.precision == "fp8"
     assert report.weight_bytes < model._plan(PRECISIONS["bfloat16"]).report().weight_bytes
+    networks = model._plan(PRECISIONS["fp8"]).networks
+    for block in (networks.ar.blocks[0], networks.flow.blocks[0]):
+        assert isinstance(block.get_submodule("attn.qkv"), Fp8Linear)
 
 
 def test_a_finished_call_leaves_nothing_to_the_garbage_collector() -> None:
