@@ -246,12 +246,12 @@ class TestTerminals:
 
 # Says when sampling has begun.
 IN_LOOP = """
-from flowar import pipeline, cli
-sample = pipeline.FlowARPipeline.sample
+from flowar import FlowAR, cli
+sample = FlowAR.sample
 def told(*arguments, **options):
     print("sampling", flush=True)
     return sample(*arguments, **options)
-pipeline.FlowARPipeline.sample = told
+FlowAR.sample = told
 cli.main()
 """
 
