@@ -130,7 +130,8 @@ class TestSources:
         assert one_line(raised)
 
     @pytest.mark.parametrize("name", ["/no/such/folder", "a/b/c", "no folder", "../x", Path("user/model")])
-    def test_no_such_place(self, name: str | Path) -> None:
+    def test_no_such_place(self, name: str | Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)  # beside which there is nothing
         with pytest.raises(CheckpointError, match=r"expected a folder, a shipped model .* or a Hub id, got"):
             FlowAR.from_pretrained(name)
 
