@@ -24,7 +24,7 @@ from flowar.doctor.examination import checks
 from flowar.doctor.finding import ok, wrong
 from flowar.networks import attention_backends
 from flowar.storage import hub
-from flowar.system.installation import INSTALL_TORCH, REBUILD
+from flowar.system.installation import INSTALL_TORCH, REBUILD, install_command
 
 PACKAGE = Path(flowar.__file__).parent
 SHIPPED = PACKAGE / "assets" / "flowar-fashion"
@@ -241,7 +241,9 @@ class TestModel:
         report = examine(capsys, *([] if callable(content) else ["--model", str(file.parent)]))
         assert report.named("wrong") == ["model"]
         assert report["model"]["found"].startswith(f"{file} {reason}")
-        assert f"`git -C {PACKAGE.parent} checkout -- flowar/assets`" in report["model"]["remedy"]
+        git = f"git -C {PACKAGE.parent} checkout -- flowar/assets"
+        again = git if (PACKAGE.parent / ".git").exists() else install_command()  # in a copy without git
+        assert f"`{again}`" in report["model"]["remedy"]
         assert report.named("skipped") == ["memory", "sample"]
 
     def test_own_folder(self, capsys: pytest.CaptureFixture[str], machine: pytest.MonkeyPatch, tmp_path: Path) -> None:
