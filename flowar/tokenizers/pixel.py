@@ -11,6 +11,8 @@ from torch import Tensor
 from flowar.system.arguments import check_integer
 from flowar.tokenizers.base import Tokenizer
 
+MOST_STRIDE = 256  # a latent of RGB has 196,608 channels then
+
 
 class PixelTokenizer(Tokenizer):
     """Space to depth: a latent is a patch of pixels. There are no weights, and nothing is lost."""
@@ -20,7 +22,8 @@ class PixelTokenizer(Tokenizer):
     def __init__(
         self, image_channels: int = 3, stride: int = 4, channels: int | None = None, **normalization: Any
     ) -> None:
-        expected = check_integer("image_channels", image_channels) * check_integer("stride", stride) ** 2
+        pixels = check_integer("stride", stride, 1, MOST_STRIDE) ** 2
+        expected = check_integer("image_channels", image_channels) * pixels
         if channels not in (None, expected):
             raise ValueError(f"pixel tokenizer: expected {expected} channels at stride {stride}, got {channels}")
         super().__init__(image_channels, expected, stride, **normalization)

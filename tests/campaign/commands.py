@@ -220,7 +220,7 @@ COMMANDS = (
         f"{TRAIN} {SMALL} {PIXELS} --data.folder=idx --output=run --resume=true",
         f"{IDX} run/checkpoints run/latents run/metrics.jsonl",
         "train --resume",
-        f"metrics.jsonl:* {OF_DATA}",
+        f"metrics.jsonl:* {OF_DATA} data.device",
         RUN,
         made_anew="*/metrics.jsonl",
     ),
