@@ -20,7 +20,7 @@ import torch
 from naive_training import masked_attention
 from op_calls import Call, gradients
 from ops_speed import check, choose_clock
-from record import dtype_name, save_results, settings_of
+from record import device_of, dtype_name, save_results, settings_of
 from tables import table
 from timing import Times, summary
 from torch import Tensor
@@ -33,7 +33,7 @@ from flowar.config import PRESETS
 from flowar.errors import first_line
 from flowar.networks.attention import scale_attention
 from flowar.networks.flops import BACKWARD, attention
-from flowar.system.precision import default_device, parse_dtype
+from flowar.system.precision import parse_dtype
 
 MASK = "mask"
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # q, k, v [B, S, H, d] to [B, S, H * d]
@@ -41,9 +41,7 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # q, k, v [B, S, H, d] to [
 
 def main() -> None:
     options = parse_arguments()
-    device = default_device(options.device)
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    device = device_of(options)
     dtype = parse_dtype(options.dtype) or (torch.bfloat16 if device.type == "cuda" else torch.float32)
     settings = settings_of(options) | {"dtype": dtype_name(dtype)}
     values: dict[str, Any] = {"settings": settings, "results": [], "skipped": []}

@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from record import save_results, settings_of
+from record import device_of, save_results, settings_of
 from tables import table
-
-from flowar.system.precision import default_device
 
 
 class Case(Protocol):
@@ -49,9 +47,7 @@ def run_cases(
     Exits with 1 if any variant was wrong.
     """
     started = time.perf_counter()
-    device = default_device(options.device)
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    device = device_of(options)
     results: list[dict[str, Any]] = []
     left_out: list[str] = []
 

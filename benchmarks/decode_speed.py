@@ -20,14 +20,14 @@ from typing import Any
 
 import torch
 from memory import PeakMemory
-from record import dtype_name, save_results, settings_of
+from record import device_of, dtype_name, save_results, settings_of
 from tables import table
 from timing import summary, time_alternating
 from torch import Tensor
 
 from flowar.storage.published import KL16_RECORD, KL16_SCALE
 from flowar.system.hardware import resident_mib
-from flowar.system.precision import default_device, native_bfloat16
+from flowar.system.precision import native_bfloat16
 from flowar.tokenizers.autoencoder import AutoencoderTokenizer, autoencoder_class
 from flowar.tokenizers.base import Tokenizer
 from flowar.tokenizers.loading import load_tokenizer
@@ -42,9 +42,7 @@ Decode = Callable[[Tensor], Tensor]
 
 def main() -> None:
     options = parse_arguments()
-    device = default_device(options.device)
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    device = device_of(options)
     settings = settings_of(options)
     results: list[dict[str, Any]] = []
     for name in options.tokenizers:

@@ -13,6 +13,7 @@ from tables import slug
 
 from flowar.commands.info import machine_facts
 from flowar.system.files import write_json
+from flowar.system.precision import default_device
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -20,6 +21,13 @@ RESULTS = Path(__file__).parent / "results"
 def environment(device: torch.device) -> dict[str, Any]:
     """Everything about the machine and the code that a number depends on."""
     return {"device": device_name(device), "device type": device.type, "commit": commit()} | machine_facts()
+
+
+def device_of(options: argparse.Namespace) -> torch.device:
+    """The device that was asked for; torch is told of the threads that were."""
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    return default_device(options.device)
 
 
 def settings_of(options: argparse.Namespace) -> dict[str, Any]:

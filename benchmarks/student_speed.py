@@ -14,14 +14,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from record import save_results, settings_of
+from record import device_of, save_results, settings_of
 from tables import table
 from timing import summary, time_alternating
 
 from flowar import FlowARPipeline
 from flowar.sampling.presets import JUMP_SCHEDULES, schedule_names
-from flowar.system.precision import default_device
 
 HEADER = ("batch", "draws", "p50 ms", "p20", "p80", "x preset", "x published")
 PUBLISHED = "published-s"
@@ -29,9 +27,7 @@ PUBLISHED = "published-s"
 
 def main() -> None:
     options = parse_arguments()
-    device = default_device(options.device)
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    device = device_of(options)
     settings = settings_of(options)
     teacher, student = (
         FlowARPipeline.from_pretrained(name).to(device).prepack() for name in (options.teacher, options.student)

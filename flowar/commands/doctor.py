@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from flowar.commands import say
 from flowar.doctor.examination import checks, examine
 from flowar.doctor.finding import Finding
-from flowar.errors import FlowARError, escaped
+from flowar.errors import FlowARError
 from flowar.system.fields import checks_fields
 from flowar.system.rules import Place
 
@@ -64,7 +64,7 @@ def as_fixes(found: Iterable[tuple[str, Finding]]) -> list[Finding]:
     named = [(name, finding) for name, finding in found if finding.remedy]
     for name, finding in named:
         if not finding.commands:
-            print(escaped(f"{name}: {finding.found} -> {finding.remedy}"), file=sys.stderr)
+            say(f"{name}: {finding.found} -> {finding.remedy}", to=sys.stderr)
     for command in dict.fromkeys(command for _, finding in named for command in finding.commands):
         say(command)
     return [finding for _, finding in named]

@@ -11,7 +11,6 @@ from flowar.commands import say
 from flowar.commands.labels import parse_labels
 from flowar.commands.pictures import Pictures, Subject, facts, fresh_seed, seed_of
 from flowar.data.class_names import class_names_of
-from flowar.editing.pictures import picture_size
 from flowar.images.npz import Batch
 from flowar.pipeline import FlowARPipeline
 from flowar.system.memory import check_memory
@@ -53,7 +52,7 @@ class Drawing:
     def write_npz(self, path: Path) -> None:
         """Draw all pictures into an npz, on every rank its share, and say so."""
         labels = [self._label(number) for number in range(self.count)]
-        batch = Batch(labels, picture_size(self.pipeline), self._draw_quietly, self._at_once())
+        batch = Batch(labels, self.pipeline.picture_size, self._draw_quietly, self._at_once())
         batch.write(path, self.ranks)
         if self.ranks.main:
             say(f"{self.count} images in {path}, seed {self.seed}")
@@ -104,7 +103,7 @@ class Drawing:
             options.output or OUTPUT,
             [Subject.of(self.names, label, seed) for label, seed in zip(labels, seeds, strict=True)],
             min(len(self.classes), self.count),
-            picture_size(self.pipeline),
+            self.pipeline.picture_size,
             facts(options.model, self.pipeline, self.schedule, options.dtype),
             options.zoom,
             options.labels,

@@ -81,7 +81,6 @@ def run(options: Options) -> None:
     """Write the pictures, and print where they are."""
     from flowar.commands.pictures import Pictures, facts
     from flowar.data.class_names import class_names_of
-    from flowar.editing.pictures import picture_size
     from flowar.pipeline import FlowARPipeline
     from flowar.system.precision import default_device
 
@@ -96,7 +95,7 @@ def run(options: Options) -> None:
         options.output,
         subjects,
         options.count,
-        picture_size(pipeline),
+        pipeline.picture_size,
         {"edit": options.kind, **facts(options.model, pipeline, schedule)},
         options.zoom,
         options.labels,

@@ -14,7 +14,7 @@ from PIL import Image
 from flowar.demo.canvas import painted
 from flowar.demo.reports import reports
 from flowar.editing import edits
-from flowar.editing.pictures import check_size, open_picture, picture_size
+from flowar.editing.pictures import check_size, open_picture
 from flowar.errors import FlowARError
 from flowar.pipeline import FlowARPipeline
 from flowar.show.states import class_name, scale_name
@@ -155,7 +155,7 @@ def edit(
     if wanted.kind == "vary":
         images = edits.vary(pipeline, picture, wanted.label, wanted.keep_scales, wanted.count, **sampling)
     else:
-        mask = painted(wanted.layers, picture_size(pipeline))
+        mask = painted(wanted.layers, pipeline.picture_size)
         sampling["paste"] = wanted.paste
         images = edits.inpaint(pipeline, picture, mask, wanted.label, wanted.count, **sampling)
     return images, timing(len(images), perf_counter() - start)

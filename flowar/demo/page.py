@@ -11,7 +11,6 @@ from flowar.demo.edit_tab import EditTab
 from flowar.demo.guard import Guard, for_this_machine_alone
 from flowar.demo.sample_tab import SampleTab
 from flowar.demo.shown import Page
-from flowar.editing.pictures import picture_size
 from flowar.pipeline import FlowARPipeline
 from flowar.system.markdown import plain
 
@@ -61,7 +60,7 @@ def build_page(pipeline: FlowARPipeline, name: str) -> gr.Blocks:
 
 def heading(pipeline: FlowARPipeline, name: str) -> str:
     """The heading: the model's name, classes, picture size and device."""
-    width, height = picture_size(pipeline)
+    width, height = pipeline.picture_size
     model = pipeline.model
     device = model.ar_transformer.input_positions.device.type
     return f"## FlowAR: {plain(name)}\n{model.config.num_classes} classes, pictures of {width}x{height}, on {device}"

@@ -42,8 +42,7 @@ def open_mask(path: Path | None) -> Image.Image:
 def picture_size(pipeline: FlowARPipeline) -> Size:
     """The width and the height of the pictures that the pipeline draws. Raises ValueError for what is no pipeline."""
     check_type("pipeline", pipeline, FlowARPipeline, "a FlowARPipeline")
-    height, width = (side * pipeline.tokenizer.stride for side in pipeline.model.config.grid)
-    return width, height
+    return pipeline.picture_size
 
 
 def check_picture(name: str, picture: object) -> None:

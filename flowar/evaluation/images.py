@@ -71,7 +71,7 @@ class GeneratedImages:
 
     def __post_init__(self) -> None:
         check_memory("num_images", f"the labels of {self.count} images", LABEL_BYTES * self.count)
-        height, width = (side * self.pipeline.tokenizer.stride for side in self.pipeline.model.config.grid)
+        width, height = self.pipeline.picture_size
         self.size = height, width
         self.num_classes = self.pipeline.model.config.num_classes
         self.labels: Tensor | None = torch.tensor(self.classes)[torch.arange(self.count) % len(self.classes)]

@@ -10,6 +10,8 @@ from flowar.data.class_names import class_names_of
 from flowar.sampling.schedule import Schedule
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from flowar.pipeline.pretrained import PretrainedPipeline
 
 NAMED = 10  # classes; of others only the number is told
@@ -17,15 +19,14 @@ NAMED = 10  # classes; of others only the number is told
 
 def facts(pipeline: PretrainedPipeline) -> dict[str, str]:
     """Model, parameters, classes, pictures, latents, scales and schedule of a pipeline."""
-    config, tokenizer = pipeline.config, pipeline.tokenizer
-    height, width = (side * tokenizer.stride for side in config.grid)
+    config, tokenizer, (width, height) = pipeline.config, pipeline.tokenizer, pipeline.picture_size
     names = class_names_of(config)
     named = ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
     color = "grey" if tokenizer.image_channels == 1 else "RGB"
-    grid = grid_names([config.grid])
+    grid, dtype = grid_names([config.grid]), str(pipeline.dtype).removeprefix("torch.")
     return {
         "model": pipeline.name_or_path or "not from a file",
-        "parameters": f"{parameters(pipeline):,}, {str(pipeline.dtype).removeprefix('torch.')} on {pipeline.device}",
+        "parameters": f"{parameters(pipeline.model):,}, {dtype} on {pipeline.device}",
         "classes": f"{config.num_classes}: {named}" if names else str(config.num_classes),
         "pictures": f"{width}x{height}, {color}",
         "latents": f"{config.latent_channels} channels, grid {grid}, by a {tokenizer.kind} tokenizer",
@@ -34,9 +35,9 @@ def facts(pipeline: PretrainedPipeline) -> dict[str, str]:
     }
 
 
-def parameters(pipeline: PretrainedPipeline) -> int:
-    """The number of parameters of the model, prepacked matrices among them."""
-    return sum(each.numel() for each in pipeline.model.state_dict().values())
+def parameters(module: nn.Module) -> int:
+    """The number of parameters of a model or a tokenizer, prepacked matrices among them."""
+    return sum(each.numel() for each in module.state_dict().values())
 
 
 def schedule_in_words(schedule: Schedule, scales: int) -> str:

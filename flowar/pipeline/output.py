@@ -100,16 +100,16 @@ class Conversion(NamedTuple):
     join: Callable[[Sequence[Pictures]], Pictures]
 
 
-CONVERSIONS = {
-    "pil": Conversion(to_pil, lambda parts: [*chain.from_iterable(parts)]),
-    "np": Conversion(lambda images: to_unit_range(images).permute(0, 2, 3, 1).cpu().numpy(), np.concatenate),
-    "pt": Conversion(lambda images: to_unit_range(images), lambda parts: torch.cat([*parts])),
-}
-
-
-def to_unit_range(images: Tensor) -> Tensor:
+def from_zero_to_one(images: Tensor) -> Tensor:
     """Images in [0, 1], from those in [-1, 1]."""
     return images / 2 + 0.5
+
+
+CONVERSIONS = {
+    "pil": Conversion(to_pil, lambda parts: [*chain.from_iterable(parts)]),
+    "np": Conversion(lambda images: from_zero_to_one(images).permute(0, 2, 3, 1).cpu().numpy(), np.concatenate),
+    "pt": Conversion(from_zero_to_one, lambda parts: torch.cat([*parts])),
+}
 
 
 def figure(image: Image, caption: Sequence[str]) -> str:

@@ -223,8 +223,7 @@ class FlowARPipeline(PretrainedPipeline):
         Raises:
             FlowARError: if they do not, with the estimate; `name` is the option that asks for them.
         """
-        config = self.model.config
-        height, width = (side * self.tokenizer.stride for side in config.grid)
+        config, (width, height) = self.config, self.picture_size
         latents = 2 * 4 * config.latent_channels * config.scale_lengths[-1]  # noise and state, float32
         check_memory(name, f"{count} pictures of {width}x{height}", count * (latents + height * width))
 

@@ -112,6 +112,12 @@ class PretrainedPipeline:
         return self.model.config
 
     @property
+    def picture_size(self) -> tuple[int, int]:
+        """The width and the height of the pictures, in pixels."""
+        height, width = (side * self.tokenizer.stride for side in self.config.grid)
+        return width, height
+
+    @property
     def components(self) -> dict[str, nn.Module]:
         """The parts by name: `FlowARPipeline(**pipe.components)` is another pipeline of the same ones."""
         return {"model": self.model, "tokenizer": self.tokenizer}

@@ -13,6 +13,7 @@ import torch
 from flowar.errors import FlowARError
 from flowar.evaluation.card import metrics_table, read_card, write_card
 from flowar.images.grid import image_grid
+from flowar.pipeline.facts import parameters
 from flowar.sharing.model_card import CARD_FILE, PICTURE_FILE, CardDetails, ModelFacts, model_card
 from flowar.storage.hub import HUB_ID, progress_on_terminals, refusal
 from flowar.storage.weights import fingerprint
@@ -112,12 +113,10 @@ def write_model_card(folder: Path, pipeline: FlowARPipeline, repo: str, details:
 
 def model_facts(pipeline: FlowARPipeline, weights: str) -> ModelFacts:
     """The facts about a pipeline's model, whose weights have the hash `weights`."""
-    config, tokenizer = pipeline.model.config, pipeline.tokenizer
-    height, width = (side * tokenizer.stride for side in config.grid)
+    config, tokenizer, (width, height) = pipeline.config, pipeline.tokenizer, pipeline.picture_size
     names = ", ".join(map(plain, config.class_names[:NAMED_CLASSES])) + (
         ", ..." if config.num_classes > NAMED_CLASSES else ""
     )
-    parameters = [sum(each.numel() for each in part.state_dict().values()) for part in (pipeline.model, tokenizer)]
     parts = {
         "images": f"{height}x{width}, {'grey' if tokenizer.image_channels == 1 else 'RGB'}",
         "classes": f"{config.num_classes}: {names}" if config.class_names else f"{config.num_classes}",
@@ -126,7 +125,7 @@ def model_facts(pipeline: FlowARPipeline, weights: str) -> ModelFacts:
         "AR transformer": f"width {config.ar_width}, {config.ar_depth} blocks, {config.ar_heads} heads",
         "flow transformer": f"width {config.flow_width}, {config.flow_depth} blocks (`{config.flow_block}`), "
         f"{config.flow_heads} heads",
-        "parameters": f"{parameters[0]:,}, and {parameters[1]:,} of the tokenizer",
+        "parameters": f"{parameters(pipeline.model):,}, and {parameters(tokenizer):,} of the tokenizer",
         "hash of the weights": f"`{weights}`",
     }
     return ModelFacts(parts, pipeline.model.schedule().describe(len(config.grids)), config.schedule)

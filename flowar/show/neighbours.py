@@ -76,9 +76,8 @@ def open_training_images(data: str | None, pipeline: FlowARPipeline) -> ImageSou
     """
     if data is None:
         raise DataError("data: expected the folder or tars of the training images, got none")
-    tokenizer = pipeline.tokenizer
-    size = [side * tokenizer.stride for side in pipeline.model.config.grid]
-    return open_images(data, image_size=size, channels=tokenizer.image_channels)
+    width, height = pipeline.picture_size
+    return open_images(data, image_size=[height, width], channels=pipeline.tokenizer.image_channels)
 
 
 def feature_spaces(extractor: str | None, classifier: Path | None, device: torch.device) -> dict[str, Features]:

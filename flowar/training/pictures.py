@@ -6,7 +6,6 @@ where the time alone is another, as of a copied folder. Where pictures lie in a 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 import torch
@@ -26,7 +25,8 @@ def stamps(source: ImageSource, indices: Sequence[int]) -> Tensor:
 
     They are 0 where the fingerprint of the source depends on the pixels already.
     """
-    return torch.tensor([(*size_and_time(source, index), crc32(source, index)) for index in indices]).view(-1, 3)
+    known = [(index, *size_and_time(source, index)) for index in indices]
+    return torch.tensor([(size, time, crc32(source, index, size)) for index, size, time in known]).view(-1, 3)
 
 
 def changed(source: ImageSource, indices: Sequence[int], known: Tensor) -> list[int]:
@@ -34,7 +34,7 @@ def changed(source: ImageSource, indices: Sequence[int], known: Tensor) -> list[
     found = []
     for index, (size, time, crc) in zip(indices, known.tolist(), strict=True):
         size_now, time_now = size_and_time(source, index)
-        if size_now != size or (time_now != time and crc32(source, index) != crc):
+        if size_now != size or (time_now != time and crc32(source, index, size) != crc):
             found.append(index)
     return found
 
@@ -51,15 +51,15 @@ def size_and_time(source: ImageSource, index: int) -> tuple[int, int]:
     return about.st_size if part.size is None else part.size, about.st_mtime_ns
 
 
-def crc32(source: ImageSource, index: int) -> int:
-    """The third stamp of a picture."""
+def crc32(source: ImageSource, index: int, size: int) -> int:
+    """The third stamp of a picture of so many bytes."""
     part = source.part(index)
     if part is None:
         return 0
     try:
-        check_length(size_and_time(source, index)[0])
+        check_length(size)
         with open_regular(part.file) as file:
             file.seek(part.offset)
-            return crc32_of(file, sys.maxsize if part.size is None else part.size)
+            return crc32_of(file, size)
     except (OSError, ValueError):
         return UNREADABLE[2]
